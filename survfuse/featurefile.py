@@ -1,0 +1,117 @@
+"""Tile features on disk, in the field's layouts.
+
+HDF5 as CLAM and TRIDENT write it: ``features`` [N, D] or [1, N, D] and ``coords`` [N, 2] in level-0 pixels, with
+TRIDENT's attributes. Torch files as CHIMERA published them: one tensor [N, D].
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from survfuse.errors import InputError, SurvfuseError
+from survfuse.files import whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """Tile features [N, D] float32, and what the file says of them."""
+
+    values: "Tensor"
+    encoder: str | None  # as the file names it
+    coordinates: NDArray[np.int64] | None  # [N, 2] level-0 x, y
+
+
+def read_features(path: Path) -> Features:
+    """Read ``.h5`` or ``.pt``; raises InputError for another layout, no tiles, or values that are not finite."""
+    features = _read_h5(path) if path.suffix.lower() == ".h5" else _read_pt(path)
+    values = features.values
+    if values.shape[0] == 0:
+        raise InputError(f"{path.name}: holds no tiles")
+    if not values.isfinite().all():
+        row = int((~values.isfinite().all(dim=1)).nonzero()[0])
+        raise InputError(f"{path.name}: features of tile {row} are NaN or infinite")
+    return features
+
+
+def check_encoder(features: Features, name: str, encoder: str, aliases: tuple[str, ...], dimension: int) -> None:
+    """Raise InputError where ``features`` are not of the encoder that the bundle was trained on."""
+    found = features.values.shape[1]
+    if found != dimension:
+        raise InputError(f"{name}: features of length {found}, but the bundle takes {encoder}'s of length {dimension}")
+    if features.encoder is not None and features.encoder not in (encoder, *aliases):
+        raise InputError(f"{name}: features of {features.encoder!r}, but the bundle takes those of {encoder!r}")
+
+
+def write_features(
+    path: Path, values: "Tensor", coordinates: NDArray[np.int64], attributes: dict[str, Any], tile: dict[str, Any]
+) -> None:
+    """Write features [N, D] and coordinates [N, 2] as CLAM and TRIDENT read them, whole or not at all.
+
+    ``attributes`` describe the features (encoder, slide, mpp); ``tile`` describes the grid in TRIDENT's terms.
+    """
+    import h5py
+
+    with whole(path) as temporary, h5py.File(temporary, "w") as file:
+        features = file.create_dataset("features", data=values.numpy())
+        coords = file.create_dataset("coords", data=coordinates)
+        for holder in (file, features):
+            holder.attrs.update(attributes)
+        coords.attrs.update(tile)
+
+
+def _read_h5(path: Path) -> Features:
+    import h5py
+    import torch
+
+    try:
+        with h5py.File(path, "r") as file:
+            dataset = file.get("features")
+            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
+                raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
+            attributes = {**file.attrs, **dataset.attrs}
+            values = _two_dimensional(path, torch.from_numpy(np.asarray(dataset[()], dtype=np.float32)))
+            coords = file.get("coords")
+            coordinates = np.asarray(coords[()]) if isinstance(coords, h5py.Dataset) else None
+    except (OSError, RuntimeError, KeyError, ValueError) as cause:
+        raise InputError(f"{path.name}: cannot be read as HDF5 ({cause})") from cause
+    if coordinates is not None and coordinates.shape[-2:] != (len(values), 2):
+        raise InputError(f"{path.name}: {len(values)} tiles, but coords of shape {coordinates.shape}")
+    encoder = attributes.get("encoder")
+    return Features(values, str(encoder) if encoder is not None else None, coordinates)
+
+
+def _read_pt(path: Path) -> Features:
+    values = read_tensor(path, InputError)
+    if not values.is_floating_point():
+        raise InputError(f"{path.name}: expected a tensor of floating-point numbers, found {values.dtype}")
+    return Features(_two_dimensional(path, values.float()), None, None)
+
+
+def read_tensor(path: Path, error: type[SurvfuseError]) -> "Tensor":
+    """The one tensor in a torch file; no code in it is run. Raises ``error`` for anything else."""
+    import pickle
+
+    import torch
+
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as cause:
+        raise error(f"{path.name}: cannot be read as a torch tensor ({type(cause).__name__})") from cause
+    if not isinstance(value, torch.Tensor):
+        raise error(f"{path.name}: expected a tensor, found {type(value).__name__}")
+    return value
+
+
+def _two_dimensional(path: Path, values: "Tensor") -> "Tensor":
+    """[N, D] from [N, D] or [1, N, D]."""
+    if values.ndim == 3 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(values.shape)}")
+    return values

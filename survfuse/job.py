@@ -1,0 +1,159 @@
+"""One job: read a case, predict, write the months.
+
+    sockets → case → features, expression, clinical vector → ensemble → risk → calibration → months
+
+Exit codes: 0 written; 2 input that cannot be used; 3 a bundle that cannot; 4 the machine (disk, memory, device,
+signal); 1 anything unforeseen. Nothing but the one output file is ever left under the output folder.
+"""
+
+import argparse
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from survfuse.bundle import DEMONSTRATION, Bundle, holds_files, load, load_members
+from survfuse.errors import BundleError, EnvironmentFailure, InputError, named
+from survfuse.files import read_object, write_text
+from survfuse.log import count, stage, warn
+from survfuse.sockets import OUTPUT_FILE, Case, read_case
+
+if TYPE_CHECKING:
+    import torch
+
+MOUNTED_MODEL = Path("/opt/ml/model")
+RESOURCES = Path(__file__).resolve().parent.parent / "resources"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entrypoint: run one job and return the process's exit code."""
+    parser = argparse.ArgumentParser(prog="inference.py", description="Predict months to recurrence for one case.")
+    parser.add_argument("--input", type=Path, default=Path("/input"), help="the job's inputs (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("/output"), help="where the number goes (default: %(default)s)"
+    )
+    parser.add_argument("--model", type=Path, help=f"bundle (default: {MOUNTED_MODEL}, else the demonstration's)")
+    options = parser.parse_args(argv)
+    return guarded(lambda: run(options.input, options.output, options.model))
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Run ``action``; a foreseen failure becomes one line on stderr and its exit code, anything else a traceback
+    and 1. SIGTERM ends it like a failure of the machine."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        action()
+    except (Exception, KeyboardInterrupt) as error:
+        known = named(error)
+        if known is None:
+            traceback.print_exc()
+            return 1
+        print(f"survfuse: {known.line()}", file=sys.stderr, flush=True)
+        return known.exit_code
+    return 0
+
+
+def run(input_root: Path, output_root: Path, model: Path | None) -> None:
+    """Predict the case under ``input_root`` and write its months under ``output_root``."""
+    output = _prepared(output_root)
+    case = read_case(input_root)
+    kind = "features given" if case.features else "slide with mask" if case.mask else "slide without mask"
+    stage("case", f"{case.name}: {kind}, sockets from {case.found_by}")
+    # The small inputs come first: what is wrong with them shows before anything heavy is loaded.
+    expression, variables = read_object(case.rna, InputError), read_object(case.clinical, InputError)
+
+    bundle = _chosen_bundle(model)
+    manifest = bundle.manifest
+    stage("bundle", f"{manifest.purpose}, {count(len(manifest.members), 'member')}, every checksum verified")
+    if bundle.demonstration:
+        stage("notice", f"DEMONSTRATION WEIGHTS. {manifest.notice}")
+
+    rna = bundle.expression.encode(expression)
+    stage("expression", "; ".join(rna.notes))
+    for warning in rna.warnings:
+        warn(warning)
+    clinical = bundle.vocabulary.encode(variables)
+    stage("clinical", "; ".join(clinical.notes))
+
+    import torch
+
+    from survfuse.ensemble import Ensemble
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tiles = _tiles(case, bundle, device)
+    ensemble = Ensemble(load_members(bundle), device)
+    found = ensemble(tiles, torch.from_numpy(rna.values), torch.from_numpy(clinical.values))
+    terms = ", ".join(f"{name} {value:+.4f}" for name, value in found.terms.items())
+    stage("risk", f"{found.risk:+.4f} = {terms}, baseline {found.baseline:+.4f}; on {_device_name(device)}")
+
+    predicted = bundle.calibration.months(found.risk)
+    months = float(predicted.months)
+    if not math.isfinite(months) or months < 0.0:
+        raise BundleError(f"calibration gives {months} months; expected a finite number of at least 0")
+    beyond = "; beyond the last observed event" if predicted.beyond else ""
+    stage("months", f"{months:.3f} ({bundle.calibration.mode} calibration{beyond})")
+    try:
+        write_text(output, f"{months!r}\n")
+    except OSError as cause:
+        raise EnvironmentFailure(f"{output}: cannot be written ({cause.strerror})") from cause
+    stage("written", str(output))
+
+
+def _prepared(output_root: Path) -> Path:
+    """The output file's path, with its folder there and no number of an earlier run in it."""
+    output = output_root / OUTPUT_FILE
+    try:
+        output_root.mkdir(parents=True, exist_ok=True)
+        output.unlink(missing_ok=True)
+    except OSError as cause:
+        raise EnvironmentFailure(f"{output_root}: cannot be written to ({cause.strerror})") from cause
+    return output
+
+
+def _chosen_bundle(model: Path | None) -> Bundle:
+    """The bundle asked for, else the mounted one, else the demonstration's, unless that is forbidden."""
+    required = os.environ.get("SURVFUSE_REQUIRE_MODEL", "") not in ("", "0")
+    mounted = MOUNTED_MODEL if holds_files(MOUNTED_MODEL) else None
+    if required and model is None and mounted is None:
+        raise BundleError(f"{MOUNTED_MODEL} holds no bundle, and SURVFUSE_REQUIRE_MODEL forbids the demonstration's")
+    bundle = load(model or mounted or RESOURCES / DEMONSTRATION)
+    if required and bundle.demonstration:
+        raise BundleError(f"{bundle.root}: a demonstration bundle, which SURVFUSE_REQUIRE_MODEL forbids")
+    return bundle
+
+
+def _tiles(case: Case, bundle: Bundle, device: "torch.device") -> "torch.Tensor":
+    """Tile features [N, D] of the case: those given, or those of its slide."""
+    from survfuse.slide.encoders import ENCODERS
+
+    settings = bundle.manifest.slide
+    if case.features is not None:
+        from survfuse.featurefile import check_encoder, read_features
+
+        features = read_features(case.features)
+        aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
+        check_encoder(features, case.features.name, settings.encoder, aliases, settings.dimension)
+        named_by = f"of {features.encoder}" if features.encoder else f"taken to be of {settings.encoder}"
+        stage("features", f"{count(len(features.values), 'tile')} × {settings.dimension}, {named_by}")
+        return features.values
+    assert case.slide is not None
+    from survfuse.slide.extract import extract
+
+    return extract(case.slide, case.mask, settings, bundle.encoder_weights(), device, BundleError).features
+
+
+def _device_name(device: "torch.device") -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {count(torch.get_num_threads(), 'thread')}"
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise EnvironmentFailure(f"ended by {signal.Signals(number).name}")

@@ -1,0 +1,171 @@
+"""Bulk expression JSON → one vector in the bundle's gene order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from survfuse.errors import BundleError, InputError
+from survfuse.files import json_type
+from survfuse.log import count
+
+LOG_STANDARDISE = "log1p-standardise"
+IDENTITY = "identity"
+# A case may differ from the cohort's extremes by this much before it is warned of: a factor of two in the
+# expression itself, and a tenth in how steeply it follows the cohort's profile.
+SHIFT_MARGIN = float(np.log(2.0))
+SLOPE_MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class ScaleRange:
+    """How the training patients' log1p expression lay against the cohort's mean profile.
+
+    ``shift`` (lowest, highest): median over genes of log1p(x) minus the profile, so e^shift is a factor.
+    ``slope`` (lowest, highest): least-squares slope of log1p(x) on the profile; logged values have a small one.
+    """
+
+    shift: tuple[float, float]
+    slope: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RnaVector:
+    values: NDArray[np.float32]  # [G], transformed
+    notes: tuple[str, ...]  # for the log: counts only
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """The bundle's expression transform.
+
+    ``log1p-standardise`` maps x to (log1p(x) − mean) / scale, and to 0 where the gene was constant in training
+    (scale 0). ``identity`` keeps x; ``mean`` is then the mean of x, used for missing genes alone.
+    """
+
+    genes: tuple[str, ...]
+    transform: str
+    mean: NDArray[np.float64]  # [G], of the transformed values before standardising
+    scale: NDArray[np.float64]  # [G], standard deviation; 0 marks a constant gene
+    cohort_range: ScaleRange | None = None
+    most_missing: float = 0.5  # share of genes that may be absent
+
+    @classmethod
+    def fit(cls, genes: tuple[str, ...], values: NDArray[np.float64]) -> "Expression":
+        """Statistics of a cohort. ``values`` [patients, G] is raw expression, NaN where absent.
+
+        Raises InputError for a gene that no patient has.
+        """
+        logged = np.log1p(values)
+        absent = np.isnan(logged).all(axis=0)
+        if absent.any():
+            raise InputError(f"gene {genes[int(absent.argmax())]} has no value in any patient")
+        mean, scale = np.nanmean(logged, axis=0), np.nanstd(logged, axis=0)
+        scale[scale < 1e-8] = 0.0
+        placed = np.array([_placement(row, mean) for row in logged])
+        low, high = placed.min(axis=0), placed.max(axis=0)
+        span = ScaleRange((float(low[0]), float(high[0])), (float(low[1]), float(high[1])))
+        return cls(genes, LOG_STANDARDISE, mean, scale, span)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Expression":
+        """Read ``genes.json``; raises BundleError where it is not of this form."""
+        try:
+            genes = tuple(value["genes"])
+            mean, scale = (np.asarray(value[key], dtype=np.float64) for key in ("mean", "scale"))
+            span = value.get("cohort_range")
+            span = span and ScaleRange(tuple(map(float, span["shift"])), tuple(map(float, span["slope"])))
+            most_missing = float(value["most_missing"])
+            transform = value["transform"]
+        except (KeyError, TypeError, ValueError) as cause:
+            raise BundleError(f"genes.json: not an expression transform ({cause!r})") from cause
+        if not all(isinstance(gene, str) for gene in genes) or len(set(genes)) != len(genes) or not genes:
+            raise BundleError("genes.json: expected distinct gene symbols")
+        if transform not in (LOG_STANDARDISE, IDENTITY):
+            raise BundleError(f"genes.json: unknown transform {transform!r}")
+        for name, numbers in (("mean", mean), ("scale", scale)):
+            if numbers.shape != (len(genes),) or not np.isfinite(numbers).all():
+                raise BundleError(f"genes.json: expected {len(genes)} finite numbers as {name}")
+        return cls(genes, transform, mean, scale, span, most_missing)
+
+    def to_json(self) -> dict[str, Any]:
+        span = self.cohort_range
+        return {
+            "transform": self.transform,
+            "most_missing": self.most_missing,
+            "cohort_range": span and {"shift": list(span.shift), "slope": list(span.slope)},
+            "genes": list(self.genes),
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+        }
+
+    def transformed(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Raw expression [..., G], NaN where absent → transformed, absent genes at their training mean."""
+        if self.transform == IDENTITY:
+            return np.where(np.isnan(values), self.mean, values).astype(np.float32)
+        constant = self.scale == 0.0
+        standard = (np.log1p(values) - self.mean) / np.where(constant, 1.0, self.scale)
+        return np.where(np.isnan(values) | constant, 0.0, standard).astype(np.float32)
+
+    def encode(self, expression: Mapping[str, Any]) -> RnaVector:
+        """One patient's expression JSON object → vector [G].
+
+        Raises InputError naming the gene for a value that is negative, not a number, NaN or infinite, and
+        where more than ``most_missing`` of the bundle's genes are absent.
+        """
+        values = raw_expression(expression, self.genes)
+        missing = int(np.isnan(values).sum())
+        extra = len(expression) - (len(self.genes) - missing)
+        notes = [f"{count(len(self.genes) - missing, 'gene')} of {len(self.genes):,} read"]
+        if missing > self.most_missing * len(self.genes):
+            raise InputError(
+                f"expression: {missing:,} of the bundle's {len(self.genes):,} genes are missing, "
+                f"expected at most {self.most_missing:.0%}"
+            )
+        if missing:
+            notes.append(f"{count(missing, 'missing gene')} imputed with the training mean")
+        if extra:
+            notes.append(f"{count(extra, 'extra gene')} ignored")
+        return RnaVector(self.transformed(values), tuple(notes), self._scale_warnings(values))
+
+    def _scale_warnings(self, values: NDArray[np.float64]) -> tuple[str, ...]:
+        if self.cohort_range is None or self.transform == IDENTITY:
+            return ()
+        shift, slope = _placement(np.log1p(values), self.mean)
+        (low, high), (flat, steep) = self.cohort_range.shift, self.cohort_range.slope
+        if low - SHIFT_MARGIN <= shift <= high + SHIFT_MARGIN and flat - SLOPE_MARGIN <= slope <= steep + SLOPE_MARGIN:
+            return ()
+        return (
+            "expression is on another scale than the training cohort's: typical factor "
+            f"{np.exp(shift):.3g} (cohort {np.exp(low):.3g} to {np.exp(high):.3g}), slope against its profile "
+            f"{slope:.2f} (cohort {flat:.2f} to {steep:.2f}); check the unit (counts, TPM, logged values)",
+        )
+
+
+def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...]) -> NDArray[np.float64]:
+    """Values [G] in the order of ``genes``, NaN where a gene is absent.
+
+    Every value of the object is checked, also of genes outside ``genes``; raises InputError naming the gene.
+    """
+    for gene, value in expression.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"expression of {gene[:80]!r}: expected a number, found {json_type(value)}")
+        if not 0.0 <= value <= np.finfo(np.float32).max:  # false for NaN as well
+            kind = "negative" if value < 0 else "NaN or too large for a number"
+            raise InputError(
+                f"expression of {gene[:80]!r}: expected a finite value of at least 0, found one that is {kind}"
+            )
+    return np.array([expression.get(gene, np.nan) for gene in genes], dtype=np.float64)
+
+
+def _placement(logged: NDArray[np.float64], profile: NDArray[np.float64]) -> tuple[float, float]:
+    """(median difference, slope) of one patient's log1p expression [G] against the cohort's profile [G]."""
+    present = ~np.isnan(logged)
+    values, means = logged[present], profile[present]
+    centred = means - means.mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ (values - values.mean()) / spread) if spread > 0.0 else 1.0
+    return float(np.median(values - means)), slope

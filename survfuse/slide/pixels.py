@@ -1,0 +1,104 @@
+"""A slide's pixels at any resolution, through OpenSlide."""
+
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from PIL import Image
+
+from survfuse.errors import InputError
+from survfuse.log import warn
+
+# Outside this range a resolution tag is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
+PLAUSIBLE_MPP = (0.05, 5.0)  # µm per pixel
+_UNITS = {"centimeter": 10_000.0, "inch": 25_400.0}  # µm
+# A level may be this much coarser than asked and still count as fine enough: pyramids round their sizes.
+_ROUNDED = 1.002
+
+
+class Slide:
+    """An open slide. Reading is safe from several threads at once."""
+
+    def __init__(self, path: Path, assumed_mpp: float | None = None) -> None:
+        """Open ``path``; raises InputError for a file OpenSlide cannot read, or one with no usable resolution
+        where none is assumed."""
+        self.name = path.name
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideUnsupportedFormatError as cause:
+            raise InputError(f"{path.name}: not a slide that OpenSlide reads (a tiled TIFF, say)") from cause
+        except (openslide.OpenSlideError, OSError) as cause:
+            raise InputError(f"{path.name}: cannot be opened as a slide ({cause})") from cause
+        self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
+        self.mpp, self.mpp_source = self._resolution(assumed_mpp)  # (x, y) µm per pixel of level 0
+
+    def __enter__(self) -> "Slide":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._slide.close()
+
+    def _resolution(self, assumed: float | None) -> tuple[tuple[float, float], str]:
+        properties = self._slide.properties
+        stated = (properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y))
+        unit = _UNITS.get(properties.get("tiff.ResolutionUnit", ""), 0.0)
+        density = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
+        tags = tuple(unit / value if value > 0.0 else 0.0 for value in density)
+        for mpp, source in ((tuple(map(_number, stated)), "the slide"), (tags, "its TIFF resolution tags")):
+            if all(PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1] for value in mpp):
+                return (mpp[0], mpp[1]), source
+        found = ", ".join(f"{value:g}" for value in (*map(_number, stated), *tags) if value) or "none"
+        if assumed is None:
+            raise InputError(
+                f"{self.name}: no usable resolution (found {found}; expected {PLAUSIBLE_MPP[0]} to "
+                f"{PLAUSIBLE_MPP[1]} µm per pixel) and the bundle assumes none"
+            )
+        warn(f"{self.name}: no usable resolution (found {found}); the bundle's {assumed:g} µm per pixel is assumed")
+        return (assumed, assumed), "the bundle's assumption"
+
+    def level_for(self, downsample: float) -> int:
+        """The coarsest level that is at least as fine as ``downsample`` level-0 pixels per pixel."""
+        fine_enough = [
+            level for level, found in enumerate(self._slide.level_downsamples) if found <= downsample * _ROUNDED
+        ]
+        return fine_enough[-1] if fine_enough else 0
+
+    def read(self, origin: tuple[int, int], side: tuple[float, float], px: tuple[int, int]) -> NDArray[np.uint8]:
+        """The rectangle at level-0 ``origin``, ``side`` level-0 pixels wide and high, as [px[1], px[0], 3] RGB.
+
+        Read from the nearest finer level and resampled with anti-aliasing where it differs by half a pixel or
+        more. What lies beyond the border is white. Raises InputError for a damaged region.
+        """
+        level = self.level_for(min(side[0] / px[0], side[1] / px[1]))
+        downsample = self._slide.level_downsamples[level]
+        extent = (side[0] / downsample, side[1] / downsample)  # in pixels of the level
+        same = all(abs(have - want) < 0.5 for have, want in zip(extent, px, strict=True))
+        size = px if same else (int(np.ceil(extent[0])), int(np.ceil(extent[1])))
+        try:
+            region = self._slide.read_region(origin, level, size)
+        except openslide.OpenSlideError as cause:
+            raise InputError(f"{self.name}: the region at {origin[0]}, {origin[1]} cannot be read ({cause})") from cause
+        image = _on_white(region)
+        if not same:
+            image = image.resize(px, Image.Resampling.BICUBIC, box=(0.0, 0.0, *extent))
+        return np.asarray(image)
+
+
+def _on_white(region: Image.Image) -> Image.Image:
+    """RGBA as OpenSlide gives it, transparent where the slide has no pixels → RGB on white."""
+    alpha = region.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        return region.convert("RGB")
+    image = Image.new("RGB", region.size, (255, 255, 255))
+    image.paste(region, mask=alpha)
+    return image
+
+
+def _number(text: str | None) -> float:
+    """The number that a property spells, or 0 where it spells none."""
+    try:
+        return float(text) if text is not None else 0.0
+    except ValueError:
+        return 0.0

@@ -1,0 +1,282 @@
+"""From a cohort to a frozen bundle: loss, fit, cross-validation, reference risks.
+
+Every member sees one fold's training patients only. Its held-out patients take no part in its standardisation,
+its weights or its stopping epoch, so the reference risks that calibration ranks against are those of patients
+unseen in every way.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold, train_test_split
+from torch import Tensor
+
+from survfuse.bundle import DEMONSTRATION, RESEARCH, Manifest, MemberEntry, SlideSettings, save
+from survfuse.calibration import Calibration
+from survfuse.clinical import Vocabulary, fit_vocabulary
+from survfuse.cohort import Cohort
+from survfuse.errors import InputError
+from survfuse.fusion import MODALITIES, BilinearFusion, Fused, Sizes, build
+from survfuse.log import count, stage
+from survfuse.metrics import concordance
+from survfuse.rna import Expression
+
+NOTICES = {
+    DEMONSTRATION: "Trained on simulated patients: the months it predicts mean nothing clinically.",
+    RESEARCH: "For research use. Not a medical device.",
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How members are trained. Defaults suit a cohort of a few hundred patients."""
+
+    folds: int = 5
+    seeds: int = 2  # members per fold
+    seed: int = 0
+    epochs: int = 300  # most
+    patience: int = 30  # epochs without a better inner validation loss
+    inner: float = 0.2  # share of a fold's training patients that decides when to stop
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    family: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class FoldTransform:
+    """Inputs standardised by the whole cohort → standardised by one fold's training patients alone.
+
+    Both maps are affine, so they can be absorbed into the first layers they feed: the frozen member then takes
+    the bundle's inputs and equals the member that was trained on its fold's.
+    """
+
+    rna_factor: NDArray[np.float64]  # [G]
+    rna_offset: NDArray[np.float64]  # [G]
+    clinical_matrix: NDArray[np.float64]  # [C, C]
+    clinical_offset: NDArray[np.float64]  # [C]
+
+    @classmethod
+    def fit(cls, rna: NDArray[np.float64], clinical: NDArray[np.float64], vocabulary: Vocabulary) -> "FoldTransform":
+        """From the training patients' vectors: rna [n, G] and clinical [n, C]. Constant columns get no weight."""
+        mean, scale = rna.mean(axis=0), rna.std(axis=0)
+        varies = scale > 1e-8
+        factor = np.where(varies, 1.0 / np.where(varies, scale, 1.0), 0.0)
+        columns = {name: place for place, name in enumerate(vocabulary.columns)}
+        matrix = np.diag((np.ptp(clinical, axis=0) > 0.0).astype(np.float64))
+        offset = np.zeros(len(columns))
+        for variable in vocabulary.numeric:
+            place, missing = columns[variable.name], columns[f"{variable.name} missing"]
+            present = clinical[clinical[:, missing] == 0.0, place]
+            if not matrix[place, place] or present.std() == 0.0:
+                matrix[place, place] = 0.0
+                continue
+            # (x − mean) / scale where x is known; the missing column, 1 where it is not, takes the mean back out.
+            matrix[place, place] = 1.0 / present.std()
+            offset[place] = -present.mean() / present.std()
+            matrix[place, missing] = -offset[place]
+        return cls(factor, -mean * factor, matrix, offset)
+
+    def apply(self, rna: NDArray[np.float64], clinical: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """rna [n, G], clinical [n, C] as the fold's members see them, float32."""
+        moved = rna * self.rna_factor + self.rna_offset, clinical @ self.clinical_matrix.T + self.clinical_offset
+        return torch.from_numpy(moved[0]).float(), torch.from_numpy(moved[1]).float()
+
+    def absorb(self, network: BilinearFusion) -> None:
+        """Change the network's first layers so that it takes the cohort's standardisation instead of the fold's."""
+        first = network.rna.layers[0]
+        _absorb(first, first.weight.double() * torch.from_numpy(self.rna_factor), self.rna_offset)
+        for fusion in (network.slide_clinical, network.rna_clinical):
+            layer = fusion.second
+            _absorb(layer, layer.weight.double() @ torch.from_numpy(self.clinical_matrix), self.clinical_offset)
+
+
+@torch.no_grad()
+def _absorb(layer: torch.nn.Linear, weight: Tensor, offset: NDArray[np.float64]) -> None:
+    """Give ``layer`` the new ``weight``, and in its bias what it made of the inputs' ``offset``."""
+    layer.bias.add_((layer.weight.double() @ torch.from_numpy(offset)).float())
+    layer.weight.copy_(weight)
+
+
+class EfronLoss:
+    """Negative log partial likelihood of Cox's model, ties by Efron (1977), divided by the number of events."""
+
+    def __init__(self, times: NDArray[np.float64], events: NDArray[np.bool_]) -> None:
+        """Outcomes of n patients; raises InputError where none has an event."""
+        if not events.any():
+            raise InputError("the Cox loss needs at least one event among its patients")
+        # Latest first, so that a running sum up to a time's last patient is the sum over its risk set.
+        order = np.argsort(-times, kind="stable")
+        ordered, happened = times[order], events[order]
+        tie_times, tie = np.unique(-ordered, return_inverse=True)
+        deaths = np.bincount(tie, weights=happened, minlength=len(tie_times))
+        at_event = np.flatnonzero(happened)
+        tie_of_event = tie[at_event]
+        first = np.searchsorted(tie_of_event, tie_of_event, side="left")
+        self._order = torch.from_numpy(order)
+        self._events = torch.from_numpy(at_event)
+        self._tie_of_event = torch.from_numpy(tie_of_event)
+        self._ties = len(tie_times)
+        self._risk_set = torch.from_numpy(np.searchsorted(tie, tie_of_event, side="right") - 1)
+        # The k-th of d tied events sees the risk set less k/d of the tied patients themselves.
+        self._share = torch.from_numpy((np.arange(len(at_event)) - first) / deaths[tie_of_event])
+
+    def __call__(self, risk: Tensor) -> Tensor:
+        """risk [n], log relative hazards → scalar."""
+        risk = risk.double()[self._order]
+        shift = risk.max().detach()
+        hazard = torch.exp(risk - shift)
+        at_risk = torch.cumsum(hazard, dim=0)[self._risk_set]
+        tied = torch.zeros(self._ties, dtype=hazard.dtype).index_add(0, self._tie_of_event, hazard[self._events])
+        remaining = at_risk - self._share * tied[self._tie_of_event]
+        return -(risk[self._events] - shift - torch.log(remaining)).mean()
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Bags of n patients padded to one length: tiles [n, N, D], present [n, N]."""
+
+    tiles: Tensor
+    present: Tensor
+
+    @classmethod
+    def of(cls, bags: tuple[Tensor, ...]) -> "Bags":
+        lengths = torch.tensor([len(bag) for bag in bags])
+        tiles = torch.nn.utils.rnn.pad_sequence(list(bags), batch_first=True)
+        return cls(tiles, torch.arange(tiles.shape[1]) < lengths[:, None])
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the networks take of n patients."""
+
+    bags: Bags
+    rna: Tensor
+    clinical: Tensor
+
+    def risks(self, network: BilinearFusion, rows: NDArray[np.int64]) -> Fused:
+        return network(self.bags.tiles[rows], self.rna[rows], self.clinical[rows], self.bags.present[rows])
+
+
+def train(
+    cohort: Cohort, settings: SlideSettings, sizes: Sizes, protocol: Protocol, root: Path, weights: Path | None
+) -> None:
+    """Train an ensemble on ``cohort`` and write it to ``root`` as a bundle.
+
+    ``sizes`` gives the network's widths; those set by the data (tile, genes, clinical) are replaced. ``weights``
+    is a tile encoder's weight file to carry along. Raises InputError for a cohort too small for its folds.
+    """
+    torch.use_deterministic_algorithms(True)
+    folds = list(_folds(cohort, protocol))
+    names = sorted({name for patient in cohort.clinical for name in patient})
+    vocabulary = fit_vocabulary(cohort.clinical, names)
+    expression = Expression.fit(cohort.genes, cohort.expression)
+    rna = expression.transformed(cohort.expression).astype(np.float64)
+    clinical = np.stack([vocabulary.encode(patient).values for patient in cohort.clinical]).astype(np.float64)
+    sizes = Sizes(**asdict(sizes) | {"tile": settings.dimension, "genes": rna.shape[1], "clinical": clinical.shape[1]})
+    bags = Bags.of(cohort.bags)
+
+    entries, states = [], {}
+    reference = np.zeros(len(cohort.ids))
+    for number, (fold, training, held_out) in enumerate(folds):
+        transform = FoldTransform.fit(rna[training], clinical[training], vocabulary)
+        inputs = _Inputs(bags, *transform.apply(rna, clinical))
+        network, epoch = _fit_member(cohort, inputs, training, sizes, protocol, protocol.seed + number)
+        with torch.inference_mode():
+            risks = inputs.risks(network, held_out).risk.double().numpy()
+        location, scale = float(risks.mean()), float(risks.std())
+        if scale == 0.0:
+            raise InputError(f"member {number}: gives every held-out patient the same risk; nothing was learnt")
+        reference[held_out] += (risks - location) / scale / protocol.seeds
+        transform.absorb(network)
+        file = f"members/{number:03}.safetensors"
+        states[file] = network.state_dict()
+        entries.append(MemberEntry(file, protocol.family, sizes.to_json(), MODALITIES, 1.0, location, scale))
+        found = concordance(cohort.times[held_out], cohort.events[held_out], risks)
+        stage("member", f"{number + 1} of {len(folds)}: fold {fold + 1}, best epoch {epoch}, held-out C {found:.3f}")
+
+    overall = concordance(cohort.times, cohort.events, reference)
+    stage("trained", f"{count(len(entries), 'member')}; concordance of the out-of-fold risks {overall:.3f}")
+    purpose = DEMONSTRATION if cohort.simulated else RESEARCH
+    provenance = _provenance(cohort, protocol, overall)
+    save(
+        root,
+        Manifest(purpose, NOTICES[purpose], provenance, _with_weights(settings, root, weights), tuple(entries)),
+        states,
+        expression,
+        vocabulary,
+        Calibration.fit(cohort.times, cohort.events, reference),
+    )
+
+
+def _folds(cohort: Cohort, protocol: Protocol) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """(fold, training patients, held-out patients) of each member, events spread evenly over the folds."""
+    if min(cohort.events.sum(), (~cohort.events).sum()) < 2 * protocol.folds:
+        raise InputError(
+            f"{count(int(cohort.events.sum()), 'event')} among {count(len(cohort.ids), 'patient')}: "
+            f"{protocol.folds} folds need at least {2 * protocol.folds} patients with and without one"
+        )
+    splitter = StratifiedKFold(protocol.folds, shuffle=True, random_state=protocol.seed)
+    for fold, (training, held_out) in enumerate(splitter.split(np.zeros(len(cohort.ids)), cohort.events)):
+        for _ in range(protocol.seeds):
+            yield fold, training, held_out
+
+
+def _fit_member(
+    cohort: Cohort, inputs: _Inputs, training: NDArray[np.int64], sizes: Sizes, protocol: Protocol, seed: int
+) -> tuple[BilinearFusion, int]:
+    """A network fitted to ``training``, stopped where an inner part of them was predicted best; and that epoch."""
+    fitted, inner = train_test_split(
+        training, test_size=protocol.inner, random_state=seed, stratify=cohort.events[training]
+    )
+    torch.manual_seed(seed)
+    network = build(protocol.family, sizes)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay)
+    loss, inner_loss = (EfronLoss(cohort.times[rows], cohort.events[rows]) for rows in (fitted, inner))
+    best, best_epoch, best_state = np.inf, 0, dict[str, Tensor]()
+    for epoch in range(1, protocol.epochs + 1):
+        network.train()
+        optimiser.zero_grad()
+        loss(inputs.risks(network, fitted).risk).backward()
+        optimiser.step()
+        network.eval()
+        with torch.no_grad():
+            found = float(inner_loss(inputs.risks(network, inner).risk))
+        if found < best:
+            best, best_epoch = found, epoch
+            best_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        elif epoch - best_epoch >= protocol.patience:
+            break
+    if not best_state:
+        raise InputError("training diverged: the inner validation loss was never finite")
+    network.load_state_dict(best_state)
+    return network, best_epoch
+
+
+def _provenance(cohort: Cohort, protocol: Protocol, overall: float) -> dict[str, Any]:
+    return {
+        "patients": len(cohort.ids),
+        "events": int(cohort.events.sum()),
+        "simulated": cohort.simulated,
+        "protocol": asdict(protocol),
+        "concordance_out_of_fold": round(overall, 4),
+    }
+
+
+def _with_weights(settings: SlideSettings, root: Path, weights: Path | None) -> SlideSettings:
+    """Place the encoder's weights in the bundle as safetensors, under timm's names."""
+    if weights is None:
+        return settings
+    from safetensors.torch import save_file
+
+    from survfuse.slide.encoders import load_encoder
+
+    encoder = load_encoder(settings.encoder, weights, torch.device("cpu"))
+    file = "encoder/weights.safetensors"
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in encoder.network.state_dict().items()}, root / file)
+    return SlideSettings(**asdict(settings) | {"weights": file})

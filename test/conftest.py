@@ -1,0 +1,61 @@
+"""What the tests share: the sample cases, the real reference data where it lies, a tiny trained bundle."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from survfuse.cli import main as survfuse
+
+ROOT = Path(__file__).resolve().parent.parent
+CASES = ROOT / "test" / "input"
+SLIDE = CASES / "interf0/images/bladder-cancer-tissue-biopsy-wsi/3S_001_HE.tif"
+MASK = CASES / "interf0/images/tissue-mask/3S_001_HE_mask.tif"
+FEATURES = CASES / "interf1/images/bladder-cancer-tissue-biopsy-wsi/3S_002_HE.h5"
+DEMONSTRATION = ROOT / "resources" / "demonstration"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The published outcomes, calibration and vocabulary of CHIMERA Task 3; skips where they do not lie."""
+    folder = ROOT.parent / "shared" / "data" / "chimera-task3"
+    if not folder.is_dir():
+        pytest.skip("the reference data does not lie beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small simulated cohort without tissue: features are random vectors of length 1,024."""
+    root = tmp_path_factory.mktemp("cohort") / "simulated"
+    assert survfuse(["simulate", str(root), "--patients", "60", "--seed", "5", "--genes", "24", "--tiles", "6"]) == 0
+    return root
+
+
+TINY = ["--bag", "8", "--attention", "4", "--rna", "8", "6", "--rank", "4", "--pairs", "4", "3", "2", "--folds", "2", "--seeds", "2", "--epochs", "6"]
+
+
+@pytest.fixture(scope="session")
+def bundle(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of four tiny members trained on ``cohort``."""
+    root = tmp_path_factory.mktemp("bundle") / "tiny"
+    assert survfuse(["train", str(cohort), "--out", str(root), *TINY]) == 0
+    return root
+
+
+def run_job(
+    input_root: Path, output: Path, model: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess:
+    """One job in a fresh process, as the platform starts it."""
+    command = [sys.executable, str(ROOT / "inference.py"), "--input", str(input_root), "--output", str(output)]
+    command += ["--model", str(model)] if model else []
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=300)
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    """Set keys of a JSON object in place; None removes a key."""
+    value = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: entry for key, entry in value.items() if entry is not None}))

@@ -1,0 +1,112 @@
+"""Make the sample cases of test/input from a real slide: ``make sample-cases``.
+
+    interf0   pyramidal TIFF of the slide, its tissue mask, expression, clinical variables
+    interf1   tile features of the same slide in place of slide and mask, another patient
+
+The patients are simulated; the slide is OpenSlide's CMU-1-Small-Region (CC0).
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyvips
+
+from survfuse.cli import main as survfuse
+from survfuse.clinical import OUTCOME_KEYS
+from survfuse.simulate import simulate
+from survfuse.slide.pixels import Slide
+from survfuse.slide.tiles import Grid
+from survfuse.slide.tissue import saturated
+from survfuse.sockets import CLINICAL, MASK, PLACES, RNA, SLIDE
+
+PATIENTS_SEED = 99
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("slide", type=Path, help="the Aperio slide cmu_small_region.svs")
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        cohort = Path(scratch) / "cohort"
+        simulate(cohort, number=2, seed=PATIENTS_SEED, tiles=1)
+        for interface, patient in (("interf0", "3S_1"), ("interf1", "3S_2")):
+            shutil.rmtree(options.out / interface, ignore_errors=True)
+            write_variables(cohort / "data" / patient, patient, options.out / interface)
+    root = options.out / "interf0"
+    slide, mask = root / PLACES[SLIDE] / "3S_001_HE.tif", root / PLACES[MASK] / "3S_001_HE_mask.tif"
+    write_slide(options.slide, slide)
+    write_mask(slide, mask)
+    write_sockets(root, {SLIDE: slide, MASK: mask})
+    features = options.out / "interf1" / PLACES[SLIDE] / "3S_002_HE.h5"
+    features.parent.mkdir(parents=True)
+    survfuse(["extract", str(slide), "--mask", str(mask), "--out", str(features)])
+    write_sockets(options.out / "interf1", {SLIDE: features})
+
+
+def write_slide(source: Path, target: Path) -> None:
+    """A pyramidal, tiled TIFF with resolution tags, as the platform's importer leaves one."""
+    image = pyvips.Image.new_from_file(str(source))
+    per_mm = 1000.0 / float(image.get("aperio.MPP")) if "aperio.MPP" in image.get_fields() else 1000.0 / 0.499
+    target.parent.mkdir(parents=True)
+    image[:3].copy(xres=per_mm, yres=per_mm).tiffsave(
+        str(target), tile=True, tile_width=256, tile_height=256, pyramid=True, compression="jpeg", Q=80, keep="none"
+    )
+
+
+def write_mask(slide: Path, target: Path) -> None:
+    """Tissue by saturation at a quarter of the slide's resolution, 0 and 1, pyramidal."""
+    with Slide(slide) as opened:
+        tissue, _ = saturated(opened, Grid.over(opened.size, opened.mpp, 224, 1.0))
+        across, down = (extent // 4 for extent in opened.size)
+    image = pyvips.Image.new_from_array(tissue.astype(np.uint8))
+    resized = image.resize(across / tissue.shape[1], vscale=down / tissue.shape[0], kernel="nearest")
+    target.parent.mkdir(parents=True)
+    resized.tiffsave(
+        str(target),
+        tile=True,
+        pyramid=True,
+        compression="deflate",
+        region_shrink="nearest",
+        tile_width=256,
+        tile_height=256,
+    )
+
+
+def write_variables(patient: Path, name: str, root: Path) -> None:
+    """Expression and clinical variables of a simulated patient, without the outcome."""
+    root.mkdir(parents=True)
+    shutil.copy(patient / f"{name}_RNA.json", root / PLACES[RNA])
+    variables = json.loads((patient / f"{name}_CD.json").read_text())
+    known = {key: value for key, value in variables.items() if key not in OUTCOME_KEYS}
+    (root / PLACES[CLINICAL]).write_text(json.dumps(known, indent=1) + "\n")
+
+
+def write_sockets(root: Path, images: dict[str, Path]) -> None:
+    """inputs.json as the platform writes it."""
+    sockets = [(slug, "Image", {"name": path.name}) for slug, path in images.items()]
+    sockets += [(slug, "Anything", None) for slug in (RNA, CLINICAL)]
+    entries = [
+        {
+            "pk": number,
+            "interface": {
+                "slug": slug,
+                "kind": kind,
+                "super_kind": "Image" if image else "File",
+                "relative_path": PLACES[slug],
+            },
+            "image": image,
+            "file": None,
+            "value": None,
+        }
+        for number, (slug, kind, image) in enumerate(sockets, start=1)
+    ]
+    (root / "inputs.json").write_text(json.dumps(entries, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
