@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 # Share of the quantile, divided by the number of reference risks, that depends on the risk alone: it keeps the
 # quantile strictly increasing where reference risks lie far apart.
-_STRICT = 0.25
+_STRICT = 0.05
 _STEPS_MOST = 42.0  # 2 × log2 of the largest risk that stays strict, about two million
 _CLOSEST = 1e-5  # event times nearer than this share of the follow-up count as one
 _LEAST_BEYOND = 1e-3  # least share of the follow-up that lies beyond the last event

@@ -95,17 +95,25 @@ def _read_pt(path: Path) -> Features:
 
 def read_tensor(path: Path, error: type[SurvfuseError]) -> "Tensor":
     """The one tensor in a torch file; no code in it is run. Raises ``error`` for anything else."""
-    import pickle
-
     import torch
 
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as cause:
-        raise error(f"{path.name}: cannot be read as a torch tensor ({type(cause).__name__})") from cause
+    value = load_torch(path, error)
     if not isinstance(value, torch.Tensor):
         raise error(f"{path.name}: expected a tensor, found {type(value).__name__}")
     return value
+
+
+def load_torch(path: Path, error: type[SurvfuseError]) -> Any:
+    """What a torch file holds, restricted to tensors and plain containers; raises ``error`` for any other file."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as cause:
+        # The restricted unpickler, given arbitrary bytes, fails in whatever way those bytes lead it to.
+        raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
 
 
 def _two_dimensional(path: Path, values: "Tensor") -> "Tensor":

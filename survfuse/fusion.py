@@ -7,6 +7,7 @@ modalities (Liu et al. 2018). The risk is a log relative hazard: larger is worse
 """
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -93,7 +94,7 @@ class RnaEncoder(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         widths = (sizes.genes, *sizes.rna)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.dropout = nn.Dropout(sizes.dropout)
 
     def forward(self, rna: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ class BilinearFusion(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tiles: Tensor, rna: Tensor, clinical: Tensor, present: Tensor | None = None) -> Fused:
-        """tiles [B, N, tile], rna [B, genes], clinical [B, clinical]; present [B, N] marks real tiles of padded bags."""
+        """tiles [B, N, tile], rna [B, genes], clinical [B, clinical]; present [B, N] marks padded bags' tiles."""
         slide, attention = self.bag(tiles, present)
         r = self.rna(rna)
         fused = (self.slide_rna(slide, r), self.slide_clinical(slide, clinical), self.rna_clinical(r, clinical))

@@ -17,6 +17,7 @@ IDENTITY = "identity"
 # expression itself, and a tenth in how steeply it follows the cohort's profile.
 SHIFT_MARGIN = float(np.log(2.0))
 SLOPE_MARGIN = 0.1
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...]) -> NDA
     for gene, value in expression.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"expression of {gene[:80]!r}: expected a number, found {json_type(value)}")
-        if not 0.0 <= value <= np.finfo(np.float32).max:  # false for NaN as well
+        if not 0.0 <= value <= LARGEST:  # false for NaN as well
             kind = "negative" if value < 0 else "NaN or too large for a number"
             raise InputError(
                 f"expression of {gene[:80]!r}: expected a finite value of at least 0, found one that is {kind}"

@@ -35,7 +35,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-TINY = ["--bag", "8", "--attention", "4", "--rna", "8", "6", "--rank", "4", "--pairs", "4", "3", "2", "--folds", "2", "--seeds", "2", "--epochs", "6"]
+TINY = ["--bag=8", "--attention=4", "--rna", "8", "6", "--rank=4", "--pairs", "4", "3", "2"]
+TINY += ["--folds=2", "--seeds=2", "--epochs=6"]
 
 
 @pytest.fixture(scope="session")

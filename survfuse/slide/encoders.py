@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from survfuse.errors import BundleError, EnvironmentFailure, InputError, SurvfuseError
+from survfuse.featurefile import load_torch
 from survfuse.log import listing
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -219,7 +220,8 @@ class Encoder:
             # Outside the handler, so that the failed attempt's tensors are gone before the next one.
             self.batch = (len(tiles) + 1) // 2
             torch.cuda.empty_cache()
-        return torch.cat([self(tiles[start : start + self.batch]) for start in range(0, len(tiles), self.batch)])
+        batch = self.batch  # may shrink further within a part
+        return torch.cat([self(tiles[start : start + batch]) for start in range(0, len(tiles), batch)])
 
     @torch.no_grad()
     def _encode(self, tiles: NDArray[np.uint8]) -> Tensor:
@@ -275,18 +277,13 @@ def embedded_weights(spec: EncoderSpec, error: type[SurvfuseError] = BundleError
 
 def _read_state(path: Path, error: type[SurvfuseError]) -> State:
     """Tensors by name from a safetensors or torch file; floating-point ones as float32."""
-    import pickle
-
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as cause:
-        raise error(f"{path}: cannot be read as weights ({str(cause)[:200]})") from cause
+        state = load_file(path) if path.suffix == ".safetensors" else load_torch(path, error)
+    except (SafetensorError, OSError) as cause:
+        raise error(f"{path.name}: cannot be read as safetensors ({str(cause)[:200]})") from cause
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         found = listing(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise error(f"{path.name}: expected tensors by name, found {found}")

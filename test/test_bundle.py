@@ -1,0 +1,174 @@
+"""A bundle is read whole and unchanged, or refused by name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import edit_json
+from safetensors.torch import load_file, save_file
+
+from survfuse.bundle import holds_files, load, load_members
+from survfuse.cli import main as survfuse
+from survfuse.errors import BundleError
+from survfuse.files import sha256
+
+
+@pytest.fixture
+def copy(bundle, tmp_path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def reseal(root: Path, name: str) -> None:
+    """Give the manifest the checksum of a file that was edited."""
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["files"][name] = sha256(root / name)
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+def edit_member(root: Path, number: int, **changes: object) -> None:
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["members"][number] |= changes
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_verify_prints_what_a_bundle_holds(bundle, capsys):
+    assert survfuse(["verify", str(bundle)]) == 0
+    out = capsys.readouterr().out
+    for part in ("demonstration", "4 of bilinear", "24 genes", "60 reference risks", "patients: 60", "uni, 224 px"):
+        assert part in out
+
+
+def test_members_come_back_as_they_were_saved(bundle):
+    loaded = load_members(load(bundle))
+    for number, member in enumerate(loaded):
+        raw = load_file(bundle / f"members/{number:03}.safetensors")
+        assert raw.keys() == member.state.keys()
+        assert all(torch.equal(raw[name], member.state[name]) for name in raw)
+
+
+@pytest.mark.parametrize("name", ["genes.json", "clinical.json", "calibration.json", "members/001.safetensors"])
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+def test_a_flipped_bit_is_found(copy, name, place):
+    data = bytearray((copy / name).read_bytes())
+    data[int(place * len(data)) if place >= 0 else -1] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name}: its sha256"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["genes.json", "members/002.safetensors"])
+def test_a_missing_file_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=f"{name}: missing"):
+        load(copy)
+
+
+def test_an_extra_file_is_named(copy):
+    shutil.copy(copy / "members/000.safetensors", copy / "members/004.safetensors")
+    with pytest.raises(BundleError, match=r"not in the manifest: members/004\.safetensors"):
+        load(copy)
+
+
+def test_swapped_members_are_found(copy):
+    first, second = copy / "members/000.safetensors", copy / "members/001.safetensors"
+    first.rename(copy / "x")
+    second.rename(first)
+    (copy / "x").rename(second)
+    with pytest.raises(BundleError, match="its sha256"):
+        load(copy)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_other_schema_versions_are_refused(copy, version):
+    edit_json(copy / "manifest.json", schema_version=version)
+    with pytest.raises(BundleError, match="schema version"):
+        load(copy)
+
+
+def test_nan_weights_and_wrong_shapes_are_named(copy):
+    path = copy / "members/001.safetensors"
+    state = load_file(path)
+    save_file(state | {"risk.weight": torch.full_like(state["risk.weight"], torch.nan)}, path)
+    reseal(copy, "members/001.safetensors")
+    with pytest.raises(BundleError, match=r"001\.safetensors: expected finite float32 weights.*risk\.weight"):
+        load_members(load(copy))
+    save_file(state | {"risk.bias": torch.zeros(2)}, path)
+    reseal(copy, "members/001.safetensors")
+    with pytest.raises(BundleError, match=r"001\.safetensors: tensors do not fit.*risk\.bias"):
+        load_members(load(copy))
+    path.write_bytes(b"torn")
+    reseal(copy, "members/001.safetensors")
+    with pytest.raises(BundleError, match=r"001\.safetensors: not readable"):
+        load_members(load(copy))
+
+
+@pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "members/../../x"])
+def test_paths_that_lead_outside_are_refused(copy, file):
+    edit_member(copy, 0, file=file)
+    with pytest.raises(BundleError, match="leads outside"):
+        load(copy)
+
+
+def test_a_link_that_leads_outside_is_refused(copy, tmp_path):
+    path = copy / "members/000.safetensors"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="leads outside"):
+        load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": 0.0}, "scale"),
+        ({"scale": None}, "scale"),
+        ({"location": "x"}, "location"),
+        ({"weight": -1.0}, "weight"),
+        ({"family": "magic"}, "unknown network family"),
+        ({"sizes": {}}, "unusable sizes"),
+        ({"modalities": ["rna"]}, "takes"),
+        ({"surprise": 1}, "schema"),
+    ],
+)
+def test_members_that_cannot_run_are_refused(copy, changes, message):
+    edit_member(copy, 0, **changes)
+    with pytest.raises(BundleError, match=message):
+        load(copy)
+
+
+def test_members_must_fit_the_tables(copy):
+    genes = json.loads((copy / "genes.json").read_text())
+    for key in ("genes", "mean", "scale"):
+        genes[key] = genes[key][:-1]
+    (copy / "genes.json").write_text(json.dumps(genes))
+    reseal(copy, "genes.json")
+    with pytest.raises(BundleError, match="takes tile, gene and clinical lengths"):
+        load(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"schema_version": 1}', "\xff"])
+def test_a_manifest_that_is_none_is_refused(copy, text):
+    (copy / "manifest.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BundleError):
+        load(copy)
+
+
+def test_a_readme_does_not_make_a_model_folder_full(tmp_path, bundle):
+    assert not holds_files(tmp_path / "absent")
+    (tmp_path / "README.md").write_text("put your bundle here")
+    assert not holds_files(tmp_path)
+    (tmp_path / "weights.pt").write_text("x")
+    assert holds_files(tmp_path)
+    with pytest.raises(BundleError, match="holds no bundle"):
+        load(tmp_path)
+
+
+def test_the_demonstration_bundle_is_small_and_says_what_it_is():
+    from conftest import DEMONSTRATION
+
+    manifest = load(DEMONSTRATION).manifest
+    assert sum(path.stat().st_size for path in DEMONSTRATION.rglob("*") if path.is_file()) < 8e6
+    assert manifest.purpose == "demonstration" and manifest.provenance["simulated"]
+    assert "simulated patients" in manifest.notice and "nothing clinically" in manifest.notice

@@ -1,0 +1,194 @@
+"""Encoders: true architectures, published outputs, and batching that changes nothing."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import MASK, SLIDE
+from safetensors.torch import save_file
+from torch import nn
+
+from survfuse.errors import BundleError, EnvironmentFailure, InputError
+from survfuse.slide.encoders import ENCODERS, Encoder, build_network, embedded_weights, load_encoder
+from survfuse.slide.features import tile_features
+from survfuse.slide.pixels import Slide
+from survfuse.slide.tiles import Grid
+from survfuse.slide.tissue import find_tissue
+
+CPU = torch.device("cpu")
+
+# Published sizes, in millions of parameters (model cards; the ViT papers for UNI and Phikon).
+PUBLISHED_MILLIONS = {
+    "efficientnet-lite0": 4.7 - 1.3,  # without the ImageNet classifier
+    "uni": 303,
+    "uni2-h": 681,
+    "prov-gigapath": 1135,
+    "virchow2": 632,
+    "h-optimus-0": 1135,
+    "h-optimus-1": 1135,
+    "phikon": 86,
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_architecture_has_its_published_size_and_dimension(name):
+    spec = ENCODERS[name]
+    with torch.device("meta"):
+        network = build_network(spec)
+        output = network(torch.empty(2, 3, spec.input_px, spec.input_px))
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    assert millions == pytest.approx(PUBLISHED_MILLIONS[name], rel=0.02)
+    if spec.mean_after is None:
+        assert output.shape == (2, spec.dimension)
+    else:
+        assert output.shape == (2, spec.mean_after + 16 * 16, spec.dimension // 2)
+
+
+def test_lite0_gives_its_own_packages_outputs():
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = embedded_weights(ENCODERS["efficientnet-lite0"])
+    theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path)).eval()
+    ours = load_encoder("efficientnet-lite0", None, CPU)
+    tiles = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    pixels = (torch.from_numpy(tiles).permute(0, 3, 1, 2) / 255.0 - 0.5) / 0.5
+    with torch.inference_mode():
+        expected = theirs.extract_features(pixels).mean(dim=(2, 3))
+    assert torch.allclose(ours(tiles), expected, rtol=1e-4, atol=1e-5)
+    config = timm.create_model("tf_efficientnet_lite0").default_cfg
+    assert ours.spec.normalisation == (config["mean"], config["std"])
+
+
+def test_phikon_reads_the_layout_of_transformers(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    theirs = ViTModel(ViTConfig(layer_norm_eps=1e-6), add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(0.0, 0.05)
+    theirs.save_pretrained(tmp_path)  # writes the published layout
+    ours = load_encoder("phikon", tmp_path / "model.safetensors", CPU)
+    ours.precision = torch.float32
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.inference_mode():
+        pixels = (torch.from_numpy(tiles).permute(0, 3, 1, 2) / 255.0 - mean) / std
+        expected = theirs(pixel_values=pixels).last_hidden_state[:, 0]
+    assert torch.allclose(ours(tiles), expected, rtol=1e-3, atol=1e-4)
+
+
+def random_weights(name: str, path) -> None:
+    """Random weights in which every layer speaks: LayerScale at its initial 1e-5 would mute all but the first."""
+    torch.manual_seed(1)
+    network = build_network(ENCODERS[name])
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if key.endswith("gamma"):
+                parameter.uniform_(0.1, 1.0)
+            elif parameter.ndim > 1:
+                parameter.mul_(1.0).add_(0.01 * torch.randn_like(parameter))
+    save_file(network.state_dict(), path)
+
+
+def one_at_a_time(encoder: Encoder, slide: Slide, grid: Grid, origins: np.ndarray) -> torch.Tensor:
+    """timm applied to each tile alone in fp32, in the plainest way."""
+    spec = encoder.spec
+    network = encoder.network.to(memory_format=torch.contiguous_format)
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in spec.normalisation)
+    rows = []
+    for x, y in origins.tolist():
+        tile = torch.from_numpy(slide.read((x, y), grid.side, (224, 224)).copy())
+        with torch.inference_mode():
+            rows.append(network(((tile.permute(2, 0, 1) / 255.0 - mean) / std)[None])[0])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "phikon", "uni"])
+def test_batched_threaded_features_equal_timms_tile_by_tile(name, tmp_path):
+    weights = None
+    if name != "efficientnet-lite0":
+        weights = tmp_path / "weights.safetensors"
+        random_weights(name, weights)
+    encoder = load_encoder(name, weights, CPU)
+    encoder.batch = 4  # several batches, the last one short
+    with Slide(SLIDE) as slide:
+        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
+        origins = find_tissue(slide, grid, MASK, 0.5).origins
+        features = tile_features(slide, grid, origins, encoder)
+        expected = one_at_a_time(encoder, slide, grid, origins)
+    assert len(features) == len(origins) == 11
+    assert nn.functional.cosine_similarity(features, expected).min() >= 0.999
+    # Tiles differ from each other by more than that, so a row in another's place would show.
+    others = nn.functional.cosine_similarity(features, expected.roll(1, dims=0))
+    own = nn.functional.cosine_similarity(features, expected)
+    assert (own > others).all()
+
+
+class Greedy(nn.Module):
+    """A network on a device whose memory holds ``holds`` tiles."""
+
+    def __init__(self, holds: int) -> None:
+        super().__init__()
+        self.holds, self.sizes = holds, []
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(pixels))
+        if len(pixels) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pixels.mean(dim=(2, 3))
+
+
+def test_batches_shrink_when_memory_runs_out():
+    tiles = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    spec = ENCODERS["efficientnet-lite0"]
+    roomy, tight, none = (Encoder(spec, Greedy(holds), CPU) for holds in (100, 3, 0))
+    assert torch.allclose(tight(tiles), roomy(tiles))
+    assert tight.batch == 3
+    tight(tiles)
+    assert tight.network.sizes[-7:] == [3, 3, 3, 3, 3, 3, 2]  # learnt: no attempt fails any more
+    with pytest.raises(EnvironmentFailure, match="one tile"):
+        none(tiles)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
+def test_precision_on_a_gpu_follows_what_it_computes_in(monkeypatch, capability, expected):
+    from survfuse.slide.encoders import _precision
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    properties = types.SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert _precision(ENCODERS["uni"], torch.device("cuda")) == expected
+    assert _precision(ENCODERS["efficientnet-lite0"], torch.device("cuda")) == torch.float32
+
+
+def test_weights_that_do_not_belong_are_refused(tmp_path):
+    save_file({"cls_token": torch.zeros(1, 1, 768)}, tmp_path / "part.safetensors")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "text.bin").write_text("nothing")
+    for file in ("part.safetensors", "list.pt", "text.bin", "absent.bin"):
+        with pytest.raises(InputError, match=file):
+            load_encoder("uni", tmp_path / file, CPU)
+    with pytest.raises(InputError, match="unknown encoder"):
+        load_encoder("resnet", None, CPU)
+    with pytest.raises(BundleError, match="needs a weight file"):
+        load_encoder("uni", None, CPU, BundleError)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (sys.modules["os"].mkdir, (str(tmp_path / "ran"),))
+
+    torch.save({"weight": Payload()}, tmp_path / "evil.bin")
+    with pytest.raises(InputError, match="cannot be read as a torch file"):
+        load_encoder("uni", tmp_path / "evil.bin", CPU)
+    assert not (tmp_path / "ran").exists()
