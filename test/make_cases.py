@@ -17,6 +17,7 @@ import pyvips
 
 from survfuse.cli import main as survfuse
 from survfuse.clinical import OUTCOME_KEYS
+from survfuse.cohort import SIMULATION_FILE
 from survfuse.simulate import simulate
 from survfuse.slide.pixels import Slide
 from survfuse.slide.tiles import Grid
@@ -33,8 +34,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         cohort = Path(scratch) / "cohort"
-        simulate(cohort, number=2, seed=PATIENTS_SEED, tiles=1)
-        for interface, patient in (("interf0", "3S_1"), ("interf1", "3S_2")):
+        simulate(cohort, number=9, seed=PATIENTS_SEED, tiles=1)
+        hazards = json.loads((cohort / SIMULATION_FILE).read_text())["log_hazard"]
+        # The lowest and the highest true hazard of nine, so that a risk turned round would show.
+        for interface, patient in (
+            ("interf0", min(hazards, key=hazards.get)),
+            ("interf1", max(hazards, key=hazards.get)),
+        ):
             shutil.rmtree(options.out / interface, ignore_errors=True)
             write_variables(cohort / "data" / patient, patient, options.out / interface)
     root = options.out / "interf0"
