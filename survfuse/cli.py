@@ -68,16 +68,14 @@ def _encoder_options(parser: argparse.ArgumentParser, default: str = "efficientn
 
 
 def _extract(options: argparse.Namespace) -> None:
-    import torch
-
+    from survfuse.device import best_device
     from survfuse.featurefile import write_features
     from survfuse.slide.extract import extract
 
     if not options.out.parent.is_dir():
         raise InputError(f"{options.out.parent}: no such folder for the features")
     settings = _slide_settings(options, options.min_coverage)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = extract(options.slide, options.mask, settings, options.weights, device, InputError)
+    found = extract(options.slide, options.mask, settings, options.weights, best_device(), InputError)
     attributes = {"encoder": settings.encoder, "name": options.slide.stem, "mpp": found.mpp, "tile_mpp": settings.mpp}
     tile = {
         "name": options.slide.stem,

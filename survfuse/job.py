@@ -62,7 +62,9 @@ def run(input_root: Path, output_root: Path, model: Path | None) -> None:
     """Predict the case under ``input_root`` and write its months under ``output_root``."""
     output = _prepared(output_root)
     case = read_case(input_root)
-    kind = "features given" if case.features else "slide with mask" if case.mask else "slide without mask"
+    kind = (
+        "features given, no mask needed" if case.features else "slide with mask" if case.mask else "slide without mask"
+    )
     stage("case", f"{case.name}: {kind}, sockets from {case.found_by}")
     # The small inputs come first: what is wrong with them shows before anything heavy is loaded.
     expression, variables = read_object(case.rna, InputError), read_object(case.clinical, InputError)
@@ -82,12 +84,15 @@ def run(input_root: Path, output_root: Path, model: Path | None) -> None:
 
     import torch
 
+    from survfuse.device import best_device
     from survfuse.ensemble import Ensemble
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     tiles = _tiles(case, bundle, device)
     ensemble = Ensemble(load_members(bundle), device)
     found = ensemble(tiles, torch.from_numpy(rna.values), torch.from_numpy(clinical.values))
+    if not math.isfinite(found.risk):
+        raise InputError(f"the risk is {found.risk}: features, expression or clinical variables lie beyond all range")
     terms = ", ".join(f"{name} {value:+.4f}" for name, value in found.terms.items())
     stage("risk", f"{found.risk:+.4f} = {terms}, baseline {found.baseline:+.4f}; on {_device_name(device)}")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from survfuse.errors import InputError
 from survfuse.files import read_json
-from survfuse.log import listing
+from survfuse.log import listing, warn
 
 SLIDE = "bladder-cancer-tissue-biopsy-whole-slide-image"
 MASK = "tissue-mask"
@@ -113,7 +113,10 @@ def _only_file(folder: Path, slug: str) -> Path:
 
 
 def _mask(folder: Path) -> Path | None:
-    return _only_file(folder, MASK) if _visible_files(folder) else None
+    if _visible_files(folder):
+        return _only_file(folder, MASK)
+    warn(f"{MASK}: listed among the sockets, but {folder.name}/ holds no file")
+    return None
 
 
 def _visible_files(folder: Path) -> list[Path]:

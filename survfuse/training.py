@@ -46,6 +46,12 @@ class Protocol:
     weight_decay: float = 1e-2
     family: str = "bilinear"
 
+    def __post_init__(self) -> None:
+        if self.folds < 2 or min(self.seeds, self.epochs, self.patience) < 1 or not 0.0 < self.inner < 1.0:
+            raise InputError("expected at least 2 folds, 1 seed, 1 epoch and 1 epoch of patience")
+        if self.learning_rate <= 0.0 or self.weight_decay < 0.0:
+            raise InputError("expected a learning rate above 0 and a weight decay of at least 0")
+
 
 @dataclass(frozen=True)
 class FoldTransform:
