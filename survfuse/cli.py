@@ -76,7 +76,8 @@ def _extract(options: argparse.Namespace) -> None:
         raise InputError(f"{options.out.parent}: no such folder for the features")
     settings = _slide_settings(options, options.min_coverage)
     found = extract(options.slide, options.mask, settings, options.weights, best_device(), InputError)
-    attributes = {"encoder": settings.encoder, "name": options.slide.stem, "mpp": found.mpp, "tile_mpp": settings.mpp}
+    attributes = {"encoder": settings.encoder, "name": options.slide.stem, "mpp": found.mpp}
+    attributes |= {"tile_px": settings.tile_px, "tile_mpp": settings.mpp}
     tile = {
         "name": options.slide.stem,
         "patch_size": settings.tile_px,

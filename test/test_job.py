@@ -70,7 +70,7 @@ def test_sample_cases_give_their_snapshots(name, output):
     assert (ended.returncode, ended.stderr) == (0, "")
     expected = json.loads((ROOT / "test/expected" / name / OUTPUT_FILE).read_text())
     assert months(output) == pytest.approx(expected, rel=1e-3)
-    for part in ("DEMONSTRATION WEIGHTS", "nothing clinically", "498 genes of 498", "10 members", "CPU", "months"):
+    for part in ("DEMONSTRATION WEIGHTS", "nothing clinically", "401 genes of 401", "10 members", "CPU", "months"):
         assert part in ended.stdout
     assert ("11 tiles kept of 35" in ended.stdout) == (name == "interf0")
     assert all(line.startswith("[") and " s] " in line[:14] for line in ended.stdout.splitlines())
@@ -192,7 +192,7 @@ INPUT_FAULTS = {
     "expression nested deep": (text(PLACES[RNA], "[" * 100_000), "not usable JSON"),
     "expression twice": (text(PLACES[RNA], '{"TP53": 1, "TP53": 2}'), "'TP53' occurs more than once"),
     "expression NaN": (lambda case: edit_json(case / PLACES[RNA], TP53=float("nan")), "'TP53'"),
-    "expression of others": (text(PLACES[RNA], '{"TP53": 1}'), "497 of the bundle's 498 genes are missing"),
+    "expression of others": (text(PLACES[RNA], '{"TP53": 1}'), "400 of the bundle's 401 genes are missing"),
     "age implausible": (lambda case: edit_json(case / PLACES[CLINICAL], age=400), "age: out of its plausible range"),
     "two slides": (
         lambda case: shutil.copy(FEATURES, case / PLACES[SLIDE_SOCKET] / "second.h5"),
@@ -258,7 +258,7 @@ def test_missing_values_are_said_and_the_run_goes_on(case, output, capsys):
     edit_json(case / PLACES[CLINICAL], age=-1, stage="T4", extra="x")
     assert end_of(case, output) == 0
     log = capsys.readouterr().out
-    for part in ("496 genes of 498", "2 missing genes imputed", "1 extra gene ignored", "unknown category", "extra"):
+    for part in ("399 genes of 401", "2 missing genes imputed", "1 extra gene ignored", "unknown category", "extra"):
         assert part in log
     assert "T4" not in log
 

@@ -95,9 +95,9 @@ def grid(slide):
 
 @pytest.fixture(scope="module")
 def mask():
-    """A mask at an odd resolution, close to the slide's shape: 279 × 373 px."""
-    rows, columns = np.mgrid[:373, :279]
-    return ((rows - 200.0) ** 2 / 150**2 + (columns - 130.0) ** 2 / 90**2 < 1.0).astype(np.uint8)
+    """A mask at an odd resolution, close to the slide's shape: 139 × 187 px."""
+    rows, columns = np.mgrid[:187, :139]
+    return ((rows - 100.0) ** 2 / 75**2 + (columns - 65.0) ** 2 / 45**2 < 1.0).astype(np.uint8)
 
 
 def _write_tiff(path: Path, mask: np.ndarray, **options) -> None:
@@ -149,7 +149,7 @@ def test_an_mha_mask_covers_as_its_pixels_say(tmp_path, slide, grid, mask, compr
 
 def test_a_pyramid_is_read_at_the_coarsest_level_that_resolves_a_tile(tmp_path, slide, grid, mask):
     """At the slide's full size a tile is 449 px wide: 32 px are still there at an eighth, 28 at a sixteenth."""
-    full = np.kron(mask, np.ones((8, 8), dtype=np.uint8))[:2967, :2220]
+    full = np.kron(mask, np.ones((16, 16), dtype=np.uint8))[:2967, :2220]
     with tifffile.TiffWriter(tmp_path / "mask.tif") as file:
         for level in range(6):
             reduced = full[:: 2**level, :: 2**level]

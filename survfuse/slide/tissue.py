@@ -17,7 +17,7 @@ from survfuse.slide.tiles import Block, Grid, coverage, covered
 PIXELS_PER_TILE = 32
 LARGEST_MHA = 2**30  # bytes; such a file can only be read whole
 _SATURATION_LEAST = 13  # of 255: a slide without tissue has no second class for Otsu to find
-_BAND = 1024  # rows handed out at a time from an image held in memory
+_BAND = 512  # rows handed out at a time, of an image in strips or held in memory
 _ASPECT_WARN, _ASPECT_REFUSE = 0.02, 0.10  # relative difference of mask and slide in width over height
 
 
@@ -132,10 +132,27 @@ def _page_blocks(page: "tifffile.TiffPage") -> Iterator[Block]:  # noqa: F821
     if planes:  # every sample in a plane of its own: the blocks of one place are far apart in the file
         yield from _bands((page.asarray()[:colours] != 0).any(axis=0))
         return
+    strips: list[Block] = []
     for decoded, (_, _, row, column, _), (_, height, width, _) in page.segments():
-        if decoded is not None:  # None: a segment that the file leaves out, all zero
-            # The decoded segment reaches over the image's border where a tile does; its shape is the part within.
-            yield Block(row, column, (decoded[0, :height, :width, :colours] != 0).any(axis=-1))
+        if decoded is None:  # a segment that the file leaves out, all zero
+            continue
+        # A tile that reaches over the image's border is decoded whole; height and width are the part within.
+        block = Block(row, column, (decoded[0, :height, :width, :colours] != 0).any(axis=-1))
+        if page.is_tiled:
+            yield block
+            continue
+        # A strip may be a single row: joined, far fewer and larger sums are taken.
+        if strips and (strips[-1].row + len(strips[-1].tissue) != row or row - strips[0].row >= _BAND):
+            yield _joined(strips)
+            strips = []
+        strips.append(block)
+    if strips:
+        yield _joined(strips)
+
+
+def _joined(strips: list[Block]) -> Block:
+    """Strips that follow each other, as one block."""
+    return Block(strips[0].row, strips[0].column, np.concatenate([strip.tissue for strip in strips]))
 
 
 def _read_mha(path: Path) -> NDArray[np.bool_]:
