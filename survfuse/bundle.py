@@ -29,6 +29,8 @@ MANIFEST = "manifest.json"
 TABLES = ("genes.json", "clinical.json", "calibration.json")
 DEMONSTRATION = "demonstration"
 RESEARCH = "research"
+# Outside this range a slide's resolution is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
+PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
 # Files that may lie beside a bundle without being part of it.
 BESIDE = ("README.md", ".gitkeep", ".gitignore")
 
@@ -44,6 +46,7 @@ class SlideSettings:
     min_coverage: float = 0.5  # share of a tile that the mask must cover
     assumed_mpp: float | None = None  # µm per pixel at level 0 for a slide that states none
     weights: str | None = None  # file in the bundle; None: the encoder's embedded weights, if it has any
+    embedded_sha256: str | None = None  # of those
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class Bundle:
 
 
 def holds_files(root: Path) -> bool:
-    """Whether a model folder holds anything but what may lie beside a bundle."""
-    return root.is_dir() and any(path.name not in BESIDE for path in root.iterdir())
+    """Whether a model folder holds anything but what may lie beside a bundle; a file in its place does as well."""
+    return root.exists() and (not root.is_dir() or any(path.name not in BESIDE for path in root.iterdir()))
 
 
 def load(root: Path) -> Bundle:
@@ -188,12 +191,14 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
         raise BundleError(f"{MANIFEST}: does not follow schema version {SCHEMA_VERSION} ({cause!r})") from cause
     if manifest.purpose not in (DEMONSTRATION, RESEARCH):
         raise BundleError(f"{MANIFEST}: unknown purpose {manifest.purpose!r}")
-    if not members:
-        raise BundleError(f"{MANIFEST}: lists no members")
+    if not members or not isinstance(manifest.provenance, Mapping) or not isinstance(manifest.notice, str):
+        raise BundleError(f"{MANIFEST}: expected members, a provenance object and a notice")
     for entry in members:
         numbers = (entry.weight, entry.location, entry.scale)
-        if not all(_is_number(number) for number in numbers) or entry.weight <= 0 or entry.scale <= 0:
-            raise BundleError(f"{entry.file}: expected finite weight, location and scale, the first and last above 0")
+        if not all(_is_number(number) and abs(number) <= 1e12 for number in numbers):
+            raise BundleError(f"{entry.file}: expected weight, location and scale within 1e12")
+        if entry.weight < 1e-12 or entry.scale < 1e-12:
+            raise BundleError(f"{entry.file}: expected a weight and a scale of at least 1e-12")
     _check_slide_settings(manifest.slide)
     for name in _file_names(manifest):
         if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -202,6 +207,7 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
 
 
 def _check_slide_settings(slide: SlideSettings) -> None:
+    low, high = PLAUSIBLE_MPP
     sound = (
         isinstance(slide.encoder, str)
         and all(type(whole) is int and whole > 0 for whole in (slide.dimension, slide.tile_px))
@@ -209,7 +215,8 @@ def _check_slide_settings(slide: SlideSettings) -> None:
         and 0.05 <= slide.mpp <= 20.0
         and _is_number(slide.min_coverage)
         and 0.0 < slide.min_coverage <= 1.0
-        and (slide.assumed_mpp is None or (_is_number(slide.assumed_mpp) and slide.assumed_mpp > 0.0))
+        and (slide.assumed_mpp is None or (_is_number(slide.assumed_mpp) and low <= slide.assumed_mpp <= high))
+        and all(text is None or isinstance(text, str) for text in (slide.weights, slide.embedded_sha256))
     )
     if not sound:
         named = ", ".join(field.name for field in fields(slide))
@@ -235,7 +242,7 @@ def _verify(root: Path, manifest: Manifest, digests: Any) -> None:
             raise BundleError(f"{name}: missing from the bundle")
         if not path.resolve().is_relative_to(real):
             raise BundleError(f"{name}: leads outside the bundle")
-    lying = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
+    lying = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_symlink() or not path.is_dir()}
     extra = sorted(lying - set(names) - {MANIFEST, *BESIDE})
     if extra:
         raise BundleError(f"not in the manifest: {listing(extra)}")
@@ -254,7 +261,7 @@ def _check_sizes(bundle: Bundle) -> None:
         raise BundleError(f"{slide.encoder} gives {ENCODERS[slide.encoder].dimension} features, not {slide.dimension}")
     lengths = (bundle.manifest.slide.dimension, len(bundle.expression.genes), len(bundle.vocabulary.columns))
     for entry in bundle.manifest.members:
-        if entry.family not in FAMILIES:
+        if not isinstance(entry.family, str) or entry.family not in FAMILIES:
             raise BundleError(f"{entry.file}: unknown network family {entry.family!r}")
         try:
             sizes = Sizes.from_json(dict(entry.sizes))

@@ -19,10 +19,10 @@ CONTINUOUS = "continuous"
 
 Floats = NDArray[np.float64]
 
-# Share of the quantile, divided by the number of reference risks, that depends on the risk alone: it keeps the
-# quantile strictly increasing where reference risks lie far apart.
-_STRICT = 0.05
-_STEPS_MOST = 42.0  # 2 × log2 of the largest risk that stays strict, about two million
+# Share of the time between two events that depends on the risk alone: it keeps months strictly decreasing where the
+# quantile is all but flat, and never moves a month past an event time.
+_ALONE = 0.01
+_LARGEST = 2.0**21  # the risk up to which it does
 _CLOSEST = 1e-5  # event times nearer than this share of the follow-up count as one
 _LEAST_BEYOND = 1e-3  # least share of the follow-up that lies beyond the last event
 
@@ -96,9 +96,13 @@ class Calibration:
     def months(self, risks: ArrayLike) -> Months:
         """Predicted months for finite ``risks`` of any shape; larger risks give fewer months."""
         risks = np.asarray(risks, dtype=np.float64)
-        level = rank_level(risks, self.reference_risks) if self.mode == RANK else quantile(risks, self.reference_risks)
-        invert = nearest_time if self.mode == RANK else interpolated_time
-        return Months(invert(level, self.times, self.survival), level < self.survival[-1])
+        if self.mode == RANK:
+            level = rank_level(risks, self.reference_risks)
+            months = nearest_time(level, self.times, self.survival)
+        else:
+            level = quantile(risks, self.reference_risks)
+            months = interpolated_time(level, _falling(risks), self.times, self.survival)
+        return Months(months, level < self.survival[-1])
 
 
 def rank_level(risks: Floats, reference: Floats) -> Floats:
@@ -115,11 +119,11 @@ def nearest_time(level: Floats, times: Floats, survival: Floats) -> Floats:
 
 
 def quantile(risks: Floats, reference: Floats) -> Floats:
-    """Share of the reference with a lower risk, in (0, 1): continuous and strictly increasing in the risk.
+    """Share of the reference with a lower risk, in (0, 1): continuous and never decreasing in the risk.
 
     Sorted reference risks carry their mid-ranks (i − ½) / R, ties their mean; between them the quantile is
-    linear. Outside, the remaining half rank falls off with the logarithm of the distance, which stays above
-    the spacing of floating-point numbers for every risk that can occur.
+    linear. Outside, the remaining half rank falls off with the logarithm of the distance, so that it does not
+    underflow.
     """
     points, counts = np.unique(reference, return_counts=True)
     ranks = (np.cumsum(counts) - counts / 2.0) / reference.size
@@ -127,16 +131,13 @@ def quantile(risks: Floats, reference: Floats) -> Floats:
     inside = _interpolate(risks, points, ranks)
     above = 1.0 - (1.0 - ranks[-1]) / (1.0 + _log2(1.0 + np.maximum(risks - points[-1], 0.0) / spread))
     below = ranks[0] / (1.0 + _log2(1.0 + np.maximum(points[0] - risks, 0.0) / spread))
-    placed = np.where(risks > points[-1], above, np.where(risks < points[0], below, inside))
-    bounded = np.clip(risks, -(2.0 ** (_STEPS_MOST / 2)), 2.0 ** (_STEPS_MOST / 2))
-    alone = 0.5 + np.sign(bounded) * _log2(1.0 + np.abs(bounded)) / (2.0 + _STEPS_MOST)
-    share = _STRICT / reference.size
-    return (1.0 - share) * placed + share * alone
+    return np.where(risks > points[-1], above, np.where(risks < points[0], below, inside))
 
 
-def interpolated_time(level: Floats, times: Floats, survival: Floats) -> Floats:
+def interpolated_time(level: Floats, falling: Floats, times: Floats, survival: Floats) -> Floats:
     """Months at which the curve, drawn straight between event times, falls to ``level``.
 
+    Within the time between two events a hundredth goes by ``falling`` (1 to 0 with increasing risk) instead.
     Below the curve's last value months spread evenly over the interval from the last event to the last
     follow-up. Where nobody was followed beyond the last event, the last thousandth before it serves.
     """
@@ -148,8 +149,11 @@ def interpolated_time(level: Floats, times: Floats, survival: Floats) -> Floats:
             knots[-1] = min(knots[-1], max(follow_up * (1.0 - _LEAST_BEYOND), earliest))
         knots = np.append(knots, follow_up)
         values = np.append(values, 0.0)
-    # _interpolate wants increasing abscissae: survival turned round.
-    return _interpolate(level, values[::-1], knots[::-1])
+    # Survival turned round increases, as a search needs it.
+    after, fraction = _segment(level, values[::-1])
+    later, sooner = knots[::-1][after], knots[::-1][after + 1]
+    share = np.minimum((1.0 - _ALONE) * (1.0 - fraction) + _ALONE * falling, 1.0)
+    return np.clip(sooner + share * (later - sooner), sooner, later)
 
 
 def _event_knots(times: Floats, survival: Floats) -> tuple[Floats, Floats]:
@@ -174,18 +178,29 @@ def _event_knots(times: Floats, survival: Floats) -> tuple[Floats, Floats]:
     return np.array(knots), np.array(values)
 
 
+def _falling(risks: Floats) -> Floats:
+    """From below 1 to above 0 as the risk increases, by a billionth or more for every gap of 1e-6 · max(1, |risk|)
+    up to _LARGEST."""
+    bounded = np.clip(risks, -_LARGEST, _LARGEST)
+    return 0.5 - 0.49 * np.sign(bounded) * _log2(1.0 + np.abs(bounded)) / _log2(np.float64(1.0 + _LARGEST))
+
+
 def _interpolate(x: Floats, points: Floats, values: Floats) -> Floats:
-    """Linear interpolation that is monotone to the last bit where ``values`` are, and constant outside.
+    """Linear interpolation of increasing ``values``, constant outside, and monotone to the last bit.
 
     numpy.interp may pass the end of a segment by a rounding error, which would swap two neighbouring risks.
     """
     if points.size == 1:
         return np.full_like(x, values[0])
-    left = np.clip(np.searchsorted(points, x, side="right") - 1, 0, points.size - 2)
-    fraction = np.clip((x - points[left]) / (points[left + 1] - points[left]), 0.0, 1.0)
+    left, fraction = _segment(x, points)
     between = values[left] + fraction * (values[left + 1] - values[left])
-    low, high = np.minimum(values[left], values[left + 1]), np.maximum(values[left], values[left + 1])
-    return np.clip(between, low, high)
+    return np.clip(between, values[left], values[left + 1])
+
+
+def _segment(x: Floats, points: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """The segment of increasing ``points`` that ``x`` lies in, and how far along it, within 0 and 1."""
+    left = np.clip(np.searchsorted(points, x, side="right") - 1, 0, points.size - 2)
+    return left, np.clip((x - points[left]) / (points[left + 1] - points[left]), 0.0, 1.0)
 
 
 def _log2(x: Floats) -> Floats:

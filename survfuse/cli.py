@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from survfuse.calibration import CONTINUOUS, RANK
 from survfuse.errors import InputError
 from survfuse.job import guarded
 from survfuse.log import count, stage
+from survfuse.rna import IDENTITY, LOG_STANDARDISE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument(f"--{name}", type=int, default=default, help="width (%(default)s)")
     train.add_argument("--rna", type=int, nargs="+", default=[2048, 512, 128], help="widths (%(default)s)")
     train.add_argument("--pairs", type=int, nargs=3, default=[64, 32, 32], help="widths (%(default)s)")
+    train.add_argument(
+        "--transform", choices=(LOG_STANDARDISE, IDENTITY), default=LOG_STANDARDISE, help="(%(default)s)"
+    )
+    train.add_argument("--calibration", choices=(CONTINUOUS, RANK), default=CONTINUOUS, help="(%(default)s)")
     train.set_defaults(command=_train)
     return parser
 
@@ -94,10 +100,16 @@ def _extract(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
+    import torch
+
     from survfuse.bundle import load, load_members
+    from survfuse.errors import BundleError
+    from survfuse.slide.encoders import load_encoder
 
     bundle = load(options.bundle)
     members = load_members(bundle)
+    if bundle.encoder_weights() is not None:
+        load_encoder(bundle.manifest.slide.encoder, bundle.encoder_weights(), torch.device("cpu"), BundleError)
     manifest, slide = bundle.manifest, bundle.manifest.slide
     weights = sum(tensor.numel() for member in members for tensor in member.state.values())
     curve = bundle.calibration
@@ -135,11 +147,12 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from survfuse.bundle import holds_files
     from survfuse.cohort import read_cohort
     from survfuse.fusion import Sizes
     from survfuse.training import Protocol, train
 
-    if options.out.exists() and any(options.out.iterdir()):
+    if options.out.exists() and (not options.out.is_dir() or holds_files(options.out)):
         raise InputError(f"{options.out}: not empty; a bundle is written to a folder of its own")
     settings = _slide_settings(options, 0.5)
     cohort = read_cohort(options.cohort)
@@ -164,16 +177,23 @@ def _train(options: argparse.Namespace) -> None:
         patience=options.patience,
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
+        transform=options.transform,
+        calibration=options.calibration,
     )
     train(cohort, settings, sizes, protocol, options.out, options.weights)
     stage("written", str(options.out))
 
 
 def _slide_settings(options: argparse.Namespace, min_coverage: float) -> "SlideSettings":  # noqa: F821
-    from survfuse.bundle import SlideSettings
+    from survfuse.bundle import PLAUSIBLE_MPP, SlideSettings
     from survfuse.slide.encoders import find_spec
 
     spec = find_spec(options.encoder)
+    assumed = options.assume_mpp
+    if assumed is not None and not PLAUSIBLE_MPP[0] <= assumed <= PLAUSIBLE_MPP[1]:
+        raise InputError(
+            f"--assume-mpp: expected {PLAUSIBLE_MPP[0]} to {PLAUSIBLE_MPP[1]} µm per pixel, found {assumed}"
+        )
     if not 0.05 <= options.mpp <= 20.0 or not 0.0 < min_coverage <= 1.0:
         raise InputError("expected a tile resolution of 0.05 to 20 µm per pixel and a coverage above 0, at most 1")
-    return SlideSettings(spec.name, spec.dimension, spec.input_px, options.mpp, min_coverage, options.assume_mpp)
+    return SlideSettings(spec.name, spec.dimension, spec.input_px, options.mpp, min_coverage, assumed)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,14 +77,21 @@ class Vocabulary:
                 missing_codes=tuple(value["missing_codes"]),
                 outcomes=tuple(value["outcomes"]),
             )
-            finite = all(math.isfinite(entry.mean) and entry.scale >= 0.0 for entry in vocabulary.numeric)
+            columns = vocabulary.columns
+            unsound = vocabulary.inactive - set(columns)
         except (KeyError, TypeError, ValueError) as cause:
             raise BundleError(f"clinical.json: not a clinical vocabulary ({cause!r})") from cause
-        columns = vocabulary.columns
-        if not columns or len(set(columns)) != len(columns) or not finite or vocabulary.inactive - set(columns):
-            raise BundleError(
-                "clinical.json: expected distinct variables, finite statistics and known inactive columns"
-            )
+        words = [*vocabulary.missing_codes, *vocabulary.outcomes, *(entry.name for entry in vocabulary.numeric)]
+        words += [word for entry in vocabulary.categorical for word in (entry.name, *entry.categories)]
+        if unsound or not columns or len(set(columns)) != len(columns) or not all(isinstance(w, str) for w in words):
+            raise BundleError("clinical.json: expected distinct variables spelt as text, and known inactive columns")
+        if any(code != code.strip().lower() for code in vocabulary.missing_codes):
+            raise BundleError("clinical.json: expected missing codes in lower case")
+        for entry in vocabulary.numeric:
+            bounds = [bound for bound in (entry.low, entry.high) if bound is not None]
+            numbers = [entry.mean, entry.scale, *bounds]
+            if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers) or entry.scale < 0:
+                raise BundleError(f"clinical.json: expected finite statistics of {entry.name}, its scale not negative")
         return vocabulary
 
     def to_json(self) -> dict[str, Any]:
@@ -147,23 +154,36 @@ class Vocabulary:
 def fit_vocabulary(patients: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Vocabulary:
     """The vocabulary of a cohort: which of ``names`` are numbers, their statistics, the categories seen.
 
-    A variable is numeric when every value that is not missing is a number. A column that takes one value in
-    all patients is inactive.
+    A variable is numeric when every value that is not missing is a number or spells one, and where it has a
+    plausible range; InputError then names it for any other value. A column that takes one value in all patients
+    is inactive.
     """
     numeric, categorical = [], []
     for name in names:
         values = [patient.get(name) for patient in patients]
         present = [value for value in values if not is_missing(value, MISSING_CODES)]
-        if present and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
-            low, high = PLAUSIBLE.get(name, (None, None))
-            numeric.append(Numeric(name, float(np.mean(present)), float(np.std(present)), low, high))
+        if name in PLAUSIBLE or (present and all(map(spells_number, present))):
+            variable = Numeric(name, 0.0, 0.0, *PLAUSIBLE.get(name, (None, None)))
+            known = [number for value in values if (number := read_number(variable, value, MISSING_CODES)) is not None]
+            mean, scale = (float(np.mean(known)), float(np.std(known))) if known else (0.0, 0.0)
+            numeric.append(replace(variable, mean=mean, scale=scale))
         else:
             labels = (read_label(name, value, MISSING_CODES) for value in present)
             categorical.append(Categorical(name, tuple(sorted({label for label in labels if label is not None}))))
     vocabulary = Vocabulary(tuple(numeric), tuple(categorical))
     vectors = np.stack([vocabulary.encode(patient).values for patient in patients])
     constant = frozenset(np.array(vocabulary.columns)[np.ptp(vectors, axis=0) == 0.0].tolist())
-    return Vocabulary(vocabulary.numeric, vocabulary.categorical, constant)
+    return replace(vocabulary, inactive=constant)
+
+
+def spells_number(value: Any) -> bool:
+    """Whether a clinical value is a finite number or text that spells one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except (ValueError, OverflowError):
+        return False
 
 
 def is_missing(value: Any, codes: Sequence[str]) -> bool:

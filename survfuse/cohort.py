@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from survfuse.clinical import OUTCOME_KEYS, is_missing
+from survfuse.clinical import MISSING_CODES, OUTCOME_KEYS, PLAUSIBLE, Numeric, is_missing, read_number
 from survfuse.errors import InputError
 from survfuse.featurefile import read_features
 from survfuse.files import read_object
@@ -84,6 +84,8 @@ def _read_patient(root: Path, name: str) -> _Patient:
         raise InputError(f"{EVENT_KEY}: expected 0 or 1")
     if isinstance(time, bool) or not isinstance(time, (int, float)) or is_missing(time, ("-1",)) or not 0 <= time < 1e4:
         raise InputError(f"{TIME_KEY}: expected months of at least 0")
+    for variable, (low, high) in PLAUSIBLE.items():
+        read_number(Numeric(variable, 0.0, 0.0, low, high), variables.get(variable), MISSING_CODES)
     expression = read_object(root / "data" / name / f"{name}_RNA.json", InputError)
     raw_expression(expression, ())  # every value is checked here, where the patient is known
     return _Patient(

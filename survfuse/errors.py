@@ -43,12 +43,13 @@ def named(error: BaseException) -> SurvfuseError | None:
         return error
     if isinstance(error, KeyboardInterrupt):
         return EnvironmentFailure("interrupted from the keyboard")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    kind, text = type(error).__name__, str(error)
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return EnvironmentFailure(f"memory ran out: {error or 'allocation refused'}")
-    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text:
         return EnvironmentFailure(f"memory ran out: {error}")
-    if isinstance(error, RuntimeError) and "CUDA" in str(error):
-        return EnvironmentFailure(f"the GPU failed: {str(error)[:200]}")
+    if kind == "AcceleratorError" or text.startswith(("CUDA error", "CUDA out of memory", "cuDNN error")):
+        return EnvironmentFailure(f"the GPU failed: {text[:200]}")
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return EnvironmentFailure(f"disk is full: {error.filename or 'no space left'}")

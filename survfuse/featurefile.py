@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import InputError, SurvfuseError
+from survfuse.errors import EnvironmentFailure, InputError, SurvfuseError, named
 from survfuse.files import whole
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def _read_h5(path: Path) -> Features:
     if coordinates is not None and coordinates.shape[-2:] != (len(values), 2):
         raise InputError(f"{path.name}: {len(values)} tiles, but coords of shape {coordinates.shape}")
     encoder = attributes.get("encoder")
+    if isinstance(encoder, bytes):  # HDF5 has strings of fixed and of variable length
+        encoder = encoder.decode("utf-8", errors="replace")
     return Features(values, str(encoder) if encoder is not None else None, coordinates)
 
 
@@ -100,6 +102,8 @@ def read_tensor(path: Path, error: type[SurvfuseError]) -> "Tensor":
     value = load_torch(path, error)
     if not isinstance(value, torch.Tensor):
         raise error(f"{path.name}: expected a tensor, found {type(value).__name__}")
+    if value.layout != torch.strided or value.is_quantized:
+        raise error(f"{path.name}: expected a dense tensor, found {value.layout}, {value.dtype}")
     return value
 
 
@@ -109,10 +113,11 @@ def load_torch(path: Path, error: type[SurvfuseError]) -> Any:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as cause:
-        # The restricted unpickler, given arbitrary bytes, fails in whatever way those bytes lead it to.
+        # The restricted unpickler, given arbitrary bytes, fails in whatever way those bytes lead it to. A failing
+        # machine is another matter.
+        if isinstance(named(cause), EnvironmentFailure) and not isinstance(cause, FileNotFoundError):
+            raise
         raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
 
 

@@ -32,7 +32,7 @@ class Sizes:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Sizes":
-        """Read the ``sizes`` of a manifest's member; raises TypeError or ValueError where they are none."""
+        """Read the ``sizes`` of a manifest's member; raises KeyError, TypeError or ValueError where they are none."""
         sizes = cls(**{**value, "rna": tuple(value["rna"]), "pairs": tuple(value["pairs"])})
         whole = (
             sizes.tile,

@@ -126,6 +126,8 @@ def _chosen_bundle(model: Path | None) -> Bundle:
     mounted = MOUNTED_MODEL if holds_files(MOUNTED_MODEL) else None
     if required and model is None and mounted is None:
         raise BundleError(f"{MOUNTED_MODEL} holds no bundle, and SURVFUSE_REQUIRE_MODEL forbids the demonstration's")
+    if model is None and mounted is None and MOUNTED_MODEL.is_dir():
+        stage("bundle", f"{MOUNTED_MODEL} is empty or has a README alone: the demonstration bundle is used")
     bundle = load(model or mounted or RESOURCES / DEMONSTRATION)
     if required and bundle.demonstration:
         raise BundleError(f"{bundle.root}: a demonstration bundle, which SURVFUSE_REQUIRE_MODEL forbids")

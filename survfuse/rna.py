@@ -24,10 +24,12 @@ LARGEST = float(np.finfo(np.float32).max)
 class ScaleRange:
     """How the training patients' log1p expression lay against the cohort's mean profile.
 
+    ``profile`` [G]: mean over patients of log1p(x).
     ``shift`` (lowest, highest): median over genes of log1p(x) minus the profile, so e^shift is a factor.
     ``slope`` (lowest, highest): least-squares slope of log1p(x) on the profile; logged values have a small one.
     """
 
+    profile: NDArray[np.float64]
     shift: tuple[float, float]
     slope: tuple[float, float]
 
@@ -55,21 +57,23 @@ class Expression:
     most_missing: float = 0.5  # share of genes that may be absent
 
     @classmethod
-    def fit(cls, genes: tuple[str, ...], values: NDArray[np.float64]) -> "Expression":
+    def fit(cls, genes: tuple[str, ...], values: NDArray[np.float64], transform: str = LOG_STANDARDISE) -> "Expression":
         """Statistics of a cohort. ``values`` [patients, G] is raw expression, NaN where absent.
 
         Raises InputError for a gene that no patient has.
         """
-        logged = np.log1p(values)
-        absent = np.isnan(logged).all(axis=0)
+        absent = np.isnan(values).all(axis=0)
         if absent.any():
             raise InputError(f"gene {genes[int(absent.argmax())]} has no value in any patient")
-        mean, scale = np.nanmean(logged, axis=0), np.nanstd(logged, axis=0)
+        logged = np.log1p(values)
+        profile = np.nanmean(logged, axis=0)
+        placed = np.array([_placement(row, profile) for row in logged])
+        (low, flat), (high, steep) = placed.min(axis=0).tolist(), placed.max(axis=0).tolist()
+        span = ScaleRange(profile, (low, high), (flat, steep))
+        kept = values if transform == IDENTITY else logged
+        mean, scale = np.nanmean(kept, axis=0), np.nanstd(kept, axis=0)
         scale[scale < 1e-8] = 0.0
-        placed = np.array([_placement(row, mean) for row in logged])
-        low, high = placed.min(axis=0), placed.max(axis=0)
-        span = ScaleRange((float(low[0]), float(high[0])), (float(low[1]), float(high[1])))
-        return cls(genes, LOG_STANDARDISE, mean, scale, span)
+        return cls(genes, transform, mean, scale, span)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Expression":
@@ -78,26 +82,35 @@ class Expression:
             genes = tuple(value["genes"])
             mean, scale = (np.asarray(value[key], dtype=np.float64) for key in ("mean", "scale"))
             span = value.get("cohort_range")
-            span = span and ScaleRange(tuple(map(float, span["shift"])), tuple(map(float, span["slope"])))
+            span = span and ScaleRange(
+                np.asarray(span.get("profile", mean), dtype=np.float64),
+                tuple(map(float, span["shift"])),
+                tuple(map(float, span["slope"])),
+            )
             most_missing = float(value["most_missing"])
             transform = value["transform"]
-        except (KeyError, TypeError, ValueError) as cause:
+        except (KeyError, TypeError, ValueError, AttributeError) as cause:
             raise BundleError(f"genes.json: not an expression transform ({cause!r})") from cause
         if not all(isinstance(gene, str) for gene in genes) or len(set(genes)) != len(genes) or not genes:
             raise BundleError("genes.json: expected distinct gene symbols")
         if transform not in (LOG_STANDARDISE, IDENTITY):
             raise BundleError(f"genes.json: unknown transform {transform!r}")
-        for name, numbers in (("mean", mean), ("scale", scale)):
-            if numbers.shape != (len(genes),) or not np.isfinite(numbers).all():
-                raise BundleError(f"genes.json: expected {len(genes)} finite numbers as {name}")
+        for name, numbers in (("mean", mean), ("scale", scale), ("profile", span.profile if span else mean)):
+            if numbers.shape != (len(genes),) or not np.isfinite(numbers).all() or (numbers < 0.0).any():
+                raise BundleError(f"genes.json: expected {len(genes)} finite numbers as {name}, none negative")
+        if not 0.0 <= most_missing <= 1.0:
+            raise BundleError("genes.json: expected a share as most_missing")
         return cls(genes, transform, mean, scale, span, most_missing)
 
     def to_json(self) -> dict[str, Any]:
         span = self.cohort_range
+        described = span and {"shift": list(span.shift), "slope": list(span.slope)}
+        if span and self.transform == IDENTITY:  # otherwise the profile is the mean
+            described["profile"] = span.profile.tolist()
         return {
             "transform": self.transform,
             "most_missing": self.most_missing,
-            "cohort_range": span and {"shift": list(span.shift), "slope": list(span.slope)},
+            "cohort_range": described,
             "genes": list(self.genes),
             "mean": self.mean.tolist(),
             "scale": self.scale.tolist(),
@@ -133,9 +146,9 @@ class Expression:
         return RnaVector(self.transformed(values), tuple(notes), self._scale_warnings(values))
 
     def _scale_warnings(self, values: NDArray[np.float64]) -> tuple[str, ...]:
-        if self.cohort_range is None or self.transform == IDENTITY:
+        if self.cohort_range is None:
             return ()
-        shift, slope = _placement(np.log1p(values), self.mean)
+        shift, slope = _placement(np.log1p(values), self.cohort_range.profile)
         (low, high), (flat, steep) = self.cohort_range.shift, self.cohort_range.slope
         if low - SHIFT_MARGIN <= shift <= high + SHIFT_MARGIN and flat - SLOPE_MARGIN <= slope <= steep + SLOPE_MARGIN:
             return ()

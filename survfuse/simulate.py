@@ -81,15 +81,16 @@ def simulate(
     """
     if root.exists() and any(root.iterdir()):
         raise InputError(f"{root}: not empty; a cohort is written to a folder of its own")
-    if number < 1 or tiles < 1 or (genes is not None and genes < PROGRAMMES):
-        raise InputError(f"expected at least 1 patient, 1 tile and {PROGRAMMES} genes")
-    random = np.random.default_rng(seed)
-    patients = Patients.draw(number, random)
+    if number < 1 or tiles < 1 or seed < 0 or (genes is not None and genes < PROGRAMMES):
+        raise InputError(f"expected at least 1 patient, 1 tile and {PROGRAMMES} genes, and a seed of at least 0")
+    # A stream for each part: the same patients come with more genes or larger bags.
+    streams = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(5)]
+    patients = Patients.draw(number, streams[0])
     hazard = patients.log_hazard(interaction)
-    times, events = _outcomes(hazard, random)
+    times, events = _outcomes(hazard, streams[1])
     symbols = _symbols(genes)
-    expression = _expression(patients, len(symbols), random)
-    clinical = _clinical(patients, random)
+    expression = _expression(patients, len(symbols), streams[2])
+    clinical = _clinical(patients, streams[3])
     phenotypes = _drawn_phenotypes() if tissue is None else _tissue_phenotypes(tissue)
 
     names = [f"3S_{place + 1:0{len(str(number))}}" for place in range(number)]
@@ -103,7 +104,7 @@ def simulate(
         write_json(
             folder / f"{name}_RNA.json", dict(zip(symbols, expression[place].tolist(), strict=True)), indent=None
         )
-        bag, coordinates = _bag(patients.aggressive[place], tiles, phenotypes, random)
+        bag, coordinates = _bag(patients.aggressive[place], tiles, phenotypes, streams[4])
         torch.save(torch.from_numpy(bag), root / "features/features" / f"{name}_HE.pt")
         np.save(root / "features/coordinates" / f"{name}_HE.npy", coordinates)
     truth = {
@@ -112,6 +113,7 @@ def simulate(
         "interaction": interaction,
         "main_effects": MAIN_EFFECTS,
         "interactions": INTERACTIONS,
+        "baseline": {"weibull_shape": WEIBULL_SHAPE, "median_months": MEDIAN_MONTHS},
         "features_of": tissue.name if tissue else None,
         "log_hazard": dict(zip(names, hazard.tolist(), strict=True)),
     }

@@ -1,8 +1,8 @@
 """From a cohort to a frozen bundle: loss, fit, cross-validation, reference risks.
 
 Every member sees one fold's training patients only. Its held-out patients take no part in its standardisation,
-its weights or its stopping epoch, so the reference risks that calibration ranks against are those of patients
-unseen in every way.
+imputation, weights, stopping epoch, location or scale, so the reference risks that calibration ranks against are
+those of patients unseen in every way.
 """
 
 from collections.abc import Iterator
@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor
 
 from survfuse.bundle import DEMONSTRATION, RESEARCH, Manifest, MemberEntry, SlideSettings, save
-from survfuse.calibration import Calibration
+from survfuse.calibration import CONTINUOUS, Calibration
 from survfuse.clinical import Vocabulary, fit_vocabulary
 from survfuse.cohort import Cohort
 from survfuse.errors import InputError
 from survfuse.fusion import MODALITIES, BilinearFusion, Fused, Sizes, build
 from survfuse.log import count, stage
 from survfuse.metrics import concordance
-from survfuse.rna import Expression
+from survfuse.rna import LOG_STANDARDISE, Expression
+from survfuse.slide.encoders import embedded_digest, load_encoder
 
 NOTICES = {
     DEMONSTRATION: "Trained on simulated patients: the months it predicts mean nothing clinically.",
@@ -45,6 +47,8 @@ class Protocol:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     family: str = "bilinear"
+    transform: str = LOG_STANDARDISE  # of expression
+    calibration: str = CONTINUOUS
 
     def __post_init__(self) -> None:
         if self.folds < 2 or min(self.seeds, self.epochs, self.patience) < 1 or not 0.0 < self.inner < 1.0:
@@ -68,9 +72,16 @@ class FoldTransform:
 
     @classmethod
     def fit(cls, rna: NDArray[np.float64], clinical: NDArray[np.float64], vocabulary: Vocabulary) -> "FoldTransform":
-        """From the training patients' vectors: rna [n, G] and clinical [n, C]. Constant columns get no weight."""
-        mean, scale = rna.mean(axis=0), rna.std(axis=0)
-        varies = scale > 1e-8
+        """From the training patients' vectors: rna [n, G], NaN where absent, and clinical [n, C].
+
+        Columns in which fewer than three patients, or one in fifty, differ from the others get no weight: a scale
+        learnt from so few would blow up whoever differs next.
+        """
+        known = ~np.isnan(rna)
+        number = np.maximum(known.sum(axis=0), 1)
+        mean = np.where(known, rna, 0.0).sum(axis=0) / number
+        scale = np.sqrt((np.where(known, rna - mean, 0.0) ** 2).sum(axis=0) / number)
+        varies = np.array([_varies(column[~np.isnan(column)]) for column in rna.T])
         factor = np.where(varies, 1.0 / np.where(varies, scale, 1.0), 0.0)
         columns = {name: place for place, name in enumerate(vocabulary.columns)}
         matrix = np.diag((np.ptp(clinical, axis=0) > 0.0).astype(np.float64))
@@ -78,7 +89,7 @@ class FoldTransform:
         for variable in vocabulary.numeric:
             place, missing = columns[variable.name], columns[f"{variable.name} missing"]
             present = clinical[clinical[:, missing] == 0.0, place]
-            if not matrix[place, place] or present.std() == 0.0:
+            if not _varies(present):
                 matrix[place, place] = 0.0
                 continue
             # (x − mean) / scale where x is known; the missing column, 1 where it is not, takes the mean back out.
@@ -88,9 +99,10 @@ class FoldTransform:
         return cls(factor, -mean * factor, matrix, offset)
 
     def apply(self, rna: NDArray[np.float64], clinical: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """rna [n, G], clinical [n, C] as the fold's members see them, float32."""
-        moved = rna * self.rna_factor + self.rna_offset, clinical @ self.clinical_matrix.T + self.clinical_offset
-        return torch.from_numpy(moved[0]).float(), torch.from_numpy(moved[1]).float()
+        """rna [n, G], clinical [n, C] as the fold's members see them, float32; an absent gene is at the fold's mean."""
+        moved_rna = np.where(np.isnan(rna), 0.0, rna * self.rna_factor + self.rna_offset)
+        moved_clinical = clinical @ self.clinical_matrix.T + self.clinical_offset
+        return torch.from_numpy(moved_rna).float(), torch.from_numpy(moved_clinical).float()
 
     def absorb(self, network: BilinearFusion) -> None:
         """Change the network's first layers so that it takes the cohort's standardisation instead of the fold's."""
@@ -99,6 +111,11 @@ class FoldTransform:
         for fusion in (network.slide_clinical, network.rna_clinical):
             layer = fusion.second
             _absorb(layer, layer.weight.double() @ torch.from_numpy(self.clinical_matrix), self.clinical_offset)
+
+
+def _varies(values: NDArray[np.float64]) -> bool:
+    """Whether enough of the values [n] differ from the most usual one, their median, to learn a scale from."""
+    return values.size > 0 and int((values != np.median(values)).sum()) >= max(3, values.size / 50)
 
 
 @torch.no_grad()
@@ -119,27 +136,29 @@ class EfronLoss:
         order = np.argsort(-times, kind="stable")
         ordered, happened = times[order], events[order]
         tie_times, tie = np.unique(-ordered, return_inverse=True)
-        deaths = np.bincount(tie, weights=happened, minlength=len(tie_times))
         at_event = np.flatnonzero(happened)
         tie_of_event = tie[at_event]
+        deaths = np.bincount(tie_of_event, minlength=len(tie_times))
         first = np.searchsorted(tie_of_event, tie_of_event, side="left")
         self._order = torch.from_numpy(order)
         self._events = torch.from_numpy(at_event)
-        self._tie_of_event = torch.from_numpy(tie_of_event)
+        self._tie = torch.from_numpy(tie_of_event)
         self._ties = len(tie_times)
         self._risk_set = torch.from_numpy(np.searchsorted(tie, tie_of_event, side="right") - 1)
         # The k-th of d tied events sees the risk set less k/d of the tied patients themselves.
         self._share = torch.from_numpy((np.arange(len(at_event)) - first) / deaths[tie_of_event])
 
     def __call__(self, risk: Tensor) -> Tensor:
-        """risk [n], log relative hazards → scalar."""
+        """risk [n], log relative hazards → scalar. Sums are kept as logarithms, so no spread of risks underflows."""
         risk = risk.double()[self._order]
-        shift = risk.max().detach()
-        hazard = torch.exp(risk - shift)
-        at_risk = torch.cumsum(hazard, dim=0)[self._risk_set]
-        tied = torch.zeros(self._ties, dtype=hazard.dtype).index_add(0, self._tie_of_event, hazard[self._events])
-        remaining = at_risk - self._share * tied[self._tie_of_event]
-        return -(risk[self._events] - shift - torch.log(remaining)).mean()
+        events = risk[self._events]
+        risk_set = torch.logcumsumexp(risk, dim=0)[self._risk_set]
+        empty = torch.full((self._ties,), -torch.inf, dtype=risk.dtype)
+        highest = empty.scatter_reduce(0, self._tie, events.detach(), "amax")[self._tie]
+        tied = torch.zeros(self._ties, dtype=risk.dtype).index_add(0, self._tie, torch.exp(events - highest))
+        tied = torch.log(tied[self._tie]) + highest
+        remaining = risk_set + torch.log1p(-self._share * torch.exp(tied - risk_set))
+        return (remaining - events).mean()
 
 
 @dataclass(frozen=True)
@@ -177,11 +196,15 @@ def train(
     is a tile encoder's weight file to carry along. Raises InputError for a cohort too small for its folds.
     """
     torch.use_deterministic_algorithms(True)
+    if weights is not None:
+        load_encoder(settings.encoder, weights, torch.device("cpu"))  # what is wrong with it shows before training
     folds = list(_folds(cohort, protocol))
     names = sorted({name for patient in cohort.clinical for name in patient})
     vocabulary = fit_vocabulary(cohort.clinical, names)
-    expression = Expression.fit(cohort.genes, cohort.expression)
+    expression = Expression.fit(cohort.genes, cohort.expression, protocol.transform)
+    # Absent genes stay marked: each fold imputes them by its own training patients.
     rna = expression.transformed(cohort.expression).astype(np.float64)
+    rna[np.isnan(cohort.expression)] = np.nan
     clinical = np.stack([vocabulary.encode(patient).values for patient in cohort.clinical]).astype(np.float64)
     sizes = Sizes(**asdict(sizes) | {"tile": settings.dimension, "genes": rna.shape[1], "clinical": clinical.shape[1]})
     bags = Bags.of(cohort.bags)
@@ -191,12 +214,13 @@ def train(
     for number, (fold, training, held_out) in enumerate(folds):
         transform = FoldTransform.fit(rna[training], clinical[training], vocabulary)
         inputs = _Inputs(bags, *transform.apply(rna, clinical))
-        network, epoch = _fit_member(cohort, inputs, training, sizes, protocol, protocol.seed + number)
+        network, epoch, inner = _fit_member(cohort, inputs, training, sizes, protocol, number)
         with torch.inference_mode():
-            risks = inputs.risks(network, held_out).risk.double().numpy()
-        location, scale = float(risks.mean()), float(risks.std())
-        if scale == 0.0:
-            raise InputError(f"member {number}: gives every held-out patient the same risk; nothing was learnt")
+            risks, inner_risks = (inputs.risks(network, rows).risk.double().numpy() for rows in (held_out, inner))
+        # From patients the weights were not fitted to, yet not those whose risks are to be held-out.
+        location, scale = float(inner_risks.mean()), float(inner_risks.std())
+        if scale < 1e-12:
+            raise InputError(f"member {number}: gives every patient the same risk; nothing was learnt")
         reference[held_out] += (risks - location) / scale / protocol.seeds
         transform.absorb(network)
         file = f"members/{number:03}.safetensors"
@@ -215,7 +239,7 @@ def train(
         states,
         expression,
         vocabulary,
-        Calibration.fit(cohort.times, cohort.events, reference),
+        Calibration.fit(cohort.times, cohort.events, reference, protocol.calibration),
     )
 
 
@@ -233,9 +257,12 @@ def _folds(cohort: Cohort, protocol: Protocol) -> Iterator[tuple[int, NDArray[np
 
 
 def _fit_member(
-    cohort: Cohort, inputs: _Inputs, training: NDArray[np.int64], sizes: Sizes, protocol: Protocol, seed: int
-) -> tuple[BilinearFusion, int]:
-    """A network fitted to ``training``, stopped where an inner part of them was predicted best; and that epoch."""
+    cohort: Cohort, inputs: _Inputs, training: NDArray[np.int64], sizes: Sizes, protocol: Protocol, number: int
+) -> tuple[BilinearFusion, int, NDArray[np.int64]]:
+    """A network fitted to ``training``, stopped where an inner part of them was predicted best; that epoch; and
+    that inner part."""
+    # Cohort seed and member number together: members of neighbouring seeds share nothing.
+    seed = int(np.random.SeedSequence([protocol.seed, number]).generate_state(1)[0])
     fitted, inner = train_test_split(
         training, test_size=protocol.inner, random_state=seed, stratify=cohort.events[training]
     )
@@ -252,7 +279,7 @@ def _fit_member(
         network.eval()
         with torch.no_grad():
             found = float(inner_loss(inputs.risks(network, inner).risk))
-        if found < best:
+        if np.isfinite(found) and found < best:
             best, best_epoch = found, epoch
             best_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         elif epoch - best_epoch >= protocol.patience:
@@ -260,7 +287,7 @@ def _fit_member(
     if not best_state:
         raise InputError("training diverged: the inner validation loss was never finite")
     network.load_state_dict(best_state)
-    return network, best_epoch
+    return network, best_epoch, inner
 
 
 def _provenance(cohort: Cohort, protocol: Protocol, overall: float) -> dict[str, Any]:
@@ -274,13 +301,9 @@ def _provenance(cohort: Cohort, protocol: Protocol, overall: float) -> dict[str,
 
 
 def _with_weights(settings: SlideSettings, root: Path, weights: Path | None) -> SlideSettings:
-    """Place the encoder's weights in the bundle as safetensors, under timm's names."""
+    """Place the encoder's weights in the bundle as safetensors, under timm's names; or name the embedded ones."""
     if weights is None:
-        return settings
-    from safetensors.torch import save_file
-
-    from survfuse.slide.encoders import load_encoder
-
+        return SlideSettings(**asdict(settings) | {"embedded_sha256": embedded_digest(settings.encoder)})
     encoder = load_encoder(settings.encoder, weights, torch.device("cpu"))
     file = "encoder/weights.safetensors"
     (root / file).parent.mkdir(parents=True, exist_ok=True)

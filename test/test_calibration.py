@@ -92,6 +92,34 @@ def test_months_fall_strictly_with_risk(pairs, reference, risk):
     assert later > sooner
 
 
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.0, 300.0), st.booleans()), min_size=1, max_size=40).filter(
+        lambda pairs: any(time > 1e-3 for time, _ in pairs)
+    ),
+    st.lists(risk_values, min_size=1, max_size=30),
+    risk_values,
+)
+def test_months_fall_strictly_whatever_the_unit_of_time(pairs, reference, risk):
+    higher = risk + 1e-6 * max(1.0, abs(risk))
+    assume(abs(higher) <= 1e6 and higher > risk)
+    later, sooner = table(pairs, reference).months([risk, higher]).months
+    assert later > sooner
+
+
+@pytest.mark.parametrize("gap", [1.1e-5 * 170, 1 / 30.44, 1.0])
+@pytest.mark.parametrize("number", [176, 2000])
+def test_months_fall_strictly_where_the_curve_is_steepest(gap, number):
+    """All but one event at the same time, right after the one before, and reference risks all but equal."""
+    times = np.full(number, 170.0)
+    times[0] -= gap
+    reference = 1e-9 * np.random.default_rng(0).standard_normal(number)
+    calibration = Calibration.fit(times, np.ones(number, dtype=bool), reference)
+    risks = np.concatenate([-np.geomspace(1e6, 1e-6, 700), [0.0], np.geomspace(1e-6, 1e6, 700)])
+    higher = risks + 1e-6 * np.maximum(1.0, np.abs(risks))
+    assert (calibration.months(risks).months > calibration.months(higher).months).all()
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.0, 300.0), st.booleans()), min_size=1, max_size=30).filter(

@@ -48,6 +48,38 @@ def test_architecture_has_its_published_size_and_dimension(name):
         assert output.shape == (2, spec.mean_after + 16 * 16, spec.dimension // 2)
 
 
+# From each model card; ImageNet's where a card names none of its own.
+PUBLISHED_NORMALISATION = dict.fromkeys(PUBLISHED_MILLIONS, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+PUBLISHED_NORMALISATION |= dict.fromkeys(
+    ("h-optimus-0", "h-optimus-1"), ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+)
+PUBLISHED_NORMALISATION["efficientnet-lite0"] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_pixels_are_normalised_as_published(name):
+    """A network that passes on its input shows what a tile becomes."""
+
+    class Passing(nn.Module):
+        def forward(self, pixels):
+            return (
+                pixels.mean(dim=(2, 3))[:, None].expand(-1, 10, -1) if name == "virchow2" else pixels.mean(dim=(2, 3))
+            )
+
+    tile = np.full((1, 4, 4, 3), (51, 102, 204), dtype=np.uint8)
+    mean, std = map(np.array, PUBLISHED_NORMALISATION[name])
+    found = Encoder(ENCODERS[name], Passing(), CPU)(tile)[0, :3]
+    assert found.numpy() == pytest.approx((np.array([0.2, 0.4, 0.8]) - mean) / std, rel=1e-5)
+
+
+def test_lite0_goes_by_name_not_by_order(tmp_path):
+    state = torch.load(embedded_weights(ENCODERS["efficientnet-lite0"]), weights_only=True)
+    save_file({name: state[name].contiguous() for name in reversed(state)}, tmp_path / "reversed.safetensors")
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    again = load_encoder("efficientnet-lite0", tmp_path / "reversed.safetensors", CPU)(tiles)
+    assert torch.equal(again, load_encoder("efficientnet-lite0", None, CPU)(tiles))
+
+
 def test_lite0_gives_its_own_packages_outputs():
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -63,11 +95,12 @@ def test_lite0_gives_its_own_packages_outputs():
     assert ours.spec.normalisation == (config["mean"], config["std"])
 
 
-def test_phikon_reads_the_layout_of_transformers(tmp_path):
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-6])  # both stand in published versions of its configuration
+def test_phikon_reads_the_layout_of_transformers(tmp_path, epsilon):
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
-    theirs = ViTModel(ViTConfig(layer_norm_eps=1e-6), add_pooling_layer=False).eval()
+    theirs = ViTModel(ViTConfig(layer_norm_eps=epsilon), add_pooling_layer=False).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(0.0, 0.05)
@@ -169,6 +202,11 @@ def test_weights_that_do_not_belong_are_refused(tmp_path):
     for file in ("part.safetensors", "list.pt", "text.bin", "absent.bin"):
         with pytest.raises(InputError, match=file):
             load_encoder("uni", tmp_path / file, CPU)
+    state = torch.load(embedded_weights(ENCODERS["efficientnet-lite0"]), weights_only=True)
+    state["_conv_head.weight"][5, 5] = torch.inf
+    torch.save(state, tmp_path / "infinite.pt")
+    with pytest.raises(InputError, match=r"_conv_head\.weight holds NaN or infinite"):
+        load_encoder("efficientnet-lite0", tmp_path / "infinite.pt", CPU)
     with pytest.raises(InputError, match="unknown encoder"):
         load_encoder("resnet", None, CPU)
     with pytest.raises(BundleError, match="needs a weight file"):

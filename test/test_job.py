@@ -18,6 +18,7 @@ from conftest import CASES, DEMONSTRATION, FEATURES, MASK, ROOT, SLIDE, edit_jso
 
 import survfuse.job as job
 from survfuse.cli import main as survfuse
+from survfuse.errors import EnvironmentFailure
 from survfuse.featurefile import read_features
 from survfuse.sockets import CLINICAL, OUTPUT_FILE, PLACES, RNA
 from survfuse.sockets import MASK as MASK_SOCKET
@@ -99,7 +100,8 @@ def test_extracted_features_open_as_clam_and_trident_open_theirs(tmp_path):
         features, coords = file["features"][:], file["coords"][:]  # CLAM
         attributes, encoder = dict(file["coords"].attrs), file["features"].attrs["encoder"]  # TRIDENT
     assert features.shape == (11, 1280) and features.dtype == np.float32 and coords.shape == (11, 2)
-    assert set(map(tuple, coords % 449)) and (coords[:, 0] < 2220).all() and (coords[:, 1] < 2967).all()
+    starts = [round(place * 224 * 1.0 / 0.499) for place in range(7)]
+    assert set(coords[:, 0]) <= set(starts[:5]) and set(coords[:, 1]) <= set(starts)
     assert (attributes["patch_size"], attributes["patch_size_level0"], attributes["overlap"]) == (224, 449, 0)
     assert attributes["target_magnification"] == 10.0 and attributes["name"] == "3S_001_HE"
     assert attributes["level0_magnification"] == pytest.approx(20, abs=0.1)
@@ -209,6 +211,7 @@ INPUT_FAULTS = {
     ),
     "no tiles": (lambda case: give_features(case, BAG[:0]), "holds no tiles"),
     "features a list": (lambda case: give_features(case, [1, 2]), "expected a tensor, found list"),
+    "features sparse": (lambda case: give_features(case, BAG.to_sparse()), "expected a dense tensor"),
     "features whole numbers": (lambda case: give_features(case, BAG.long()), "floating-point"),
     "features four-dimensional": (lambda case: give_features(case, BAG[None, None]), r"[N, D]"),
     "HDF5 without features": (lambda case: give_features(case, BAG.int().numpy(), ".h5"), "dataset 'features'"),
@@ -237,6 +240,34 @@ def test_features_of_a_named_other_encoder_are_refused(case, output, capsys):
         file["features"].attrs["encoder"] = "uni_v1"
     assert end_of(case, output) == 2
     assert "features of 'uni_v1', but the bundle takes those of 'efficientnet-lite0'" in capsys.readouterr().err
+
+
+def test_an_encoder_may_be_named_in_bytes(case, output):
+    with h5py.File(case / PLACES[SLIDE_SOCKET] / FEATURES.name, "a") as file:
+        file["features"].attrs["encoder"] = np.bytes_("efficientnet-lite0")
+    assert end_of(case, output) == 0
+
+
+def test_other_embedded_weights_than_the_bundles_are_refused(output, tmp_path, capsys):
+    other = Path(shutil.copytree(DEMONSTRATION, tmp_path / "other"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    assert len(manifest["slide"]["embedded_sha256"]) == 64
+    manifest["slide"]["embedded_sha256"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    assert end_of(CASES / "interf0", output, other) == 3
+    assert "embedded weights are not those" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "raised", [EnvironmentFailure("ended by SIGTERM"), MemoryError(), OSError(errno.EIO, "I/O error")]
+)
+def test_a_machine_that_fails_while_reading_is_not_the_inputs_fault(case, output, monkeypatch, raised):
+    def fail(*_, **__):
+        raise raised
+
+    give_features(case, BAG)
+    monkeypatch.setattr(torch, "load", fail)
+    assert end_of(case, output) == 4
 
 
 def test_every_layout_of_the_same_features_gives_the_same_months(case, tmp_path):
@@ -330,6 +361,8 @@ def test_an_output_that_cannot_be_written_ends_in_code_4(case, tmp_path, monkeyp
         (MemoryError(), 4),
         (torch.OutOfMemoryError("CUDA out of memory"), 4),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"), 4),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), 4),
+        (RuntimeError("Could not run 'aten::ne' with arguments from 'SparseCPU'; available: [CPU, CUDA]"), 1),
         (RuntimeError("CUDA error: device-side assert triggered"), 4),
         (KeyboardInterrupt(), 4),
         (OSError(errno.EIO, "Input/output error"), 4),

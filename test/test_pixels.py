@@ -7,7 +7,7 @@ from conftest import SLIDE
 from PIL import Image
 
 from survfuse.errors import InputError
-from survfuse.slide.pixels import Slide
+from survfuse.slide.pixels import Slide, resolution
 
 
 def write_slide(path, image: np.ndarray, mpp: float | None, unit: str = "cm", pyramid: bool = True) -> None:
@@ -92,6 +92,35 @@ def test_no_usable_resolution_is_an_error_unless_one_is_assumed(tmp_path, pixels
     with Slide(tmp_path / "slide.tif", assumed_mpp=0.5) as slide:
         assert slide.mpp == (0.5, 0.5)
     assert "0.5 µm per pixel is assumed" in capsys.readouterr().err
+
+
+def tags(unit: str, x: str, y: str) -> dict[str, str]:
+    return {"tiff.ResolutionUnit": unit, "tiff.XResolution": x, "tiff.YResolution": y}
+
+
+@pytest.mark.parametrize(
+    ("properties", "mpp", "source"),
+    [
+        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26", "tiff.XResolution": "1"}, (0.25, 0.26), "the slide"),
+        (
+            tags("centimeter", "20000", "40000"),
+            (0.5, 0.25),
+            "tags",
+        ),
+        (tags("inch", "50800", "50800"), (0.5, 0.5), "tags"),
+        (
+            tags("none", "20000", "20000"),
+            (0.7, 0.7),
+            "assumption",
+        ),
+        (tags("inch", "72", "72"), (0.7, 0.7), "assumption"),
+        ({"openslide.mpp-x": "nan", "openslide.mpp-y": "what"}, (0.7, 0.7), "assumption"),
+        ({"openslide.mpp-x": "0.5", "openslide.mpp-y": "900"}, (0.7, 0.7), "assumption"),
+    ],
+)
+def test_resolution_is_the_first_that_is_plausible(properties, mpp, source):
+    found, where = resolution("slide", properties, 0.7)
+    assert found == pytest.approx(mpp) and source in where
 
 
 def test_other_files_are_refused(tmp_path):

@@ -169,7 +169,7 @@ def test_an_empty_mask_gives_way_to_the_slides_own_tissue(tmp_path, slide, grid)
     assert "no mask given" in without.found_by
 
 
-def test_saturation_agrees_with_scikit_image(slide, grid):
+def test_saturation_follows_otsus_criterion_written_out(slide, grid):
     """Tissue by saturation against the same rule written with other libraries, on the whole slide at once."""
     from PIL import Image, ImageFilter
 
@@ -204,6 +204,15 @@ def test_masks_that_cannot_be_placed_are_refused(tmp_path, slide, grid):
     for name, message in (("wide.tif", "another shape"), ("torn.tif", "TIFF mask"), ("text.mha", "MHA mask")):
         with pytest.raises(InputError, match=message):
             mask_coverage(tmp_path / name, slide, grid)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+def test_a_torn_mask_is_refused_in_one_line(tmp_path, slide, grid, kept, capfd):
+    data = MASK.read_bytes()
+    (tmp_path / "torn.tif").write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(InputError, match="TIFF mask"):
+        mask_coverage(tmp_path / "torn.tif", slide, grid)
+    assert capfd.readouterr().err == ""
 
 
 def test_no_tile_with_enough_tissue_is_an_error(tmp_path, slide, grid):

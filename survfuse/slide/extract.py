@@ -10,7 +10,7 @@ from torch import Tensor
 
 from survfuse.errors import BundleError, SurvfuseError
 from survfuse.log import count, stage, warn
-from survfuse.slide.encoders import find_spec, load_encoder
+from survfuse.slide.encoders import embedded_digest, find_spec, load_encoder
 from survfuse.slide.features import tile_features
 from survfuse.slide.pixels import Slide
 from survfuse.slide.tiles import Grid
@@ -51,6 +51,8 @@ def extract(
             f"{spec.name} takes tiles of {spec.input_px} px and gives {spec.dimension} features; the bundle states "
             f"{settings.tile_px} px and {settings.dimension}"
         )
+    if weights is None and settings.embedded_sha256 not in (None, embedded_digest(spec.name)):
+        raise BundleError(f"{spec.name}: the embedded weights are not those that the bundle was trained on (sha256)")
     with Slide(path, settings.assumed_mpp) as slide:
         stage("slide", f"{slide.size[0]} × {slide.size[1]} px at {slide.mpp[0]:.4g} µm/px from {slide.mpp_source}")
         if max(slide.mpp) > 1.05 * settings.mpp:
@@ -61,6 +63,9 @@ def extract(
         encoder = load_encoder(settings.encoder, weights, device, error)
         features = tile_features(slide, grid, tissue.origins, encoder)
         precision = str(encoder.precision).removeprefix("torch.")
+        if not features.isfinite().all():
+            tile = tissue.origins[int((~features.isfinite().all(dim=1)).nonzero()[0])]
+            raise error(f"{spec.name} gives NaN or infinite features in {precision}, at {tile[0]}, {tile[1]} first")
         stage(
             "features",
             f"{count(len(features), 'tile')} × {spec.dimension} by {spec.name} in {precision} on {device.type}",

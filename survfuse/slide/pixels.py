@@ -1,5 +1,6 @@
 """A slide's pixels at any resolution, through OpenSlide."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -8,11 +9,10 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
+from survfuse.bundle import PLAUSIBLE_MPP
 from survfuse.errors import InputError
 from survfuse.log import warn
 
-# Outside this range a resolution tag is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
-PLAUSIBLE_MPP = (0.05, 5.0)  # µm per pixel
 _UNITS = {"centimeter": 10_000.0, "inch": 25_400.0}  # µm
 # A level may be this much coarser than asked and still count as fine enough: pyramids round their sizes.
 _ROUNDED = 1.002
@@ -32,31 +32,14 @@ class Slide:
         except (openslide.OpenSlideError, OSError) as cause:
             raise InputError(f"{path.name}: cannot be opened as a slide ({cause})") from cause
         self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
-        self.mpp, self.mpp_source = self._resolution(assumed_mpp)  # (x, y) µm per pixel of level 0
+        # (x, y) µm per pixel of level 0
+        self.mpp, self.mpp_source = resolution(self.name, self._slide.properties, assumed_mpp)
 
     def __enter__(self) -> "Slide":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._slide.close()
-
-    def _resolution(self, assumed: float | None) -> tuple[tuple[float, float], str]:
-        properties = self._slide.properties
-        stated = (properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y))
-        unit = _UNITS.get(properties.get("tiff.ResolutionUnit", ""), 0.0)
-        density = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
-        tags = tuple(unit / value if value > 0.0 else 0.0 for value in density)
-        for mpp, source in ((tuple(map(_number, stated)), "the slide"), (tags, "its TIFF resolution tags")):
-            if all(PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1] for value in mpp):
-                return (mpp[0], mpp[1]), source
-        found = ", ".join(f"{value:g}" for value in (*map(_number, stated), *tags) if value) or "none"
-        if assumed is None:
-            raise InputError(
-                f"{self.name}: no usable resolution (found {found}; expected {PLAUSIBLE_MPP[0]} to "
-                f"{PLAUSIBLE_MPP[1]} µm per pixel) and the bundle assumes none"
-            )
-        warn(f"{self.name}: no usable resolution (found {found}); the bundle's {assumed:g} µm per pixel is assumed")
-        return (assumed, assumed), "the bundle's assumption"
 
     def level_for(self, downsample: float) -> int:
         """The coarsest level that is at least as fine as ``downsample`` level-0 pixels per pixel."""
@@ -84,6 +67,30 @@ class Slide:
         if not same:
             image = image.resize(px, Image.Resampling.BICUBIC, box=(0.0, 0.0, *extent))
         return np.asarray(image)
+
+
+def resolution(name: str, properties: Mapping[str, str], assumed: float | None) -> tuple[tuple[float, float], str]:
+    """(x, y) µm per level-0 pixel and where it was found: OpenSlide's own, else TIFF resolution tags, else ``assumed``.
+
+    Raises InputError where none is plausible and none is assumed.
+    """
+    stated = tuple(
+        _number(properties.get(key)) for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+    )
+    unit = _UNITS.get(properties.get("tiff.ResolutionUnit", ""), 0.0)
+    density = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
+    tags = tuple(unit / value if value > 0.0 else 0.0 for value in density)
+    low, high = PLAUSIBLE_MPP
+    for mpp, source in ((stated, "the slide"), (tags, "its TIFF resolution tags")):
+        if all(low <= value <= high for value in mpp):
+            return (mpp[0], mpp[1]), source
+    found = ", ".join(f"{value:g}" for value in (*stated, *tags) if value) or "none"
+    if assumed is None:
+        raise InputError(
+            f"{name}: no usable resolution (found {found}; expected {low} to {high} µm per pixel) and none is assumed"
+        )
+    warn(f"{name}: no usable resolution (found {found}); {assumed:g} µm per pixel is assumed, as the bundle states")
+    return (assumed, assumed), "the bundle's assumption"
 
 
 def _on_white(region: Image.Image) -> Image.Image:

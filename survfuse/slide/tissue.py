@@ -1,6 +1,8 @@
 """Which tiles hold tissue: from the mask given, or else from the slide's own colours."""
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,14 +96,35 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.flo
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with _tifffile_complaints() as complaints, tifffile.TiffFile(path) as file:
             page, level = _coarsest_page(file, slide, grid)
             size = (page.imagewidth, page.imagelength)
             _check_aspect(path.name, size, slide.size)
             share = coverage(grid, size, _page_blocks(page))
     except (tifffile.TiffFileError, ValueError, RuntimeError, IndexError, KeyError) as cause:
-        raise InputError(f"{path.name}: cannot be read as a TIFF mask ({cause})") from cause
+        raise InputError(f"{path.name}: cannot be read as a TIFF mask ({type(cause).__name__}: {cause})") from cause
+    for complaint in complaints:
+        # A broken chain of pages is a torn file: the levels that are left may not be the right ones.
+        if complaint.startswith("<tifffile.TiffPages"):
+            raise InputError(f"{path.name}: cannot be read as a TIFF mask ({complaint})")
+        warn(f"{path.name}: {complaint}")
     return share, f"mask level {level}, {size[0]} × {size[1]} px"
+
+
+@contextmanager
+def _tifffile_complaints() -> Iterator[list[str]]:
+    """What tifffile logs within the block, kept from stderr."""
+    complaints: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: complaints.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("tifffile")
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield complaints
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
 
 
 def _coarsest_page(file: "tifffile.TiffFile", slide: Slide, grid: Grid) -> tuple["tifffile.TiffPage", int]:  # noqa: F821
