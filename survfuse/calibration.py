@@ -159,15 +159,15 @@ def interpolated_time(level: Floats, falling: Floats, times: Floats, survival: F
 def _event_knots(times: Floats, survival: Floats) -> tuple[Floats, Floats]:
     """(time, survival) from (0, 1) through every event time.
 
-    Event times too close to tell apart become one. An event at time 0 is set just after it, halfway to the
-    next at most, so that the risks it stands for still get different months.
+    Event times too close to tell apart become one. Events at time 0 are set just after it, halfway to the next at
+    most, so that the risks they stand for still get different months.
     """
-    before = np.concatenate([[1.0], survival[:-1]])
-    events = survival < before
+    events = survival < np.concatenate([[1.0], survival[:-1]])
     event_times, event_values = times[events], survival[events]
-    if event_times.size and event_times[0] <= 0.0:
-        later = event_times[1] if event_times.size > 1 else times[-1]
-        event_times[0] = min(_LEAST_BEYOND * times[-1], later / 2.0)
+    if early := int((event_times <= _CLOSEST * times[-1]).sum()):
+        following = event_times[early] if event_times.size > early else times[-1]
+        event_times = np.append(min(_LEAST_BEYOND * times[-1], following / 2.0), event_times[early:])
+        event_values = event_values[early - 1 :]
     knots, values = [0.0], [1.0]
     for time, value in zip(event_times.tolist(), event_values.tolist(), strict=True):
         if time - knots[-1] < _CLOSEST * times[-1] and len(knots) > 1:
@@ -200,7 +200,8 @@ def _interpolate(x: Floats, points: Floats, values: Floats) -> Floats:
 def _segment(x: Floats, points: Floats) -> tuple[NDArray[np.int64], Floats]:
     """The segment of increasing ``points`` that ``x`` lies in, and how far along it, within 0 and 1."""
     left = np.clip(np.searchsorted(points, x, side="right") - 1, 0, points.size - 2)
-    return left, np.clip((x - points[left]) / (points[left + 1] - points[left]), 0.0, 1.0)
+    inside = np.clip(x, points[left], points[left + 1])
+    return left, (inside - points[left]) / (points[left + 1] - points[left])
 
 
 def _log2(x: Floats) -> Floats:

@@ -74,7 +74,7 @@ class FoldTransform:
     def fit(cls, rna: NDArray[np.float64], clinical: NDArray[np.float64], vocabulary: Vocabulary) -> "FoldTransform":
         """From the training patients' vectors: rna [n, G], NaN where absent, and clinical [n, C].
 
-        Columns in which fewer than three patients, or one in fifty, differ from the others get no weight: a scale
+        Columns in which fewer than two patients, or one in fifty, differ from the others get no weight: a scale
         learnt from so few would blow up whoever differs next.
         """
         known = ~np.isnan(rna)
@@ -115,7 +115,7 @@ class FoldTransform:
 
 def _varies(values: NDArray[np.float64]) -> bool:
     """Whether enough of the values [n] differ from the most usual one, their median, to learn a scale from."""
-    return values.size > 0 and int((values != np.median(values)).sum()) >= max(3, values.size / 50)
+    return values.size > 0 and int((values != np.median(values)).sum()) >= max(2, values.size / 50)
 
 
 @torch.no_grad()
