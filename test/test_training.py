@@ -376,3 +376,21 @@ def test_raw_expression_and_rank_calibration_can_be_chosen(cohort, tmp_path):
     assert frozen.expression.encode(case).values == pytest.approx(patients.expression[0], rel=1e-6)
     assert not frozen.expression.encode(case).warnings
     assert frozen.expression.encode({gene: 1000 * value for gene, value in case.items()}).warnings
+
+
+def test_each_member_is_standardised_by_its_folds_training_patients(cohort, tmp_path, monkeypatch):
+    fitted = []
+    fit = FoldTransform.fit
+
+    def recorded(rna, clinical, vocabulary):
+        fitted.append((rna, clinical))
+        return fit(rna, clinical, vocabulary)
+
+    monkeypatch.setattr(training.FoldTransform, "fit", recorded)
+    assert survfuse(["train", str(cohort), "--out", str(tmp_path / "out"), *TINY]) == 0
+    patients = read_cohort(cohort)
+    rna = Expression.fit(patients.genes, patients.expression).transformed(patients.expression)
+    for number, (given, variables) in enumerate(fitted):
+        others = np.setdiff1d(np.arange(60), _held_out(patients.events)[number // 2])
+        assert np.array_equal(given, rna[others]) and len(variables) == len(others)
+    assert len(fitted) == 4
