@@ -12,7 +12,7 @@ Nothing is unpickled. Every file is checked against the manifest before any of i
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,30 +23,15 @@ from survfuse.errors import BundleError
 from survfuse.files import read_object, sha256, write_json
 from survfuse.log import listing
 from survfuse.rna import Expression
+from survfuse.slide.settings import SlideSettings
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 TABLES = ("genes.json", "clinical.json", "calibration.json")
 DEMONSTRATION = "demonstration"
 RESEARCH = "research"
-# Outside this range a slide's resolution is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
-PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
 # Files that may lie beside a bundle without being part of it.
 BESIDE = ("README.md", ".gitkeep", ".gitignore")
-
-
-@dataclass(frozen=True)
-class SlideSettings:
-    """How a slide becomes tile features, and must have become them in training."""
-
-    encoder: str  # name in survfuse.slide.encoders.ENCODERS
-    dimension: int  # D of a tile's features
-    tile_px: int = 224
-    mpp: float = 1.0  # µm per pixel of a tile
-    min_coverage: float = 0.5  # share of a tile that the mask must cover
-    assumed_mpp: float | None = None  # µm per pixel at level 0 for a slide that states none
-    weights: str | None = None  # file in the bundle; None: the encoder's embedded weights, if it has any
-    embedded_sha256: str | None = None  # of those
 
 
 @dataclass(frozen=True)
@@ -199,28 +184,12 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
             raise BundleError(f"{entry.file}: expected weight, location and scale within 1e12")
         if entry.weight < 1e-12 or entry.scale < 1e-12:
             raise BundleError(f"{entry.file}: expected a weight and a scale of at least 1e-12")
-    _check_slide_settings(manifest.slide)
+    if problem := manifest.slide.problem():
+        raise BundleError(f"{MANIFEST}: slide settings: {problem}")
     for name in _file_names(manifest):
         if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise BundleError(f"{MANIFEST}: the path {name!r} leads outside the bundle")
     return manifest
-
-
-def _check_slide_settings(slide: SlideSettings) -> None:
-    low, high = PLAUSIBLE_MPP
-    sound = (
-        isinstance(slide.encoder, str)
-        and all(type(whole) is int and whole > 0 for whole in (slide.dimension, slide.tile_px))
-        and _is_number(slide.mpp)
-        and 0.05 <= slide.mpp <= 20.0
-        and _is_number(slide.min_coverage)
-        and 0.0 < slide.min_coverage <= 1.0
-        and (slide.assumed_mpp is None or (_is_number(slide.assumed_mpp) and low <= slide.assumed_mpp <= high))
-        and all(text is None or isinstance(text, str) for text in (slide.weights, slide.embedded_sha256))
-    )
-    if not sound:
-        named = ", ".join(field.name for field in fields(slide))
-        raise BundleError(f"{MANIFEST}: slide settings out of range (of {named})")
 
 
 def _file_names(manifest: Manifest) -> list[str]:

@@ -9,6 +9,7 @@ from survfuse.errors import InputError
 from survfuse.job import guarded
 from survfuse.log import count, stage
 from survfuse.rna import IDENTITY, LOG_STANDARDISE
+from survfuse.slide.settings import SlideSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -184,16 +185,12 @@ def _train(options: argparse.Namespace) -> None:
     stage("written", str(options.out))
 
 
-def _slide_settings(options: argparse.Namespace, min_coverage: float) -> "SlideSettings":  # noqa: F821
-    from survfuse.bundle import PLAUSIBLE_MPP, SlideSettings
+def _slide_settings(options: argparse.Namespace, min_coverage: float) -> SlideSettings:
     from survfuse.slide.encoders import find_spec
 
     spec = find_spec(options.encoder)
     assumed = options.assume_mpp
-    if assumed is not None and not PLAUSIBLE_MPP[0] <= assumed <= PLAUSIBLE_MPP[1]:
-        raise InputError(
-            f"--assume-mpp: expected {PLAUSIBLE_MPP[0]} to {PLAUSIBLE_MPP[1]} µm per pixel, found {assumed}"
-        )
-    if not 0.05 <= options.mpp <= 20.0 or not 0.0 < min_coverage <= 1.0:
-        raise InputError("expected a tile resolution of 0.05 to 20 µm per pixel and a coverage above 0, at most 1")
-    return SlideSettings(spec.name, spec.dimension, spec.input_px, options.mpp, min_coverage, assumed)
+    settings = SlideSettings(spec.name, spec.dimension, spec.input_px, options.mpp, min_coverage, assumed)
+    if problem := settings.problem():
+        raise InputError(problem)
+    return settings

@@ -6,7 +6,8 @@ but warnings and errors may go there.
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,19 +25,29 @@ def warn(message: str) -> None:
     print(f"survfuse: warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable[T], total: int, name: str) -> Iterator[T]:
-    """Pass ``items`` through, showing a bar on a terminal and a plain line every ten seconds elsewhere."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+def progress(items: Iterable[T], total: int, name: str, amount: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
+    """Pass ``items`` through, showing a bar on a terminal and a plain line every ten seconds elsewhere.
 
-        yield from tqdm(items, total=total, desc=name, leave=False)
-        return
-    last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() - last >= _LINE_EVERY and done < total:
-            last = time.monotonic()
-            stage(name, f"{done} of {total}")
+    An item counts ``amount`` towards ``total``, once what is done with it is done.
+    """
+    done, last = 0, time.monotonic()
+    with _bar(total, name) as bar:
+        for item in items:
+            yield item
+            done += amount(item)
+            if bar is not None:
+                bar.update(amount(item))
+            elif time.monotonic() - last >= _LINE_EVERY and done < total:
+                last = time.monotonic()
+                stage(name, f"{done:,} of {total:,}")
+
+
+def _bar(total: int, name: str) -> "AbstractContextManager[tqdm | None]":  # noqa: F821  (imported where used)
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=name, leave=False, mininterval=0.1)
 
 
 def count(number: int, noun: str) -> str:

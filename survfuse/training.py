@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor
 
-from survfuse.bundle import DEMONSTRATION, RESEARCH, Manifest, MemberEntry, SlideSettings, save
+from survfuse.bundle import DEMONSTRATION, RESEARCH, Manifest, MemberEntry, save
 from survfuse.calibration import CONTINUOUS, Calibration
 from survfuse.clinical import Vocabulary, fit_vocabulary
 from survfuse.cohort import Cohort
@@ -27,6 +27,7 @@ from survfuse.log import count, stage
 from survfuse.metrics import concordance
 from survfuse.rna import LOG_STANDARDISE, Expression
 from survfuse.slide.encoders import embedded_digest, load_encoder
+from survfuse.slide.settings import SlideSettings
 
 NOTICES = {
     DEMONSTRATION: "Trained on simulated patients: the months it predicts mean nothing clinically.",

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,13 +13,9 @@ from survfuse.log import count, stage, warn
 from survfuse.slide.encoders import embedded_digest, find_spec, load_encoder
 from survfuse.slide.features import tile_features
 from survfuse.slide.pixels import Slide
+from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
-
-if TYPE_CHECKING:
-    import torch
-
-    from survfuse.bundle import SlideSettings
 
 
 @dataclass(frozen=True)
@@ -35,9 +31,9 @@ class Extracted:
 def extract(
     path: Path,
     mask: Path | None,
-    settings: "SlideSettings",
+    settings: SlideSettings,
     weights: Path | None,
-    device: "torch.device",
+    device: torch.device,
     error: type[SurvfuseError],
 ) -> Extracted:
     """Tile features of the slide at ``path`` by ``settings``.

@@ -25,7 +25,7 @@ def tile_features(slide: Slide, grid: Grid, origins: NDArray[np.int64], encoder:
     batches = read_ahead(slide, grid, origins, encoder.spec.input_px, encoder.batch)
     with encoder.autocast():
         done = 0
-        for tiles in progress(batches, -(-len(origins) // encoder.batch), "encoding"):
+        for tiles in progress(batches, len(origins), "encoding", len):
             features[done : done + len(tiles)] = encoder(tiles)
             done += len(tiles)
     return features

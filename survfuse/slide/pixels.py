@@ -9,9 +9,9 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from survfuse.bundle import PLAUSIBLE_MPP
 from survfuse.errors import InputError
 from survfuse.log import warn
+from survfuse.slide.settings import PLAUSIBLE_MPP
 
 _UNITS = {"centimeter": 10_000.0, "inch": 25_400.0}  # µm
 # A level may be this much coarser than asked and still count as fine enough: pyramids round their sizes.

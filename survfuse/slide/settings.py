@@ -1,0 +1,42 @@
+"""How a slide becomes tile features: the part of a bundle that the slide's stations read."""
+
+import math
+from dataclasses import dataclass
+
+# Outside this range a slide's resolution is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
+PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
+
+
+@dataclass(frozen=True)
+class SlideSettings:
+    """How a slide becomes tile features, and must have become them in training."""
+
+    encoder: str  # name in survfuse.slide.encoders.ENCODERS
+    dimension: int  # D of a tile's features
+    tile_px: int = 224
+    mpp: float = 1.0  # µm per pixel of a tile
+    min_coverage: float = 0.5  # share of a tile that the mask must cover
+    assumed_mpp: float | None = None  # µm per pixel at level 0 for a slide that states none
+    weights: str | None = None  # file in the bundle; None: the encoder's embedded weights, if it has any
+    embedded_sha256: str | None = None  # of those
+
+    def problem(self) -> str | None:
+        """What is out of range, in words, or None where everything is sound."""
+        texts = (self.encoder, self.weights or "", self.embedded_sha256 or "")
+        if not all(isinstance(text, str) for text in texts):
+            return "expected text as encoder, weights and embedded_sha256"
+        if not all(type(whole) is int and whole > 0 for whole in (self.dimension, self.tile_px)):
+            return "expected a whole dimension and tile_px above 0"
+        if not _within(self.mpp, 0.05, 20.0):
+            return f"expected a tile resolution of 0.05 to 20 µm per pixel, found {self.mpp}"
+        if not _within(self.min_coverage, 1e-6, 1.0):
+            return f"expected a least coverage above 0 and at most 1, found {self.min_coverage}"
+        if self.assumed_mpp is not None and not _within(self.assumed_mpp, *PLAUSIBLE_MPP):
+            low, high = PLAUSIBLE_MPP
+            return f"expected an assumed resolution of {low} to {high} µm per pixel, found {self.assumed_mpp}"
+        return None
+
+
+def _within(value: object, low: float, high: float) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return number and low <= value <= high
