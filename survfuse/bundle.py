@@ -10,7 +10,6 @@
 Nothing is unpickled. Every file is checked against the manifest before any of it is used.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ import survfuse
 from survfuse.calibration import Calibration
 from survfuse.clinical import Vocabulary
 from survfuse.errors import BundleError
-from survfuse.files import read_object, sha256, write_json
+from survfuse.files import is_number, read_object, sha256, write_json
 from survfuse.log import listing
 from survfuse.rna import Expression
 from survfuse.slide.settings import SlideSettings
@@ -180,7 +179,7 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
         raise BundleError(f"{MANIFEST}: expected members, a provenance object and a notice")
     for entry in members:
         numbers = (entry.weight, entry.location, entry.scale)
-        if not all(_is_number(number) and abs(number) <= 1e12 for number in numbers):
+        if not all(is_number(number) and abs(number) <= 1e12 for number in numbers):
             raise BundleError(f"{entry.file}: expected weight, location and scale within 1e12")
         if entry.weight < 1e-12 or entry.scale < 1e-12:
             raise BundleError(f"{entry.file}: expected a weight and a scale of at least 1e-12")
@@ -243,7 +242,3 @@ def _check_sizes(bundle: Bundle) -> None:
             raise BundleError(
                 f"{entry.file}: takes tile, gene and clinical lengths {found}, the bundle gives {lengths}"
             )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

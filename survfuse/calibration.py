@@ -71,7 +71,7 @@ class Calibration:
             keys = ("times", "survival", "reference_risks")
             times, survival, risks = (np.asarray(value[key], dtype=np.float64) for key in keys)
             mode = value["mode"]
-        except (KeyError, TypeError, ValueError) as cause:
+        except (KeyError, TypeError, ValueError, OverflowError) as cause:
             raise BundleError(f"calibration.json: not a calibration table ({cause!r})") from cause
         if mode not in (RANK, CONTINUOUS):
             raise BundleError(f"calibration.json: unknown mode {mode!r}")
@@ -139,7 +139,7 @@ def interpolated_time(level: Floats, falling: Floats, times: Floats, survival: F
 
     Within the time between two events a hundredth goes by ``falling`` (1 to 0 with increasing risk) instead.
     Below the curve's last value months spread evenly over the interval from the last event to the last
-    follow-up. Where nobody was followed beyond the last event, the last thousandth before it serves.
+    follow-up. Where that is less than a thousandth of the follow-up, its last thousandth serves.
     """
     knots, values = _event_knots(times, survival)
     follow_up = times[-1]

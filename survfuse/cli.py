@@ -163,13 +163,11 @@ def _train(options: argparse.Namespace) -> None:
             f"features of length {found}, but {settings.encoder} gives {settings.dimension}; see --encoder"
         )
     stage("cohort", f"{count(len(cohort.ids), 'patient')}, {count(int(cohort.events.sum()), 'event')}")
-    sizes = Sizes(
-        bag=options.bag,
-        attention=options.attention,
-        rna=tuple(options.rna),
-        rank=options.rank,
-        pairs=tuple(options.pairs),
-    )
+    try:
+        widths = {name: getattr(options, name) for name in ("bag", "attention", "rank")}
+        sizes = Sizes(**widths, rna=tuple(options.rna), pairs=tuple(options.pairs))
+    except ValueError as cause:
+        raise InputError(str(cause)) from cause
     protocol = Protocol(
         folds=options.folds,
         seeds=options.seeds,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survfuse.errors import BundleError, InputError
-from survfuse.files import json_type
+from survfuse.files import is_number, json_type
 from survfuse.log import listing
 
 # Outcomes stand beside the variables in CHIMERA's training files; they never reach a model.
@@ -79,7 +79,7 @@ class Vocabulary:
             )
             columns = vocabulary.columns
             unsound = vocabulary.inactive - set(columns)
-        except (KeyError, TypeError, ValueError) as cause:
+        except (KeyError, TypeError, ValueError, OverflowError) as cause:
             raise BundleError(f"clinical.json: not a clinical vocabulary ({cause!r})") from cause
         words = [*vocabulary.missing_codes, *vocabulary.outcomes, *(entry.name for entry in vocabulary.numeric)]
         words += [word for entry in vocabulary.categorical for word in (entry.name, *entry.categories)]
@@ -90,8 +90,8 @@ class Vocabulary:
         for entry in vocabulary.numeric:
             bounds = [bound for bound in (entry.low, entry.high) if bound is not None]
             numbers = [entry.mean, entry.scale, *bounds]
-            if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers) or entry.scale < 0:
-                raise BundleError(f"clinical.json: expected finite statistics of {entry.name}, its scale not negative")
+            if not all(map(is_number, numbers)) or bounds != sorted(bounds) or 0.0 != entry.scale < 1e-8:
+                raise BundleError(f"clinical.json: expected finite, ordered statistics of {entry.name}")
         return vocabulary
 
     def to_json(self) -> dict[str, Any]:
@@ -207,8 +207,10 @@ def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | 
         raise InputError(f"clinical variable {variable.name}: expected a number, found {json_type(value)}")
     try:
         number = float(value)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise InputError(f"clinical variable {variable.name}: expected a number, found other text") from None
+    except OverflowError:
+        number = math.inf
     low = -math.inf if variable.low is None else variable.low
     high = math.inf if variable.high is None else variable.high
     if not math.isfinite(number) or not low <= number <= high:

@@ -72,10 +72,11 @@ def _read_h5(path: Path) -> Features:
     try:
         with h5py.File(path, "r") as file:
             dataset = file.get("features")
-            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
+            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
                 raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
             attributes = {**file.attrs, **dataset.attrs}
-            values = _two_dimensional(path, torch.from_numpy(np.asarray(dataset[()], dtype=np.float32)))
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+                values = _two_dimensional(path, torch.from_numpy(np.asarray(dataset[()], dtype=np.float32)))
             coords = file.get("coords")
             coordinates = np.asarray(coords[()]) if isinstance(coords, h5py.Dataset) else None
     except (OSError, RuntimeError, KeyError, ValueError) as cause:
@@ -83,6 +84,8 @@ def _read_h5(path: Path) -> Features:
     if coordinates is not None and coordinates.shape[-2:] != (len(values), 2):
         raise InputError(f"{path.name}: {len(values)} tiles, but coords of shape {coordinates.shape}")
     encoder = attributes.get("encoder")
+    if isinstance(encoder, np.ndarray) and encoder.size == 1:
+        encoder = encoder.item()
     if isinstance(encoder, bytes):  # HDF5 has strings of fixed and of variable length
         encoder = encoder.decode("utf-8", errors="replace")
     return Features(values, str(encoder) if encoder is not None else None, coordinates)
@@ -102,7 +105,7 @@ def read_tensor(path: Path, error: type[SurvfuseError]) -> "Tensor":
     value = load_torch(path, error)
     if not isinstance(value, torch.Tensor):
         raise error(f"{path.name}: expected a tensor, found {type(value).__name__}")
-    if value.layout != torch.strided or value.is_quantized:
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
         raise error(f"{path.name}: expected a dense tensor, found {value.layout}, {value.dtype}")
     return value
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -57,6 +58,16 @@ def json_type(value: Any) -> str:
     """The JSON name of a parsed value's type."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a parsed JSON value is a number that a float can hold, neither NaN nor infinite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def sha256(path: Path) -> str:

@@ -33,22 +33,14 @@ class Sizes:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Sizes":
         """Read the ``sizes`` of a manifest's member; raises KeyError, TypeError or ValueError where they are none."""
-        sizes = cls(**{**value, "rna": tuple(value["rna"]), "pairs": tuple(value["pairs"])})
-        whole = (
-            sizes.tile,
-            sizes.bag,
-            sizes.attention,
-            sizes.genes,
-            *sizes.rna,
-            sizes.clinical,
-            sizes.rank,
-            *sizes.pairs,
-        )
-        if not all(type(width) is int and width > 0 for width in whole) or len(sizes.pairs) != 3 or not sizes.rna:
-            raise ValueError(f"expected positive whole widths and three pairs, found {value}")
-        if not 0.0 <= sizes.dropout < 1.0:
-            raise ValueError(f"expected a dropout in [0, 1), found {sizes.dropout}")
-        return sizes
+        return cls(**{**value, "rna": tuple(value["rna"]), "pairs": tuple(value["pairs"])})
+
+    def __post_init__(self) -> None:
+        widths = (self.tile, self.bag, self.attention, self.genes, *self.rna, self.clinical, self.rank, *self.pairs)
+        if not all(type(width) is int and 0 < width <= 10**6 for width in widths):
+            raise ValueError(f"expected whole widths above 0, at most a million, found {widths}")
+        if len(self.pairs) != 3 or not self.rna or not 0.0 <= self.dropout < 1.0:
+            raise ValueError("expected three pairs, a layer of RNA or more, and a dropout of at least 0 and below 1")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"rna": list(self.rna), "pairs": list(self.pairs)}

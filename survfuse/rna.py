@@ -89,7 +89,7 @@ class Expression:
             )
             most_missing = float(value["most_missing"])
             transform = value["transform"]
-        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as cause:
             raise BundleError(f"genes.json: not an expression transform ({cause!r})") from cause
         if not all(isinstance(gene, str) for gene in genes) or len(set(genes)) != len(genes) or not genes:
             raise BundleError("genes.json: expected distinct gene symbols")
@@ -98,6 +98,9 @@ class Expression:
         for name, numbers in (("mean", mean), ("scale", scale), ("profile", span.profile if span else mean)):
             if numbers.shape != (len(genes),) or not np.isfinite(numbers).all() or (numbers < 0.0).any():
                 raise BundleError(f"genes.json: expected {len(genes)} finite numbers as {name}, none negative")
+        for bounds in (span.shift, span.slope) if span else ():
+            if len(bounds) != 2 or not np.isfinite(bounds).all() or bounds[0] > bounds[1]:
+                raise BundleError("genes.json: expected a lowest and a highest shift and slope of the cohort")
         if not 0.0 <= most_missing <= 1.0:
             raise BundleError("genes.json: expected a share as most_missing")
         return cls(genes, transform, mean, scale, span, most_missing)

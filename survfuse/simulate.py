@@ -79,7 +79,7 @@ def simulate(
     tiles a bag. With ``tissue``, bags are drawn from the embedded encoder's features of that slide; otherwise
     they are random vectors of length 1,024. The truth is written to simulation.json.
     """
-    if root.exists() and any(root.iterdir()):
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root}: not empty; a cohort is written to a folder of its own")
     if number < 1 or tiles < 1 or seed < 0 or (genes is not None and genes < PROGRAMMES):
         raise InputError(f"expected at least 1 patient, 1 tile and {PROGRAMMES} genes, and a seed of at least 0")

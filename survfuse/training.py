@@ -54,6 +54,8 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.folds < 2 or min(self.seeds, self.epochs, self.patience) < 1 or not 0.0 < self.inner < 1.0:
             raise InputError("expected at least 2 folds, 1 seed, 1 epoch and 1 epoch of patience")
+        if not 0 <= self.seed < 2**32:
+            raise InputError("expected a seed of at least 0 and below 2^32")
         if self.learning_rate <= 0.0 or self.weight_decay < 0.0:
             raise InputError("expected a learning rate above 0 and a weight decay of at least 0")
 
@@ -63,7 +65,8 @@ class FoldTransform:
     """Inputs standardised by the whole cohort → standardised by one fold's training patients alone.
 
     Both maps are affine, so they can be absorbed into the first layers they feed: the frozen member then takes
-    the bundle's inputs and equals the member that was trained on its fold's.
+    the bundle's inputs and equals the member that was trained on its fold's. One thing differs: a gene that a patient
+    lacks was at the fold's mean in training, and is at the cohort's in the bundle.
     """
 
     rna_factor: NDArray[np.float64]  # [G]
@@ -75,8 +78,8 @@ class FoldTransform:
     def fit(cls, rna: NDArray[np.float64], clinical: NDArray[np.float64], vocabulary: Vocabulary) -> "FoldTransform":
         """From the training patients' vectors: rna [n, G], NaN where absent, and clinical [n, C].
 
-        Columns in which fewer than two patients, or one in fifty, differ from the others get no weight: a scale
-        learnt from so few would blow up whoever differs next.
+        Genes and numbers in which fewer than two patients, or one in fifty, differ from the others get no weight: a
+        scale learnt from so few would blow up whoever differs next. So do categories that are constant.
         """
         known = ~np.isnan(rna)
         number = np.maximum(known.sum(axis=0), 1)
@@ -253,6 +256,13 @@ def _folds(cohort: Cohort, protocol: Protocol) -> Iterator[tuple[int, NDArray[np
         )
     splitter = StratifiedKFold(protocol.folds, shuffle=True, random_state=protocol.seed)
     for fold, (training, held_out) in enumerate(splitter.split(np.zeros(len(cohort.ids)), cohort.events)):
+        happened, free = int(cohort.events[training].sum()), int((~cohort.events[training]).sum())
+        # A stratified part of the smaller group: one at least must fall on either side of the inner split.
+        if min(happened, free) * min(protocol.inner, 1.0 - protocol.inner) < 1.0:
+            raise InputError(
+                f"fold {fold + 1} trains on {count(happened, 'event')} and {count(free, 'patient')} without: too few "
+                f"for an inner part of {protocol.inner:.0%}; expected at least {1.0 / protocol.inner:.0f} of each"
+            )
         for _ in range(protocol.seeds):
             yield fold, training, held_out
 

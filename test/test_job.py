@@ -211,6 +211,11 @@ INPUT_FAULTS = {
     ),
     "no tiles": (lambda case: give_features(case, BAG[:0]), "holds no tiles"),
     "features a list": (lambda case: give_features(case, [1, 2]), "expected a tensor, found list"),
+    "HDF5 empty": (lambda case: give_features(case, h5py.Empty("f4"), ".h5"), "dataset 'features'"),
+    "HDF5 beyond float32": (
+        lambda case: give_features(case, np.full((3, 1280), 1e300), ".h5"),
+        "tile 0 are NaN or infinite",
+    ),
     "features sparse": (lambda case: give_features(case, BAG.to_sparse()), "expected a dense tensor"),
     "features whole numbers": (lambda case: give_features(case, BAG.long()), "floating-point"),
     "features four-dimensional": (lambda case: give_features(case, BAG[None, None]), r"[N, D]"),

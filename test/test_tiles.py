@@ -215,6 +215,12 @@ def test_a_torn_mask_is_refused_in_one_line(tmp_path, slide, grid, kept, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_mask_stored_the_other_way_round_is_refused_not_inverted(tmp_path, slide, grid, mask):
+    _write_tiff(tmp_path / "white.tif", mask, photometric="miniswhite")
+    with pytest.raises(InputError, match="MINISWHITE"):
+        mask_coverage(tmp_path / "white.tif", slide, grid)
+
+
 def test_no_tile_with_enough_tissue_is_an_error(tmp_path, slide, grid):
     dots = np.zeros((300, 225), dtype=np.uint8)
     dots[::50, ::50] = 1

@@ -350,6 +350,9 @@ def test_options_that_cannot_be_met_are_refused_before_training(cohort, tmp_path
         ["--folds=1"],
         ["--learning-rate=0"],
         ["--mpp=100"],
+        ["--bag=0", "--rank=2"],
+        ["--rank=-1"],
+        ["--seed=-1"],
         [f"--weights={tmp_path / 'bad.bin'}"],
     ):
         assert survfuse(["train", str(cohort), "--out", str(tmp_path / "none"), *TINY, *options]) == 2
@@ -394,3 +397,15 @@ def test_each_member_is_standardised_by_its_folds_training_patients(cohort, tmp_
         others = np.setdiff1d(np.arange(60), _held_out(patients.events)[number // 2])
         assert np.array_equal(given, rna[others]) and len(variables) == len(others)
     assert len(fitted) == 4
+
+
+def test_a_cohort_too_small_for_its_inner_parts_is_refused(cohort, tmp_path, capsys):
+    """With every outcome but four censored, no fold has an event to spare for deciding when to stop."""
+    few = tmp_path / "few"
+    shutil.copytree(cohort, few)
+    patients = read_cohort(cohort)
+    happened = [name for name, event in zip(patients.ids, patients.events, strict=True) if event]
+    for name in happened[4:]:
+        edit_json(few / "data" / name / f"{name}_CD.json", progression=0)
+    assert survfuse(["train", str(few), "--out", str(tmp_path / "none"), *TINY]) == 2
+    assert "fold 1 trains on 2 events and 28 patients without" in capsys.readouterr().err

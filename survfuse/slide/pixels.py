@@ -89,8 +89,8 @@ def resolution(name: str, properties: Mapping[str, str], assumed: float | None) 
         raise InputError(
             f"{name}: no usable resolution (found {found}; expected {low} to {high} µm per pixel) and none is assumed"
         )
-    warn(f"{name}: no usable resolution (found {found}); {assumed:g} µm per pixel is assumed, as the bundle states")
-    return (assumed, assumed), "the bundle's assumption"
+    warn(f"{name}: no usable resolution (found {found}); {assumed:g} µm per pixel is assumed, as stated")
+    return (assumed, assumed), "the stated assumption"
 
 
 def _on_white(region: Image.Image) -> Image.Image:

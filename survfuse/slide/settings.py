@@ -1,7 +1,8 @@
 """How a slide becomes tile features: the part of a bundle that the slide's stations read."""
 
-import math
 from dataclasses import dataclass
+
+from survfuse.files import is_number
 
 # Outside this range a slide's resolution is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
 PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
@@ -38,5 +39,4 @@ class SlideSettings:
 
 
 def _within(value: object, low: float, high: float) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return number and low <= value <= high
+    return is_number(value) and low <= value <= high

@@ -151,6 +151,10 @@ def _coarsest_page(file: "tifffile.TiffFile", slide: Slide, grid: Grid) -> tuple
 def _page_blocks(page: "tifffile.TiffPage") -> Iterator[Block]:  # noqa: F821
     """The page's tiles or strips as they are decoded; non-zero in any colour sample is tissue, alpha is not."""
     colours = max(1, page.samplesperpixel - len(page.extrasamples))
+    # Grey from black, RGB, and RGB as JPEG keeps it. Grey from white shows a stored zero as white, and a palette
+    # looks colours up: what is zero in such a mask is not plain to say.
+    if page.photometric not in (1, 2, 6):
+        raise InputError(f"mask stored as {page.photometric.name}: expected grey from black, or RGB")
     planes = page.planarconfig == 2 and page.samplesperpixel > 1
     if planes:  # every sample in a plane of its own: the blocks of one place are far apart in the file
         yield from _bands((page.asarray()[:colours] != 0).any(axis=0))
