@@ -6,7 +6,7 @@ those of patients unseen in every way.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def train(
     rna = expression.transformed(cohort.expression).astype(np.float64)
     rna[np.isnan(cohort.expression)] = np.nan
     clinical = np.stack([vocabulary.encode(patient).values for patient in cohort.clinical]).astype(np.float64)
-    sizes = Sizes(**asdict(sizes) | {"tile": settings.dimension, "genes": rna.shape[1], "clinical": clinical.shape[1]})
+    sizes = replace(sizes, tile=settings.dimension, genes=rna.shape[1], clinical=clinical.shape[1])
     bags = Bags.of(cohort.bags)
 
     entries, states = [], {}
@@ -314,9 +314,9 @@ def _provenance(cohort: Cohort, protocol: Protocol, overall: float) -> dict[str,
 def _with_weights(settings: SlideSettings, root: Path, weights: Path | None) -> SlideSettings:
     """Place the encoder's weights in the bundle as safetensors, under timm's names; or name the embedded ones."""
     if weights is None:
-        return SlideSettings(**asdict(settings) | {"embedded_sha256": embedded_digest(settings.encoder)})
+        return replace(settings, embedded_sha256=embedded_digest(settings.encoder))
     encoder = load_encoder(settings.encoder, weights, torch.device("cpu"))
     file = "encoder/weights.safetensors"
     (root / file).parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in encoder.network.state_dict().items()}, root / file)
-    return SlideSettings(**asdict(settings) | {"weights": file})
+    return replace(settings, weights=file)
