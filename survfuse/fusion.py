@@ -1,58 +1,95 @@
 """The networks, readable top to bottom.
 
-BilinearFusion is the network of "Attention-Based Multimodal Survival Prediction with Cross-Modal Bilinear
-Fusion" (arXiv 2605.13897): gated-attention multiple-instance learning over the slide's tiles (Ilse et al. 2018),
-a small perceptron over expression, the clinical vector as it is, and one low-rank bilinear term for each pair of
-modalities (Liu et al. 2018). The risk is a log relative hazard: larger is worse.
+Three encoders turn the modalities into vectors: gated-attention multiple-instance learning over the slide's tiles
+(M), a small perceptron over expression (r), and the clinical vector as it is (c). The families differ in how they
+fuse them into a risk, a log relative hazard: larger is worse.
+
+    bilinear            w · [B(M, r), B(M, c), B(r, c)] + b, the network of "Attention-Based Multimodal Survival
+                        Prediction with Cross-Modal Bilinear Fusion" (arXiv 2605.13897)
+    bilinear-residual   … with ReLU(W [M, r, c]) beside the pairs (same paper)
+    slide+rna, …        … with that one pair alone (same paper)
+    concat              w · [M, r, c] + b (same paper)
+    tensor              outer product of [M; 1], [r; 1], [c; 1], then a perceptron (Zadeh et al. 2017)
+    low-rank-tensor     that product against a weight of low rank, never formed (Liu et al. 2018)
+    hierarchical        pairs first, then the pairs' own bilinear fusion
+    slide, rna          one modality: w · M + b, w · r + b
+    clinical, cox-rna, cox-slide, cox    Cox's linear model of clinical variables, expression, tile clusters, all three
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import Any, NamedTuple
+from itertools import combinations, pairwise
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 MODALITIES = ("slide", "rna", "clinical")
+PAIRS = (("slide", "rna"), ("slide", "clinical"), ("rna", "clinical"))
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths of the network; the defaults are the paper's."""
+    """Widths of a network; the defaults are the paper's, and the sources' for the families it compares with."""
 
     tile: int = 1024  # tile features
     bag: int = 512
     attention: int = 256
     genes: int = 19_359
+    components: int = 0  # of expression that a fixed linear map passes on to the network; 0: no map
     rna: tuple[int, ...] = (2048, 512, 128)
     clinical: int = 27
+    standardised: bool = False  # whether a fixed linear map stands before the clinical vector
     rank: int = 64
     pairs: tuple[int, int, int] = (64, 32, 32)  # slide × rna, slide × clinical, rna × clinical
+    hidden: int = 128  # residual branch, and the perceptron over the full tensor
+    embedding: int = 32  # width to which M and r are brought before the full tensor
+    factors: int = 4  # rank of the low-rank tensor's weight
+    fused: int = 64  # width of what the low-rank tensor gives
+    clusters: int = 10  # of tiles, in Cox's linear model
     dropout: float = 0.25
+    stand_ins: bool = False  # whether a learned vector stands in for a missing modality
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Sizes":
+    def from_json(cls, value: Mapping[str, Any]) -> "Sizes":
         """Read the ``sizes`` of a manifest's member; raises KeyError, TypeError or ValueError where they are none."""
         return cls(**{**value, "rna": tuple(value["rna"]), "pairs": tuple(value["pairs"])})
 
     def __post_init__(self) -> None:
         widths = (self.tile, self.bag, self.attention, self.genes, *self.rna, self.clinical, self.rank, *self.pairs)
+        widths += (self.hidden, self.embedding, self.factors, self.fused, self.clusters)
         if not all(type(width) is int and 0 < width <= 10**6 for width in widths):
             raise ValueError(f"expected whole widths above 0, at most a million, found {widths}")
+        if type(self.components) is not int or not 0 <= self.components <= 10**5:
+            raise ValueError(f"expected whole components of at least 0, found {self.components}")
+        if type(self.standardised) is not bool or type(self.stand_ins) is not bool:
+            raise ValueError("expected true or false for standardised and stand_ins")
         if len(self.pairs) != 3 or not self.rna or not 0.0 <= self.dropout < 1.0:
             raise ValueError("expected three pairs, a layer of RNA or more, and a dropout of at least 0 and below 1")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"rna": list(self.rna), "pairs": list(self.pairs)}
 
+    def vector(self, modality: str) -> int:
+        """Width of a modality's vector: M, r or c."""
+        return {"slide": self.bag, "rna": self.rna[-1], "clinical": self.clinical}[modality]
+
 
 class Fused(NamedTuple):
     """What a network says of B cases: risk = terms.sum(-1) + bias, exactly as additive parts."""
 
     risk: Tensor  # [B]
-    terms: Tensor  # [B, pairs], in the order of the network's ``pairs``
+    terms: Tensor  # [B, terms], in the order of the network's ``terms``
     bias: Tensor  # []
-    attention: Tensor  # [B, N], each row sums to 1 over its case's tiles
+    attention: Tensor  # [B, N], each row sums to 1 over its case's tiles; [B, 0] without a slide
+
+
+Keep = Mapping[str, Tensor]  # what dropout leaves: one mask of ones and zeros for each name in ``dropout_shapes``
+
+
+def _drop(x: Tensor, keep: Keep | None, name: str, rate: float) -> Tensor:
+    """Dropout by a given mask, or none at all."""
+    return x if keep is None else x * keep[name] / (1.0 - rate)
 
 
 class GatedAttention(nn.Module):
@@ -63,17 +100,18 @@ class GatedAttention(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
+        self.rate = sizes.dropout
         self.project = nn.Linear(sizes.tile, sizes.bag)
         self.tanh_branch = nn.Linear(sizes.bag, sizes.attention)
         self.sigmoid_branch = nn.Linear(sizes.bag, sizes.attention)
         self.score = nn.Linear(sizes.attention, 1)
-        self.dropout = nn.Dropout(sizes.dropout)
 
-    def forward(self, tiles: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:
         """tiles [B, N, tile], present [B, N] or None for all → slide vector [B, bag], attention [B, N]."""
-        z = self.dropout(torch.relu(self.project(tiles)))
-        gate = self.dropout(torch.tanh(self.tanh_branch(z))) * self.dropout(torch.sigmoid(self.sigmoid_branch(z)))
-        scores = self.score(gate).squeeze(-1)
+        z = _drop(torch.relu(self.project(tiles)), keep, "bag", self.rate)
+        tanh = _drop(torch.tanh(self.tanh_branch(z)), keep, "tanh", self.rate)
+        sigmoid = _drop(torch.sigmoid(self.sigmoid_branch(z)), keep, "sigmoid", self.rate)
+        scores = self.score(tanh * sigmoid).squeeze(-1)
         if present is not None:
             scores = scores.masked_fill(~present, float("-inf"))
         attention = torch.softmax(scores, dim=-1)
@@ -85,15 +123,28 @@ class RnaEncoder(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        widths = (sizes.genes, *sizes.rna)
+        self.rate = sizes.dropout
+        widths = (sizes.components or sizes.genes, *sizes.rna)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        self.dropout = nn.Dropout(sizes.dropout)
 
-    def forward(self, rna: Tensor) -> Tensor:
-        """rna [B, genes] → [B, sizes.rna[-1]]."""
-        for layer in self.layers:
-            rna = self.dropout(torch.relu(layer(rna)))
+    def forward(self, rna: Tensor, keep: Keep | None) -> Tensor:
+        """rna [B, components or genes] → [B, sizes.rna[-1]]."""
+        for number, layer in enumerate(self.layers):
+            rna = _drop(torch.relu(layer(rna)), keep, f"rna.{number}", self.rate)
         return rna
+
+
+class FixedLinear(nn.Module):
+    """A linear map that training does not change: it was fitted before, from the training patients' inputs."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(outputs, inputs))
+        self.register_buffer("bias", torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., inputs] → [..., outputs]."""
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 class LowRankBilinear(nn.Module):
@@ -110,44 +161,366 @@ class LowRankBilinear(nn.Module):
         return self.out(self.first(u) * self.second(v))
 
 
-class BilinearFusion(nn.Module):
-    """The paper's bilinear model: risk = w · [B(M, r), B(M, c), B(r, c)] + b."""
+class Network(nn.Module):
+    """Encoders of ``modalities``, and a fusion of their vectors that a family defines.
 
-    pairs = ("slide × rna", "slide × clinical", "rna × clinical")
-    modalities = MODALITIES
+    A modality that a case lacks is None, or False in ``available``; where the network has stand-ins, its learned
+    stand-in takes the place of its vector.
+    """
+
+    family: ClassVar[str]
+    modalities: ClassVar[tuple[str, ...]] = MODALITIES
+    terms: ClassVar[tuple[str, ...]]
+    linear: ClassVar[bool] = False  # Cox's linear model, fitted as such
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.bag = GatedAttention(sizes)
-        self.rna = RnaEncoder(sizes)
-        self.slide_rna = LowRankBilinear(sizes.bag, sizes.rna[-1], sizes.rank, sizes.pairs[0])
-        self.slide_clinical = LowRankBilinear(sizes.bag, sizes.clinical, sizes.rank, sizes.pairs[1])
-        self.rna_clinical = LowRankBilinear(sizes.rna[-1], sizes.clinical, sizes.rank, sizes.pairs[2])
-        self.risk = nn.Linear(sum(sizes.pairs), 1)
-        self.reset()
+        if "rna" in self.modalities and sizes.components:
+            self.expression = FixedLinear(sizes.genes, sizes.components)
+        if "clinical" in self.modalities and sizes.standardised:
+            self.variables = FixedLinear(sizes.clinical, sizes.clinical)
+        self._build(sizes)
+        self._reset()
 
-    def reset(self) -> None:
+    def _build(self, sizes: Sizes) -> None:
+        """Encoders, stand-ins and the fusion's layers."""
+        if "slide" in self.modalities:
+            self.bag = GatedAttention(sizes)
+        if "rna" in self.modalities:
+            self.rna = RnaEncoder(sizes)
+        if sizes.stand_ins:
+            self.stand_ins = nn.ParameterDict(
+                {modality: nn.Parameter(torch.zeros(sizes.vector(modality))) for modality in self.modalities}
+            )
+        self._build_fusion(sizes)
+
+    def _reset(self) -> None:
         """Xavier-normal weights and zero biases, as the paper starts from."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tiles: Tensor, rna: Tensor, clinical: Tensor, present: Tensor | None = None) -> Fused:
-        """tiles [B, N, tile], rna [B, genes], clinical [B, clinical]; present [B, N] marks padded bags' tiles."""
-        slide, attention = self.bag(tiles, present)
-        r = self.rna(rna)
-        fused = (self.slide_rna(slide, r), self.slide_clinical(slide, clinical), self.rna_clinical(r, clinical))
-        weights = self.risk.weight[0].split(self.sizes.pairs)
-        terms = torch.stack([pair @ weight for pair, weight in zip(fused, weights, strict=True)], dim=-1)
-        bias = self.risk.bias[0]
+    def dropout_shapes(self, tiles: int) -> dict[str, tuple[int, ...]]:
+        """Shape of each dropout mask of one case with ``tiles`` tiles."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        if "slide" in self.modalities:
+            bag, attention = self.sizes.bag, self.sizes.attention
+            shapes |= {"bag": (tiles, bag), "tanh": (tiles, attention), "sigmoid": (tiles, attention)}
+        if "rna" in self.modalities:
+            shapes |= {f"rna.{number}": (width,) for number, width in enumerate(self.sizes.rna)}
+        return shapes
+
+    def forward(
+        self,
+        tiles: Tensor | None,
+        rna: Tensor | None,
+        clinical: Tensor | None,
+        present: Tensor | None = None,
+        available: Tensor | None = None,
+        keep: Keep | None = None,
+    ) -> Fused:
+        """Score B cases.
+
+        tiles [B, N, tile], rna [B, genes], clinical [B, clinical]; present [B, N] marks padded bags' tiles,
+        available [B, 3] the modalities a case has, in the order of MODALITIES; keep holds dropout masks.
+        """
+        inputs = {"slide": tiles, "rna": rna, "clinical": clinical}
+        cases = len(next(value for name, value in inputs.items() if name in self.modalities and value is not None))
+        vectors, attention = {}, torch.zeros(cases, 0)
+        for modality in self.modalities:
+            if inputs[modality] is None:
+                vectors[modality] = self.stand_ins[modality].expand(cases, -1)
+                continue
+            if modality == "slide":
+                vector, attention = self.bag(tiles, present, keep)
+            elif modality == "rna":
+                vector = self.rna(self.expression(rna) if self.sizes.components else rna, keep)
+            else:
+                vector = self.variables(clinical) if self.sizes.standardised else clinical
+            if available is not None:
+                has = available[:, MODALITIES.index(modality), None]
+                vector = torch.where(has, vector, self.stand_ins[modality])
+            vectors[modality] = vector
+        terms, bias = self._fuse(vectors)
         return Fused(terms.sum(-1) + bias, terms, bias, attention)
 
+    def _build_fusion(self, sizes: Sizes) -> None:
+        raise NotImplementedError
 
-FAMILIES: dict[str, type[BilinearFusion]] = {"bilinear": BilinearFusion}
+    def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The modalities' vectors [B, width] → terms [B, terms], bias []."""
+        raise NotImplementedError
 
 
-def build(family: str, sizes: Sizes) -> BilinearFusion:
+def _read_out(parts: list[Tensor], layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """w · [parts] + b as one term for each part: [B, parts], []."""
+    weights = layer.weight[0].split([part.shape[-1] for part in parts])
+    terms = torch.stack([part @ weight for part, weight in zip(parts, weights, strict=True)], dim=-1)
+    return terms, layer.bias[0]
+
+
+class Concat(Network):
+    """risk = w · [M, r, c] + b."""
+
+    family = "concat"
+    terms = MODALITIES
+
+    def _build_fusion(self, sizes: Sizes) -> None:
+        self.risk = nn.Linear(sum(sizes.vector(modality) for modality in self.modalities), 1)
+
+    def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return _read_out(list(vectors.values()), self.risk)
+
+
+class SlideAlone(Concat):
+    family = "slide"
+    modalities = terms = ("slide",)
+
+
+class RnaAlone(Concat):
+    family = "rna"
+    modalities = terms = ("rna",)
+
+
+class BilinearFusion(Network):
+    """The paper's bilinear model: risk = w · [B(M, r), B(M, c), B(r, c)] + b, for the pairs of its modalities."""
+
+    family = "bilinear"
+    terms = ("slide × rna", "slide × clinical", "rna × clinical")
+
+    def _build_fusion(self, sizes: Sizes) -> None:
+        self.risk = nn.Linear(self._build_pairs(sizes), 1)
+
+    def _build_pairs(self, sizes: Sizes) -> int:
+        """The pairs' bilinear forms; returns the width of all of them together."""
+        self.pairs = list(combinations(self.modalities, 2))
+        widths = [sizes.pairs[PAIRS.index(pair)] for pair in self.pairs]
+        for (first, second), width in zip(self.pairs, widths, strict=True):
+            form = LowRankBilinear(sizes.vector(first), sizes.vector(second), sizes.rank, width)
+            self.add_module(f"{first}_{second}", form)
+        return sum(widths)
+
+    def _paired(self, vectors: Mapping[str, Tensor]) -> list[Tensor]:
+        return [getattr(self, f"{a}_{b}")(vectors[a], vectors[b]) for a, b in self.pairs]
+
+    def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return _read_out(self._paired(vectors), self.risk)
+
+
+class SlideRna(BilinearFusion):
+    family = "slide+rna"
+    modalities = ("slide", "rna")
+    terms = ("slide × rna",)
+
+
+class SlideClinical(BilinearFusion):
+    family = "slide+clinical"
+    modalities = ("slide", "clinical")
+    terms = ("slide × clinical",)
+
+
+class RnaClinical(BilinearFusion):
+    family = "rna+clinical"
+    modalities = ("rna", "clinical")
+    terms = ("rna × clinical",)
+
+
+class BilinearResidual(BilinearFusion):
+    """The bilinear model with ReLU(W [M, r, c]) beside its pairs."""
+
+    family = "bilinear-residual"
+    terms = (*BilinearFusion.terms, "residual")
+
+    def _build_fusion(self, sizes: Sizes) -> None:
+        width = self._build_pairs(sizes)
+        self.residual = nn.Linear(sum(sizes.vector(modality) for modality in MODALITIES), sizes.hidden)
+        self.risk = nn.Linear(width + sizes.hidden, 1)
+
+    def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        residual = torch.relu(self.residual(torch.cat(list(vectors.values()), dim=-1)))
+        return _read_out([*self._paired(vectors), residual], self.risk)
+
+
+class TensorFusion(Network):
+    """Full outer product with appended ones, then a perceptron (Zadeh et al. 2017, Tensor Fusion Network).
+
+    [m; 1] ⊗ [s; 1] ⊗ [c; 1] with m = ReLU(W M) and s = ReLU(W r); two hidden layers with ReLU; w · + b. The ones keep
+    each vector and each pair beside the product of all three.
+    """
+
+    family = "tensor"
+    terms = ("slide × rna × clinical",)
+
+    def _build_fusion(self, sizes: Sizes) -> None:
+        self.slide_embedding = nn.Linear(sizes.bag, sizes.embedding)
+        self.rna_embedding = nn.Linear(sizes.rna[-1], sizes.embedding)
+        entries = (sizes.embedding + 1) ** 2 * (sizes.clinical + 1)
+        self.hidden = nn.ModuleList([nn.Linear(entries, sizes.hidden), nn.Linear(sizes.hidden, sizes.hidden)])
+        self.risk = nn.Linear(sizes.hidden, 1)
+
+    def outer(self, vectors: Mapping[str, Tensor]) -> Tensor:
+        """[B, embedding + 1, embedding + 1, clinical + 1]."""
+        slide = _with_one(torch.relu(self.slide_embedding(vectors["slide"])))
+        rna = _with_one(torch.relu(self.rna_embedding(vectors["rna"])))
+        return torch.einsum("bi,bj,bk->bijk", slide, rna, _with_one(vectors["clinical"]))
+
+    def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        fused = self.outer(vectors).flatten(1)
+        for layer in self.hidden:
+            fused = torch.relu(layer(fused))
+        return _read_out([fused], self.risk)
+
+
+class LowRankTensor(Network):
+    """The outer product of [M; 1], [r; 1], [c; 1] against a weight of low rank (Liu et al. 2018).
+
+    h = Σ_i (U_i [M; 1]) ⊙ (V_i [r; 1]) ⊙ (W_i [c; 1]) + b over ``factors`` i, which equals the full product times
+    Σ_i U_i ⊗ V_i ⊗ W_i; risk = w · h + b.
+    """
+
+    family = "low-rank-tensor"
+    terms = ("slide × rna × clinical",)
+
+    def _build_fusion(self, sizes: Sizes) -> None:
+        # A bias in the factor is its weight of the appended one.
+        width = sizes.factors * sizes.fused
+        self.factors = nn.ModuleDict({name: nn.Linear(sizes.vector(name), width) for name in MODALITIES})
+        self.offset = nn.Parameter(torch.zeros(sizes.fused))
+        self.risk = nn.Linear(sizes.fused, 1)
+
+    def _reset(self) -> None:
+        super()._reset()
+        for factor in self.factors.values():
+            nn.init.ones_(factor.bias)  # so that a product starts near its single parts, and not near nothing
+
+    def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        product = torch.ones(())
+        for name, vector in vectors.items():
+            product = product * self.factors[name](vector)
+        fused = product.unflatten(-1, (self.sizes.factors, self.sizes.fused)).sum(-2) + self.offset
+        return _read_out([fused], self.risk)
+
+
+class Hierarchical(BilinearFusion):
+    """Pairs first, then the pairs' fusion: the three bilinear pairs are themselves fused two by two."""
+
+    family = "hierarchical"
+    terms = tuple(f"({a}) × ({b})" for a, b in combinations(BilinearFusion.terms, 2))
+
+    def _build_fusion(self, sizes: Sizes) -> None:
+        self._build_pairs(sizes)
+        self.upper = nn.ModuleList(
+            LowRankBilinear(first, second, sizes.rank, sizes.pairs[2]) for first, second in combinations(sizes.pairs, 2)
+        )
+        self.risk = nn.Linear(3 * sizes.pairs[2], 1)
+
+    def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        pairs = combinations(self._paired(vectors), 2)
+        return _read_out([form(u, v) for form, (u, v) in zip(self.upper, pairs, strict=True)], self.risk)
+
+
+class LinearCox(Network):
+    """Cox's linear model: risk = w_s · (shares of tile clusters) + w_r · (expression) + w_c · c.
+
+    Each term is centred on the training patients' mean, so a missing modality adds nothing.
+    """
+
+    family = "cox"
+    terms = MODALITIES
+    linear = True
+
+    def _build(self, sizes: Sizes) -> None:
+        widths = {"slide": sizes.clusters, "rna": sizes.components or sizes.genes, "clinical": sizes.clinical}
+        if "slide" in self.modalities:
+            self.register_buffer("centres", torch.zeros(sizes.clusters, sizes.tile))
+        self.weights = nn.ModuleDict({modality: nn.Linear(widths[modality], 1) for modality in self.modalities})
+
+    def dropout_shapes(self, tiles: int) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+        return {}
+
+    def forward(
+        self,
+        tiles: Tensor | None,
+        rna: Tensor | None,
+        clinical: Tensor | None,
+        present: Tensor | None = None,
+        available: Tensor | None = None,
+        keep: Keep | None = None,  # noqa: ARG002
+    ) -> Fused:
+        """As of every network; attention is even over the tiles."""
+        inputs = {"slide": tiles, "rna": rna, "clinical": clinical}
+        cases = len(next(value for name, value in inputs.items() if name in self.modalities and value is not None))
+        terms, attention = [], torch.zeros(cases, 0)
+        for modality in self.modalities:
+            value = inputs[modality]
+            if value is None:
+                terms.append(torch.zeros(cases))
+                continue
+            if modality == "slide":
+                value, attention = cluster_shares(value, present, self.centres)
+            elif modality == "rna" and self.sizes.components:
+                value = self.expression(value)
+            elif modality == "clinical" and self.sizes.standardised:
+                value = self.variables(value)
+            term = self.weights[modality](value).squeeze(-1)
+            if available is not None:
+                term = torch.where(available[:, MODALITIES.index(modality)], term, 0.0)
+            terms.append(term)
+        stacked = torch.stack(terms, dim=-1)
+        return Fused(stacked.sum(-1), stacked, torch.zeros(()), attention)
+
+
+def cluster_shares(tiles: Tensor, present: Tensor | None, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of each case's tiles [B, N, tile] nearest to each of ``centres`` [K, tile] → [B, K]; even attention [B, N]."""
+    distance = (centres**2).sum(-1) - 2.0 * tiles @ centres.mT  # but for |tile|², the same for every centre
+    nearest = distance.argmin(dim=-1, keepdim=True) == torch.arange(len(centres), device=centres.device)
+    has = torch.ones(tiles.shape[:-1], device=tiles.device) if present is None else present.float()
+    attention = has / has.sum(-1, keepdim=True)
+    return (nearest * attention.unsqueeze(-1)).sum(-2), attention
+
+
+class ClinicalCox(LinearCox):
+    family = "clinical"
+    modalities = terms = ("clinical",)
+
+
+class RnaCox(LinearCox):
+    family = "cox-rna"
+    modalities = terms = ("rna",)
+
+
+class SlideCox(LinearCox):
+    family = "cox-slide"
+    modalities = terms = ("slide",)
+
+
+def _with_one(x: Tensor) -> Tensor:
+    """[x; 1], x [B, width]."""
+    return nn.functional.pad(x, (0, 1), value=1.0)
+
+
+_NETWORKS: tuple[type[Network], ...] = (
+    BilinearFusion,
+    BilinearResidual,
+    Concat,
+    TensorFusion,
+    LowRankTensor,
+    Hierarchical,
+    SlideAlone,
+    RnaAlone,
+    ClinicalCox,
+    SlideRna,
+    SlideClinical,
+    RnaClinical,
+    RnaCox,
+    SlideCox,
+    LinearCox,
+)
+FAMILIES: dict[str, type[Network]] = {network.family: network for network in _NETWORKS}
+
+
+def build(family: str, sizes: Sizes) -> Network:
     """An untrained network of ``family``; raises KeyError for a family that is not in FAMILIES."""
     return FAMILIES[family](sizes)
