@@ -2,15 +2,17 @@
 
     manifest.json            schema version, purpose, provenance, slide settings, members, sha256 of every file
     members/*.safetensors    one network each
-    genes.json               expression transform          (survfuse.rna.Expression)
-    clinical.json            clinical vocabulary           (survfuse.clinical.Vocabulary)
     calibration.json         risk → months                 (survfuse.calibration.Calibration)
+    genes.json               expression transform          (survfuse.rna.Expression), where a member reads expression
+    clinical.json            clinical vocabulary           (survfuse.clinical.Vocabulary), where one reads variables
+    survival.json            risk → survival curve         (survfuse.curves.SurvivalCurve), where it is known
+    model-card.md            for people: cohort, protocol, held-out figures, intended use, limits
     encoder/weights.*        optionally the tile encoder's weights
 
 Nothing is unpickled. Every file is checked against the manifest before any of it is used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,15 +20,20 @@ from typing import Any
 import survfuse
 from survfuse.calibration import Calibration
 from survfuse.clinical import Vocabulary
+from survfuse.combinations import Combination, is_combination, ordered, parts
+from survfuse.curves import SurvivalCurve
 from survfuse.errors import BundleError
-from survfuse.files import is_number, read_object, sha256, write_json
+from survfuse.files import is_number, read_object, sha256, write_json, write_text
 from survfuse.log import listing
 from survfuse.rna import Expression
 from survfuse.slide.settings import SlideSettings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
-TABLES = ("genes.json", "clinical.json", "calibration.json")
+CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD = (
+    "calibration.json", "genes.json", "clinical.json", "survival.json", "model-card.md"
+)
+TABLES = (CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD)  # the first is always there
 DEMONSTRATION = "demonstration"
 RESEARCH = "research"
 # Files that may lie beside a bundle without being part of it.
@@ -34,16 +41,30 @@ BESIDE = ("README.md", ".gitkeep", ".gitignore")
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How a member counts under one combination: it adds weight · (risk − location) / scale to the ensemble's sum."""
+
+    weight: float
+    location: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What puts the members' sum, under one combination, on the scale of the reference risks: (sum − location) / scale."""
+
+    location: float
+    scale: float
+
+
+@dataclass(frozen=True)
 class MemberEntry:
-    """A member as the manifest states it."""
+    """A member as the manifest states it; ``standings`` by combination, "slide+rna+clinical" for one."""
 
     file: str
     family: str
     sizes: Mapping[str, Any]
-    modalities: tuple[str, ...]
-    weight: float
-    location: float
-    scale: float
+    standings: Mapping[str, Standing]
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,25 @@ class Manifest:
     notice: str  # what a user should know of these weights
     provenance: Mapping[str, Any]
     slide: SlideSettings
+    combinations: Mapping[str, Scale]  # of modalities, which the ensemble was trained to score
     members: tuple[MemberEntry, ...]
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a bundle holds beside its members."""
+
+    calibration: Calibration
+    expression: Expression | None
+    vocabulary: Vocabulary | None
+    curve: SurvivalCurve | None
+    card: str | None
+
+    def present(self) -> tuple[str, ...]:
+        """The files of those that are there."""
+        every = (self.calibration, self.expression, self.vocabulary, self.curve, self.card)
+        return tuple(name for name, table in zip(TABLES, every, strict=True) if table is not None)
 
 
 @dataclass(frozen=True)
@@ -61,9 +100,15 @@ class Bundle:
 
     root: Path
     manifest: Manifest
-    expression: Expression
-    vocabulary: Vocabulary
     calibration: Calibration
+    expression: Expression | None
+    vocabulary: Vocabulary | None
+    curve: SurvivalCurve | None
+
+    @property
+    def modalities(self) -> Combination:
+        """The modalities that the ensemble can make use of."""
+        return ordered(name for combination in self.manifest.combinations for name in parts(combination))
 
     @property
     def demonstration(self) -> bool:
@@ -89,12 +134,16 @@ def load(root: Path) -> Bundle:
         raise BundleError(f"schema version {found!r} is unknown; this release reads version {SCHEMA_VERSION}")
     manifest = _manifest(value)
     _verify(root, manifest, value.get("files"))
+    def table(name: str, read: Callable[[Mapping[str, Any]], Any]) -> Any:
+        return read(read_object(root / name, BundleError)) if name in manifest.tables else None
+
     bundle = Bundle(
         root,
         manifest,
-        Expression.from_json(read_object(root / "genes.json", BundleError)),
-        Vocabulary.from_json(read_object(root / "clinical.json", BundleError)),
-        Calibration.from_json(read_object(root / "calibration.json", BundleError)),
+        table(CALIBRATION, Calibration.from_json),
+        table(GENES, Expression.from_json),
+        table(CLINICAL, Vocabulary.from_json),
+        table(SURVIVAL, SurvivalCurve.from_json),
     )
     _check_sizes(bundle)
     return bundle
@@ -128,18 +177,11 @@ def load_members(bundle: Bundle) -> list["Member"]:  # noqa: F821  (torch is imp
         ]
         if broken:
             raise BundleError(f"{entry.file}: expected finite float32 weights, found otherwise in {listing(broken)}")
-        members.append(Member(entry.family, sizes, entry.weight, entry.location, entry.scale, state))
+        members.append(Member(entry.family, sizes, entry.standings, state))
     return members
 
 
-def save(
-    root: Path,
-    manifest: Manifest,
-    states: Mapping[str, Mapping[str, Any]],
-    expression: Expression,
-    vocabulary: Vocabulary,
-    calibration: Calibration,
-) -> None:
+def save(root: Path, manifest: Manifest, states: Mapping[str, Mapping[str, Any]], tables: Tables) -> None:
     """Write a bundle to ``root``, which must be empty or absent but for an encoder placed there already.
 
     ``states`` maps each member's file to its weights, name → tensor.
@@ -151,8 +193,16 @@ def save(
     (root / "members").mkdir(parents=True, exist_ok=True)
     for file, state in states.items():
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, root / file)
-    for name, table in zip(TABLES, (expression, vocabulary, calibration), strict=True):
-        write_json(root / name, table.to_json(), indent=None)
+    for name, table in (
+        (CALIBRATION, tables.calibration),
+        (GENES, tables.expression),
+        (CLINICAL, tables.vocabulary),
+        (SURVIVAL, tables.curve),
+    ):
+        if table is not None:
+            write_json(root / name, table.to_json(), indent=None)
+    if tables.card is not None:
+        write_text(root / CARD, tables.card)
     value = {
         "schema_version": SCHEMA_VERSION,
         "written_by": f"survfuse {survfuse.__version__}",
@@ -166,23 +216,29 @@ def save(
 def _manifest(value: Mapping[str, Any]) -> Manifest:
     try:
         members = tuple(
-            MemberEntry(**{**entry, "modalities": tuple(entry["modalities"])}) for entry in value["members"]
+            MemberEntry(
+                **{**entry, "standings": {name: Standing(**numbers) for name, numbers in entry["standings"].items()}}
+            )
+            for entry in value["members"]
         )
         manifest = Manifest(
-            value["purpose"], value["notice"], value["provenance"], SlideSettings(**value["slide"]), members
+            value["purpose"],
+            value["notice"],
+            value["provenance"],
+            SlideSettings(**value["slide"]),
+            {name: Scale(**numbers) for name, numbers in value["combinations"].items()},
+            members,
+            tuple(value["tables"]),
         )
-    except (KeyError, TypeError) as cause:
+    except (KeyError, TypeError, AttributeError) as cause:
         raise BundleError(f"{MANIFEST}: does not follow schema version {SCHEMA_VERSION} ({cause!r})") from cause
     if manifest.purpose not in (DEMONSTRATION, RESEARCH):
         raise BundleError(f"{MANIFEST}: unknown purpose {manifest.purpose!r}")
     if not members or not isinstance(manifest.provenance, Mapping) or not isinstance(manifest.notice, str):
         raise BundleError(f"{MANIFEST}: expected members, a provenance object and a notice")
-    for entry in members:
-        numbers = (entry.weight, entry.location, entry.scale)
-        if not all(is_number(number) and abs(number) <= 1e12 for number in numbers):
-            raise BundleError(f"{entry.file}: expected weight, location and scale within 1e12")
-        if entry.weight < 1e-12 or entry.scale < 1e-12:
-            raise BundleError(f"{entry.file}: expected a weight and a scale of at least 1e-12")
+    if CALIBRATION not in manifest.tables or not set(manifest.tables) <= set(TABLES):
+        raise BundleError(f"{MANIFEST}: expected {CALIBRATION} among tables, and none but {', '.join(TABLES)}")
+    _check_standings(manifest)
     if problem := manifest.slide.problem():
         raise BundleError(f"{MANIFEST}: slide settings: {problem}")
     for name in _file_names(manifest):
@@ -191,8 +247,32 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
+def _check_standings(manifest: Manifest) -> None:
+    """Combinations that are ones, each scored by a member, and numbers that can be divided by."""
+    for name, scale in manifest.combinations.items():
+        if not is_combination(name):
+            raise BundleError(f"{MANIFEST}: {name[:80]!r} is no combination of modalities")
+        _check_numbers(f"{MANIFEST}: {name}", scale.location, scale.scale)
+        if not any(name in entry.standings for entry in manifest.members):
+            raise BundleError(f"{MANIFEST}: no member scores {name}")
+    if not manifest.combinations:
+        raise BundleError(f"{MANIFEST}: expected a combination of modalities that the ensemble scores")
+    for entry in manifest.members:
+        if not entry.standings or not entry.standings.keys() <= manifest.combinations.keys():
+            raise BundleError(f"{entry.file}: expected standings, for combinations of the ensemble alone")
+        for standing in entry.standings.values():
+            _check_numbers(str(entry.file), standing.location, standing.weight, standing.scale)
+
+
+def _check_numbers(where: str, location: Any, *positive: Any) -> None:
+    if not all(is_number(number) and abs(number) <= 1e12 for number in (location, *positive)):
+        raise BundleError(f"{where}: expected weight, location and scale within 1e12")
+    if min(positive) < 1e-12:
+        raise BundleError(f"{where}: expected a weight and a scale of at least 1e-12")
+
+
 def _file_names(manifest: Manifest) -> list[str]:
-    files = [*TABLES, *(entry.file for entry in manifest.members)]
+    files = [*manifest.tables, *(entry.file for entry in manifest.members)]
     return files + ([manifest.slide.weights] if manifest.slide.weights else [])
 
 
@@ -227,18 +307,27 @@ def _check_sizes(bundle: Bundle) -> None:
     slide = bundle.manifest.slide
     if slide.encoder in ENCODERS and ENCODERS[slide.encoder].dimension != slide.dimension:
         raise BundleError(f"{slide.encoder} gives {ENCODERS[slide.encoder].dimension} features, not {slide.dimension}")
-    lengths = (bundle.manifest.slide.dimension, len(bundle.expression.genes), len(bundle.vocabulary.columns))
+    lengths = {"slide": slide.dimension}
+    if bundle.expression is not None:
+        lengths["rna"] = len(bundle.expression.genes)
+    if bundle.vocabulary is not None:
+        lengths["clinical"] = len(bundle.vocabulary.columns)
     for entry in bundle.manifest.members:
         if not isinstance(entry.family, str) or entry.family not in FAMILIES:
             raise BundleError(f"{entry.file}: unknown network family {entry.family!r}")
+        network = FAMILIES[entry.family]
         try:
             sizes = Sizes.from_json(dict(entry.sizes))
         except (KeyError, TypeError, ValueError) as cause:
             raise BundleError(f"{entry.file}: unusable sizes ({cause})") from cause
-        if entry.modalities != FAMILIES[entry.family].modalities:
-            raise BundleError(f"{entry.file}: a {entry.family} network takes {FAMILIES[entry.family].modalities}")
-        if (sizes.tile, sizes.genes, sizes.clinical) != lengths:
-            found = (sizes.tile, sizes.genes, sizes.clinical)
-            raise BundleError(
-                f"{entry.file}: takes tile, gene and clinical lengths {found}, the bundle gives {lengths}"
-            )
+        takes = {"slide": sizes.tile, "rna": sizes.genes, "clinical": sizes.clinical}
+        for name in network.modalities:
+            if name not in lengths:
+                raise BundleError(f"{entry.file}: a {entry.family} network takes {name}, which the bundle has no table for")
+            if takes[name] != lengths[name]:
+                raise BundleError(f"{entry.file}: takes {name} of length {takes[name]}, the bundle gives {lengths[name]}")
+        for combination in entry.standings:
+            given = set(parts(combination))
+            needs_stand_in = not set(network.modalities) <= given and not network.linear
+            if not set(network.modalities) & given or (needs_stand_in and not sizes.stand_ins):
+                raise BundleError(f"{entry.file}: a {entry.family} network without stand-ins cannot score {combination}")

@@ -1,70 +1,90 @@
-"""All members in one batched pass, and their standardised mean."""
+"""All members in one batched pass, and their weighted sum on the scale of the reference risks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from survfuse.bundle import Scale, Standing
+from survfuse.combinations import Combination, name_of, ordered
+from survfuse.errors import InputError
 from survfuse.fusion import Fused, Sizes, build
 
 
 @dataclass(frozen=True)
 class Member:
-    """One trained network with what puts its risk on the ensemble's scale."""
+    """One trained network, and how it counts under each combination of modalities that it scores."""
 
     family: str
     sizes: Sizes
-    weight: float
-    location: float
-    scale: float
+    standings: Mapping[str, Standing]
     state: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class EnsembleRisk:
-    """risk = baseline + Σ terms: the weighted mean over members of (member risk − location) / scale."""
+    """risk = baseline + Σ terms: (Σ_m weight · (member risk − location) / scale − the ensemble's location) / its scale."""
 
     risk: float
     baseline: float
-    terms: dict[str, float]  # one per pair of modalities
-    member_risks: Tensor  # [M], each on its own scale
-    attention: Tensor  # [N], weighted mean over members; sums to 1
+    terms: dict[str, float]  # the members' additive terms by name
+    member_risks: Tensor  # [M], each on its own scale, of the members that score the combination
+    attention: Tensor | None  # [N], weighted mean over the members that look at the slide; sums to 1
 
 
 class Ensemble:
     """Members stacked by shape, so that each group of equal networks runs as one batched pass."""
 
-    def __init__(self, members: Sequence[Member], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, members: Sequence[Member], combinations: Mapping[str, Scale], device: torch.device | str = "cpu"
+    ) -> None:
         self.members = list(members)
+        self.combinations = dict(combinations)
         self.device = torch.device(device)
-        total = sum(member.weight for member in members)
-        self._share = torch.tensor([member.weight / total for member in members], dtype=torch.float64)
-        self._location = torch.tensor([member.location for member in members], dtype=torch.float64)
-        self._scale = torch.tensor([member.scale for member in members], dtype=torch.float64)
         self._groups = [_Group(self.members, rows, self.device) for rows in _equal_shapes(members)]
 
     @torch.inference_mode()
-    def __call__(self, tiles: Tensor, rna: Tensor, clinical: Tensor) -> EnsembleRisk:
-        """One case: tiles [N, D], rna [G], clinical [C], all float32."""
-        case = tuple(part.to(self.device).unsqueeze(0) for part in (tiles, rna, clinical))
-        risks = torch.empty(len(self.members), dtype=torch.float64)
-        attention = torch.zeros(len(tiles), dtype=torch.float64)
-        # Terms are weighted by share / scale; what the members' biases and locations add is the baseline.
-        factor = self._share / self._scale
-        baseline = -(factor * self._location).sum()
-        terms: dict[str, float] = {}
+    def __call__(
+        self, tiles: Tensor | None = None, rna: Tensor | None = None, clinical: Tensor | None = None
+    ) -> EnsembleRisk:
+        """One case: tiles [N, D], rna [G], clinical [C], all float32; None where it lacks that modality.
+
+        Raises InputError for a combination of modalities that the ensemble was not trained to score.
+        """
+        given = {"slide": tiles, "rna": rna, "clinical": clinical}
+        combination = ordered(name for name, value in given.items() if value is not None)
+        scale = self._scale(combination)
+        case = [value.to(self.device).unsqueeze(0) if value is not None else None for value in given.values()]
+        baseline, terms, risks = -scale.location, dict[str, float](), []
+        attention, looking = (torch.zeros(len(tiles), dtype=torch.float64) if tiles is not None else None), 0.0
         for group in self._groups:
+            standings = [self.members[row].standings.get(name_of(combination)) for row in group.rows]
+            if not any(standings):
+                continue
             fused = group(*case)
-            risks[group.rows] = fused.risk[:, 0].double().cpu()
-            attention += self._share[group.rows] @ fused.attention[:, 0].double().cpu()
-            baseline += factor[group.rows] @ fused.bias.double().cpu()
-            contribution = factor[group.rows] @ fused.terms[:, 0].double().cpu()
-            for name, value in zip(group.pairs, contribution.tolist(), strict=True):
-                terms[name] = terms.get(name, 0.0) + value
-        risk = self._share @ ((risks - self._location) / self._scale)
-        return EnsembleRisk(float(risk), float(baseline), terms, risks, attention)
+            weight, location, divisor = _columns(standings)
+            factor = weight / divisor
+            counts = weight > 0.0
+            risks.append(fused.risk[:, 0].double().cpu()[counts])
+            baseline += float(factor @ (fused.bias.double().cpu() - location))
+            contribution = factor @ fused.terms[:, 0].double().cpu()
+            for name, value in zip(group.terms, contribution.tolist(), strict=True):
+                terms[name] = terms.get(name, 0.0) + value / scale.scale
+            if attention is not None and fused.attention.shape[-1]:
+                attention += weight @ fused.attention[:, 0].double().cpu()
+                looking += float(weight.sum())
+        baseline /= scale.scale
+        seen = attention / looking if attention is not None and looking else None
+        return EnsembleRisk(baseline + sum(terms.values()), baseline, terms, torch.cat(risks), seen)
+
+    def _scale(self, combination: Combination) -> Scale:
+        name = name_of(combination)
+        if name not in self.combinations:
+            trained = ", ".join(sorted(self.combinations, key=len, reverse=True))
+            raise InputError(f"the case has {name or 'no modality'}; this bundle was trained to score {trained}")
+        return self.combinations[name]
 
 
 class _Group:
@@ -74,15 +94,22 @@ class _Group:
         self.rows = rows
         with torch.device("meta"):
             self._network = build(members[rows[0]].family, members[rows[0]].sizes).eval()
-        self.pairs = self._network.pairs
+        self.terms = self._network.terms
         states = [members[row].state for row in rows]
         self._stacked = {name: torch.stack([state[name] for state in states]).to(device) for name in states[0]}
 
-    def __call__(self, *case: Tensor) -> Fused:
+    def __call__(self, *case: Tensor | None) -> Fused:
         def one(state: dict[str, Tensor]) -> Fused:
             return functional_call(self._network, state, case)
 
         return vmap(one)(self._stacked)
+
+
+def _columns(standings: Sequence[Standing | None]) -> tuple[Tensor, Tensor, Tensor]:
+    """(weight, location, scale), each [m] float64; a member without a standing weighs nothing."""
+    numbers = [(s.weight, s.location, s.scale) if s else (0.0, 0.0, 1.0) for s in standings]
+    weight, location, scale = torch.tensor(numbers, dtype=torch.float64).unbind(1)
+    return weight, location, scale
 
 
 def _equal_shapes(members: Sequence[Member]) -> list[list[int]]:

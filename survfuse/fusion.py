@@ -13,7 +13,8 @@ fuse them into a risk, a log relative hazard: larger is worse.
     low-rank-tensor     that product against a weight of low rank, never formed (Liu et al. 2018)
     hierarchical        pairs first, then the pairs' own bilinear fusion
     slide, rna          one modality: w · M + b, w · r + b
-    clinical, cox-rna, cox-slide, cox    Cox's linear model of clinical variables, expression, tile clusters, all three
+    clinical, cox-rna, cox-slide, cox-rna+clinical, cox
+                        Cox's linear model of clinical variables, expression, shares of tile clusters, two, all three
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-MODALITIES = ("slide", "rna", "clinical")
+from survfuse.combinations import MODALITIES
+
 PAIRS = (("slide", "rna"), ("slide", "clinical"), ("rna", "clinical"))
 
 
@@ -226,25 +228,53 @@ class Network(nn.Module):
         tiles [B, N, tile], rna [B, genes], clinical [B, clinical]; present [B, N] marks padded bags' tiles,
         available [B, 3] the modalities a case has, in the order of MODALITIES; keep holds dropout masks.
         """
-        inputs = {"slide": tiles, "rna": rna, "clinical": clinical}
-        cases = len(next(value for name, value in inputs.items() if name in self.modalities and value is not None))
-        vectors, attention = {}, torch.zeros(cases, 0)
+        return self.fuse(*self.encode(tiles, rna, clinical, present, keep), available)
+
+    def encode(
+        self,
+        tiles: Tensor | None,
+        rna: Tensor | None,
+        clinical: Tensor | None,
+        present: Tensor | None = None,
+        keep: Keep | None = None,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Vectors [B, width] of the modalities that are given, and attention [B, N]."""
+        vectors, attention = {}, None
         for modality in self.modalities:
-            if inputs[modality] is None:
-                vectors[modality] = self.stand_ins[modality].expand(cases, -1)
-                continue
-            if modality == "slide":
-                vector, attention = self.bag(tiles, present, keep)
-            elif modality == "rna":
-                vector = self.rna(self.expression(rna) if self.sizes.components else rna, keep)
+            if modality == "slide" and tiles is not None:
+                vectors[modality], attention = self._encode_slide(tiles, present, keep)
+            elif modality == "rna" and rna is not None:
+                vectors[modality] = self._encode_rna(self.expression(rna) if self.sizes.components else rna, keep)
+            elif modality == "clinical" and clinical is not None:
+                vectors[modality] = self.variables(clinical) if self.sizes.standardised else clinical
+        if attention is None:
+            any_vector = next(iter(vectors.values()))
+            attention = any_vector.new_zeros(len(any_vector), 0)
+        return vectors, attention
+
+    def fuse(self, vectors: Mapping[str, Tensor], attention: Tensor, available: Tensor | None = None) -> Fused:
+        """The risk from the modalities' vectors; those absent, or not ``available`` [B, 3], are stood in for."""
+        cases = len(attention)
+        complete = {}
+        for modality in self.modalities:
+            if modality not in vectors:
+                complete[modality] = self._stand_in(modality).expand(cases, -1)
+            elif available is None:
+                complete[modality] = vectors[modality]
             else:
-                vector = self.variables(clinical) if self.sizes.standardised else clinical
-            if available is not None:
                 has = available[:, MODALITIES.index(modality), None]
-                vector = torch.where(has, vector, self.stand_ins[modality])
-            vectors[modality] = vector
-        terms, bias = self._fuse(vectors)
+                complete[modality] = torch.where(has, vectors[modality], self._stand_in(modality))
+        terms, bias = self._fuse(complete)
         return Fused(terms.sum(-1) + bias, terms, bias, attention)
+
+    def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:
+        return self.bag(tiles, present, keep)
+
+    def _encode_rna(self, rna: Tensor, keep: Keep | None) -> Tensor:
+        return self.rna(rna, keep)
+
+    def _stand_in(self, modality: str) -> Tensor:
+        return self.stand_ins[modality]
 
     def _build_fusion(self, sizes: Sizes) -> None:
         raise NotImplementedError
@@ -424,7 +454,7 @@ class Hierarchical(BilinearFusion):
 class LinearCox(Network):
     """Cox's linear model: risk = w_s · (shares of tile clusters) + w_r · (expression) + w_c · c.
 
-    Each term is centred on the training patients' mean, so a missing modality adds nothing.
+    ``means`` are the fitted patients' mean vectors: they stand in for a missing modality.
     """
 
     family = "cox"
@@ -435,41 +465,23 @@ class LinearCox(Network):
         widths = {"slide": sizes.clusters, "rna": sizes.components or sizes.genes, "clinical": sizes.clinical}
         if "slide" in self.modalities:
             self.register_buffer("centres", torch.zeros(sizes.clusters, sizes.tile))
-        self.weights = nn.ModuleDict({modality: nn.Linear(widths[modality], 1) for modality in self.modalities})
+        self.means = nn.ParameterDict({name: nn.Parameter(torch.zeros(widths[name])) for name in self.modalities})
+        self.risk = nn.Linear(sum(widths[name] for name in self.modalities), 1)
 
     def dropout_shapes(self, tiles: int) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
         return {}
 
-    def forward(
-        self,
-        tiles: Tensor | None,
-        rna: Tensor | None,
-        clinical: Tensor | None,
-        present: Tensor | None = None,
-        available: Tensor | None = None,
-        keep: Keep | None = None,  # noqa: ARG002
-    ) -> Fused:
-        """As of every network; attention is even over the tiles."""
-        inputs = {"slide": tiles, "rna": rna, "clinical": clinical}
-        cases = len(next(value for name, value in inputs.items() if name in self.modalities and value is not None))
-        terms, attention = [], torch.zeros(cases, 0)
-        for modality in self.modalities:
-            value = inputs[modality]
-            if value is None:
-                terms.append(torch.zeros(cases))
-                continue
-            if modality == "slide":
-                value, attention = cluster_shares(value, present, self.centres)
-            elif modality == "rna" and self.sizes.components:
-                value = self.expression(value)
-            elif modality == "clinical" and self.sizes.standardised:
-                value = self.variables(value)
-            term = self.weights[modality](value).squeeze(-1)
-            if available is not None:
-                term = torch.where(available[:, MODALITIES.index(modality)], term, 0.0)
-            terms.append(term)
-        stacked = torch.stack(terms, dim=-1)
-        return Fused(stacked.sum(-1), stacked, torch.zeros(()), attention)
+    def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        return cluster_shares(tiles, present, self.centres)
+
+    def _encode_rna(self, rna: Tensor, keep: Keep | None) -> Tensor:  # noqa: ARG002
+        return rna
+
+    def _stand_in(self, modality: str) -> Tensor:
+        return self.means[modality]
+
+    def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return _read_out(list(vectors.values()), self.risk)
 
 
 def cluster_shares(tiles: Tensor, present: Tensor | None, centres: Tensor) -> tuple[Tensor, Tensor]:
@@ -496,6 +508,11 @@ class SlideCox(LinearCox):
     modalities = terms = ("slide",)
 
 
+class RnaClinicalCox(LinearCox):
+    family = "cox-rna+clinical"
+    modalities = terms = ("rna", "clinical")
+
+
 def _with_one(x: Tensor) -> Tensor:
     """[x; 1], x [B, width]."""
     return nn.functional.pad(x, (0, 1), value=1.0)
@@ -516,6 +533,7 @@ _NETWORKS: tuple[type[Network], ...] = (
     RnaClinical,
     RnaCox,
     SlideCox,
+    RnaClinicalCox,
     LinearCox,
 )
 FAMILIES: dict[str, type[Network]] = {network.family: network for network in _NETWORKS}

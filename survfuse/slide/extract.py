@@ -10,7 +10,7 @@ from torch import Tensor
 
 from survfuse.errors import BundleError, SurvfuseError
 from survfuse.log import count, stage, warn
-from survfuse.slide.encoders import embedded_digest, find_spec, load_encoder
+from survfuse.slide.encoders import Encoder, embedded_digest, find_spec, load_encoder
 from survfuse.slide.features import tile_features
 from survfuse.slide.pixels import Slide
 from survfuse.slide.settings import SlideSettings
@@ -35,10 +35,11 @@ def extract(
     weights: Path | None,
     device: torch.device,
     error: type[SurvfuseError],
+    encoder: Encoder | None = None,
 ) -> Extracted:
     """Tile features of the slide at ``path`` by ``settings``.
 
-    ``weights`` None takes the encoder's embedded weights. Raises InputError for a slide or mask that cannot be
+    ``weights`` None takes the encoder's embedded weights; ``encoder`` is one loaded from them already. Raises InputError for a slide or mask that cannot be
     used and ``error`` for an encoder that cannot.
     """
     spec = find_spec(settings.encoder, error)
@@ -56,7 +57,7 @@ def extract(
         grid = Grid.over(slide.size, slide.mpp, settings.tile_px, settings.mpp)
         tissue = find_tissue(slide, grid, mask, settings.min_coverage)
         stage("tissue", f"{count(len(tissue.origins), 'tile')} kept of {tissue.tiles:,}; {tissue.found_by}")
-        encoder = load_encoder(settings.encoder, weights, device, error)
+        encoder = encoder or load_encoder(settings.encoder, weights, device, error)
         features = tile_features(slide, grid, tissue.origins, encoder)
         precision = str(encoder.precision).removeprefix("torch.")
         if not features.isfinite().all():

@@ -1,0 +1,157 @@
+"""Cox's linear model with a ridge penalty, fitted by scikit-survival, as a network of the family ``cox`` and its parts."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sksurv.linear_model import CoxPHSurvivalAnalysis
+from sksurv.util import Surv
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from survfuse.bags import Bag
+from survfuse.folds import Rows
+from survfuse.fusion import FAMILIES, cluster_shares
+from survfuse.loss import EfronLoss
+from survfuse.neural import Fitted, Prepared
+
+PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+COMPONENTS = 20  # of expression, beside other modalities
+_TILES_CLUSTERED = 64  # of each patient
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Tile clusters of a fold, by its training patients' tiles, and every patient's shares of them."""
+
+    centres: Tensor  # [K, D]
+    shares: Tensor  # [n, K]
+
+    @classmethod
+    def fit(cls, bags: Sequence[Bag], training: Rows, number: int, seed: int) -> "Clusters":
+        random = np.random.default_rng(seed)
+        drawn = []
+        for row in training:
+            bag = bags[row]
+            most = min(_TILES_CLUSTERED, bag.tiles)
+            drawn.append(bag.rows(np.sort(random.choice(bag.tiles, most, replace=False))).numpy())
+        tiles = np.concatenate(drawn)
+        # One thread: the sums behind the clusters come out in one order on every machine.
+        with threadpool_limits(1):
+            found = KMeans(min(number, len(tiles)), n_init=3, random_state=seed).fit(tiles).cluster_centers_
+        centres = torch.from_numpy(found).float()
+        if len(centres) < number:
+            centres = torch.cat([centres, centres[:1].expand(number - len(centres), -1)])
+        return cls(centres, torch.stack([bag_shares(bag, centres) for bag in bags]))
+
+
+def bag_shares(bag: Bag, centres: Tensor) -> Tensor:
+    """Share of a bag's tiles nearest to each centre [K], read in chunks."""
+    total = torch.zeros(len(centres))
+    for tiles in bag.chunks(8192):
+        total += cluster_shares(tiles[None], None, centres)[0][0] * len(tiles)
+    return total / bag.tiles
+
+
+def fit_fold(
+    family: str,
+    members: Sequence[Prepared],
+    clusters: Clusters | None,
+    times: Floats,
+    events: NDArray[np.bool_],
+) -> tuple[list[Fitted], float]:
+    """Fit ``members`` of one fold with one penalty, that which predicts their inner patients best, together.
+
+    Returns them and that penalty.
+    """
+    designs = [_design(family, member, clusters) for member in members]
+    inner = EfronLoss([(times[m.split.inner], events[m.split.inner]) for m in members])
+    longest = max(len(member.split.inner) for member in members)
+    events_inside = np.array([events[m.split.inner].sum() for m in members])
+    best: tuple[float, float, list[Floats]] | None = None
+    for penalty in PENALTIES:
+        weights = [_ridge_cox(*design.fitted(times, events), penalty) for design in designs]
+        if any(weight is None for weight in weights):
+            continue
+        risks = torch.zeros(len(members), longest, dtype=torch.float64)
+        for place, (design, weight) in enumerate(zip(designs, weights, strict=True)):
+            found = design.standard[design.member.split.inner] @ weight
+            risks[place, : len(found)] = torch.from_numpy(found)
+        loss = float(inner(risks).numpy() @ events_inside)
+        if best is None or loss < best[0]:
+            best = (loss, penalty, weights)
+    assert best is not None, "the strongest penalty always has a solution"
+    fitted = [Fitted(design.state(weight), 0, (), ()) for design, weight in zip(designs, best[2], strict=True)]
+    return fitted, best[1]
+
+
+@dataclass(frozen=True)
+class _Design:
+    """Covariates of every patient, standardised by a member's fitted patients, and the way back to raw vectors."""
+
+    member: Prepared
+    widths: dict[str, int]
+    centres: Tensor | None
+    mean: Floats  # [F]
+    factor: Floats  # [F], one over the scale; 0 for a constant
+    standard: Floats  # [n, F]
+
+    def fitted(self, times: Floats, events: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        rows = self.member.split.fitted
+        return self.standard[rows], times[rows], events[rows]
+
+    def state(self, weight: Floats) -> dict[str, Tensor]:
+        """The network's tensors for weights [F] of the standardised covariates."""
+        raw = weight * self.factor
+        state = {"risk.weight": torch.from_numpy(raw).float()[None], "risk.bias": torch.tensor([-float(raw @ self.mean)])}
+        at = 0
+        for name, width in self.widths.items():
+            state[f"means.{name}"] = torch.from_numpy(self.mean[at : at + width]).float()
+            at += width
+        return state | ({"centres": self.centres} if self.centres is not None else {})
+
+
+def _design(family: str, member: Prepared, clusters: Clusters | None) -> _Design:
+    modalities = FAMILIES[family].modalities
+    rows = member.split.fitted
+    blocks, scales = {}, []
+    for modality in modalities:
+        if modality == "slide":
+            assert clusters is not None
+            values = clusters.shares.double().numpy()
+            scale = values[rows].std(axis=0)
+        elif modality == "rna":
+            assert member.rna is not None
+            values = member.rna.double().numpy()
+            spread = values[rows].std(axis=0)
+            # Alone, all components share the first one's scale: the penalty is then ridge's over the genes. Beside
+            # other modalities the first few weigh alike.
+            scale = np.full_like(spread, spread.max()) if modalities == ("rna",) else spread
+        else:
+            assert member.clinical is not None
+            values = member.clinical.double().numpy()
+            scale = (values[rows].std(axis=0) > 0.0).astype(np.float64)  # standardised already; categories as they are
+        blocks[modality] = values
+        scales.append(scale)
+    raw, scale = np.concatenate(list(blocks.values()), axis=1), np.concatenate(scales)
+    mean, factor = raw[rows].mean(axis=0), np.where(scale > 1e-9, 1.0 / np.where(scale > 1e-9, scale, 1.0), 0.0)
+    widths = {name: values.shape[1] for name, values in blocks.items()}
+    centres = clusters.centres if clusters is not None and "slide" in modalities else None
+    return _Design(member, widths, centres, mean, factor, (raw - mean) * factor)
+
+
+def _ridge_cox(values: Floats, times: Floats, events: NDArray[np.bool_], penalty: float) -> Floats | None:
+    """Weights [F] of the ridge Cox model, or None where so weak a penalty has no finite solution."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of convergence: a solution that is not finite is refused below
+        try:
+            model = CoxPHSurvivalAnalysis(alpha=penalty, ties="efron").fit(values, Surv.from_arrays(events, times))
+        except (ValueError, np.linalg.LinAlgError):
+            return None
+    return model.coef_ if np.isfinite(model.coef_).all() else None

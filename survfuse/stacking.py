@@ -1,0 +1,202 @@
+"""No-regret stacking: families weighted by their inner out-of-fold risks, and the ensemble's scale.
+
+A unit is one outer fold of one repeat. Its members, fitted to all but one inner part of its training patients each,
+predict those parts out of fold; on these risks the families' weights are learnt. The unit's held-out patients are
+then predicted by all its members together, and neither member nor weight has seen them (stacking: Wolpert 1992; with
+non-negative weights, Breiman 1996; cross-validated as by van der Laan et al. 2007).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from survfuse.bundle import Standing
+from survfuse.combinations import Combination
+from survfuse.errors import InputError
+from survfuse.folds import Split
+from survfuse.fusion import FAMILIES
+from survfuse.loss import EfronLoss
+
+Floats = NDArray[np.float64]
+# How strongly weights are drawn to each other, as a share of the information in the events: of a few dozen events
+# the likelihood alone would put all weight on one family by luck.
+EVENNESS = 0.5
+LEAST_SHARE = 0.03  # of all weight; a family below it is left out
+_CONSTANT = 1e-9
+
+
+@dataclass(frozen=True)
+class MemberRisks:
+    """One member's risks of its inner and held-out patients, by combination: [n], NaN for the fitted patients."""
+
+    family: str
+    split: Split
+    risks: Mapping[Combination, Floats]
+
+
+@dataclass(frozen=True)
+class UnitRisks:
+    """A unit's risks under one combination, the sum of its members' contributions."""
+
+    inner: Floats  # [n] by the one member that was not fitted to the patient; NaN for held-out patients
+    held_out: Floats  # [n] by all members; NaN for training patients
+    single: float  # mean standard deviation of one inner part's members over the held-out patients
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The ensemble under one combination."""
+
+    standings: Mapping[tuple[str, str], Standing]  # by family and split name; weights over all members sum to 1
+    shares: Mapping[tuple[int, int], Mapping[str, float]]  # weight of each family, by repeat and fold
+    units: Mapping[tuple[int, int], UnitRisks]
+    candidates: Mapping[str, Floats]  # [n] held-out risks of each family alone
+    reference: Floats  # [n] held-out risks, mean 0 and standard deviation 1
+    location: float  # of the ensemble's sum for a new patient …
+    scale: float  # … and its spread there, which puts risks of new patients on the reference's scale
+
+
+def stack(
+    members: Sequence[MemberRisks],
+    combination: Combination,
+    times: Floats,
+    events: NDArray[np.bool_],
+    evenness: float = EVENNESS,
+) -> Stacked:
+    """Weigh the families that can score ``combination``; raises InputError where none tells patients apart."""
+    families = list(dict.fromkeys(m.family for m in members if set(FAMILIES[m.family].modalities) & set(combination)))
+    units: dict[tuple[int, int], list[Split]] = {}
+    for member in members:
+        splits = units.setdefault((member.split.repeat, member.split.fold), [])
+        if member.family == members[0].family:
+            splits.append(member.split)
+    found = {(member.family, member.split.name): member.risks for member in members}
+    standings: dict[tuple[str, str], Standing] = {}
+    shares, unit_risks = {}, {}
+    candidates = {family: np.zeros(len(times)) for family in families}
+    repeats = len({repeat for repeat, _ in units})
+    for unit, splits in units.items():
+        scored = {}
+        for family in families:
+            own = tuple(name for name in combination if name in FAMILIES[family].modalities)
+            scored[family] = _Committee.of(splits, [found[family, split.name][own] for split in splits])
+            held_out = splits[0].held_out
+            candidates[family][held_out] += scored[family].held_out[held_out] / repeats
+        useful = [family for family in families if scored[family].scale > _CONSTANT]
+        if not useful:
+            raise InputError(
+                f"no family tells the patients of fold {unit[1] + 1} apart by {', '.join(combination)}: nothing was learnt"
+            )
+        training = np.flatnonzero(~np.isnan(scored[useful[0]].inner))
+        inner = np.stack([scored[family].inner[training] for family in useful], axis=1)
+        weights = family_weights(inner, times[training], events[training], evenness)
+        shares[unit] = {f: float(w) for f, w in zip(useful, weights, strict=True) if w > 0.0}
+        for family, weight in shares[unit].items():
+            committee = scored[family]
+            for split, location in zip(splits, committee.locations, strict=True):
+                part = weight / (len(splits) * len(units))
+                standings[family, split.name] = Standing(part, location, committee.scale)
+        unit_risks[unit] = _combined([(weight, scored[family]) for family, weight in shares[unit].items()], splits)
+    location, spread, reference = _ensemble_scale(unit_risks, len(times))
+    return Stacked(
+        standings, shares, unit_risks, candidates, (reference - reference.mean()) / reference.std(), location, spread
+    )
+
+
+def family_weights(
+    risks: Floats, times: Floats, events: NDArray[np.bool_], evenness: float = EVENNESS
+) -> NDArray[np.float64]:
+    """Non-negative weights [F], summing to 1, of families whose out-of-fold risks [n, F] have unit spread.
+
+    They maximise Cox's partial likelihood (Efron ties) of the weighted sum, less ``evenness`` · events / 2 times the
+    weights' squared distances from their mean. Families below LEAST_SHARE are left out. Where no weighted sum is
+    better than none at all, families weigh alike.
+    """
+    number = risks.shape[1]
+    if number == 1:
+        return np.ones(1)
+    loss = EfronLoss([(times, events)])
+    values = torch.from_numpy(risks)
+
+    def objective(weights: Floats) -> tuple[float, Floats]:
+        given = torch.from_numpy(weights).requires_grad_()
+        total = loss((values @ given)[None])[0] + evenness / 2.0 * ((given - given.mean()) ** 2).sum()
+        total.backward()
+        return float(total.detach()), given.grad.numpy()
+
+    start = np.full(number, 1.0 / number)
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * number).x
+    if found.sum() < 1e-6:
+        return start
+    share = found / found.sum()
+    share[share < LEAST_SHARE] = 0.0
+    return share / share.sum()
+
+
+@dataclass(frozen=True)
+class _Committee:
+    """One family's members in one unit, their risks centred on their inner part and of unit spread there."""
+
+    inner: Floats  # [n]
+    held_out: Floats  # [n], mean over members
+    singles: Floats  # [J, n] each member's, for the held-out patients
+    locations: tuple[float, ...]
+    scale: float
+
+    @classmethod
+    def of(cls, splits: Sequence[Split], risks: Sequence[Floats]) -> "_Committee":
+        inner = np.full_like(risks[0], np.nan)
+        locations = tuple(float(risk[split.inner].mean()) for split, risk in zip(splits, risks, strict=True))
+        for split, risk, location in zip(splits, risks, locations, strict=True):
+            inner[split.inner] = risk[split.inner] - location
+        scale = float(np.nanstd(inner))
+        divisor = scale if scale > _CONSTANT else 1.0
+        centred = np.stack([(risk - location) / divisor for risk, location in zip(risks, locations, strict=True)])
+        held_out = np.full_like(inner, np.nan)
+        rows = splits[0].held_out
+        held_out[rows] = centred[:, rows].mean(axis=0)
+        return cls(inner / divisor, held_out, centred, locations, scale)
+
+
+def _combined(weighted: Sequence[tuple[float, _Committee]], splits: Sequence[Split]) -> UnitRisks:
+    inner = sum(weight * committee.inner for weight, committee in weighted)
+    held_out = sum(weight * committee.held_out for weight, committee in weighted)
+    singles = sum(weight * committee.singles for weight, committee in weighted)
+    single = float(singles[:, splits[0].held_out].std(axis=1).mean())
+    return UnitRisks(inner, held_out, single)
+
+
+def _ensemble_scale(units: Mapping[tuple[int, int], UnitRisks], patients: int) -> tuple[float, float, Floats]:
+    """(location, spread) of the sum over all members for a new patient, and held-out risks [n] averaged over repeats.
+
+    A patient of the cohort is predicted by one unit of each repeat, a new one by all. The mean over all units varies
+    less, by how far units agree on patients that neither was fitted to. Between two units of one repeat, those are
+    either's held-out patients, whom the other predicts by the one member that left them out.
+    """
+    repeats, folds = (len({key[place] for key in units}) for place in (0, 1))
+    by_repeat = np.stack(
+        [np.nansum([u.held_out for (r, _), u in units.items() if r == repeat], axis=0) for repeat in range(repeats)]
+    )
+    reference = by_repeat.mean(axis=0)
+    held = {key: np.flatnonzero(~np.isnan(unit.held_out)) for key, unit in units.items()}
+    own = np.mean([np.var(unit.held_out[held[key]]) for key, unit in units.items()])
+    between = [
+        _covariance(units[first].held_out[held[first]], units[second].inner[held[first]])
+        for first in units
+        for second in units
+        if first[0] == second[0] and first != second
+    ]
+    across = [_covariance(by_repeat[a], by_repeat[b]) for a in range(repeats) for b in range(repeats) if a != b]
+    total = own + (folds - 1) * min(own, max(0.0, float(np.mean(between))))
+    if across:
+        total += folds * (repeats - 1) * min(own, max(0.0, float(np.mean(across))))
+    assert len(reference) == patients
+    return float(reference.mean()), float(np.sqrt(total / len(units))), reference
+
+
+def _covariance(first: Floats, second: Floats) -> float:
+    return float(np.mean((first - first.mean()) * (second - second.mean())))
