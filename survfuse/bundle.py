@@ -12,7 +12,7 @@
 Nothing is unpickled. Every file is checked against the manifest before any of it is used.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,7 +31,11 @@ from survfuse.slide.settings import SlideSettings
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD = (
-    "calibration.json", "genes.json", "clinical.json", "survival.json", "model-card.md"
+    "calibration.json",
+    "genes.json",
+    "clinical.json",
+    "survival.json",
+    "model-card.md",
 )
 TABLES = (CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD)  # the first is always there
 DEMONSTRATION = "demonstration"
@@ -134,6 +138,7 @@ def load(root: Path) -> Bundle:
         raise BundleError(f"schema version {found!r} is unknown; this release reads version {SCHEMA_VERSION}")
     manifest = _manifest(value)
     _verify(root, manifest, value.get("files"))
+
     def table(name: str, read: Callable[[Mapping[str, Any]], Any]) -> Any:
         return read(read_object(root / name, BundleError)) if name in manifest.tables else None
 
@@ -181,17 +186,17 @@ def load_members(bundle: Bundle) -> list["Member"]:  # noqa: F821  (torch is imp
     return members
 
 
-def save(root: Path, manifest: Manifest, states: Mapping[str, Mapping[str, Any]], tables: Tables) -> None:
+def save(root: Path, manifest: Manifest, states: Iterable[tuple[str, Mapping[str, Any]]], tables: Tables) -> None:
     """Write a bundle to ``root``, which must be empty or absent but for an encoder placed there already.
 
-    ``states`` maps each member's file to its weights, name → tensor.
+    ``states`` gives each member's file and its weights, name → tensor; one is held at a time.
     """
     from safetensors.torch import save_file
 
     if (root / MANIFEST).exists():
         raise BundleError(f"{root}: holds a bundle already")
     (root / "members").mkdir(parents=True, exist_ok=True)
-    for file, state in states.items():
+    for file, state in states:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, root / file)
     for name, table in (
         (CALIBRATION, tables.calibration),
@@ -323,11 +328,17 @@ def _check_sizes(bundle: Bundle) -> None:
         takes = {"slide": sizes.tile, "rna": sizes.genes, "clinical": sizes.clinical}
         for name in network.modalities:
             if name not in lengths:
-                raise BundleError(f"{entry.file}: a {entry.family} network takes {name}, which the bundle has no table for")
+                raise BundleError(
+                    f"{entry.file}: a {entry.family} network takes {name}, which the bundle has no table for"
+                )
             if takes[name] != lengths[name]:
-                raise BundleError(f"{entry.file}: takes {name} of length {takes[name]}, the bundle gives {lengths[name]}")
+                raise BundleError(
+                    f"{entry.file}: takes {name} of length {takes[name]}, the bundle gives {lengths[name]}"
+                )
         for combination in entry.standings:
             given = set(parts(combination))
             needs_stand_in = not set(network.modalities) <= given and not network.linear
             if not set(network.modalities) & given or (needs_stand_in and not sizes.stand_ins):
-                raise BundleError(f"{entry.file}: a {entry.family} network without stand-ins cannot score {combination}")
+                raise BundleError(
+                    f"{entry.file}: a {entry.family} network without stand-ins cannot score {combination}"
+                )

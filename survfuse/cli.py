@@ -2,12 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
+from survfuse import reference
 from survfuse.calibration import CONTINUOUS, RANK
+from survfuse.combinations import MODALITIES
 from survfuse.errors import InputError
+from survfuse.fusion import FAMILIES, Sizes
 from survfuse.job import guarded
 from survfuse.log import count, stage
+from survfuse.protocol import AUTO, COX_SCORE, NONE, VARIANCE, Optimisation, Protocol
 from survfuse.rna import IDENTITY, LOG_STANDARDISE
 from survfuse.slide.settings import SlideSettings
 
@@ -22,17 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m survfuse", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    extract = commands.add_parser("extract", help="tile features of one slide, as HDF5 that CLAM and TRIDENT read")
-    extract.add_argument("slide", type=Path)
-    extract.add_argument("--mask", type=Path, help="tissue mask, .tif or .mha (default: tissue found by saturation)")
-    extract.add_argument("--out", type=Path, required=True, metavar="F.h5")
-    extract.add_argument(
-        "--min-coverage", type=float, default=0.5, help="share of a tile that must be tissue (%(default)s)"
-    )
-    extract.add_argument("--assume-mpp", type=float, help="µm per level-0 pixel, for a slide that states none")
-    _encoder_options(extract)
-    extract.set_defaults(command=_extract)
-
+    _extract_parser(commands.add_parser("extract", help="tile features of a slide, or of every slide of a cohort"))
     verify = commands.add_parser("verify", help="check a bundle and print what it holds")
     verify.add_argument("bundle", type=Path)
     verify.set_defaults(command=_verify)
@@ -47,25 +42,101 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--tissue", type=Path, metavar="SLIDE", help="draw bags from this slide's real tile features")
     simulate.set_defaults(command=_simulate)
 
-    train = commands.add_parser("train", help="train an ensemble on a cohort and freeze it as a bundle")
+    _train_parser(commands.add_parser("train", help="train an ensemble on a cohort and freeze it as a bundle"))
+
+    predict = commands.add_parser("predict", help="score a cohort with a bundle")
+    predict.add_argument("cohort", type=Path)
+    predict.add_argument("--model", type=Path, required=True, metavar="BUNDLE")
+    predict.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
+    predict.add_argument("--modalities", nargs="+", choices=MODALITIES, help="to use (default: all the bundle's)")
+    predict.add_argument("--cache", type=Path, help="folder for copies of features that cannot be mapped")
+    _device_option(predict)
+    predict.set_defaults(command=_predict)
+
+    evaluate = commands.add_parser("evaluate", help="the challenge's figure, and others, of predictions")
+    evaluate.add_argument("predictions", type=Path, help="CSV with case_id, risk, months")
+    evaluate.add_argument("outcomes", type=Path, help="CSV with case_id, time (months), event")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    evaluate.set_defaults(command=_evaluate)
+
+    reference.add_command(commands)
+    return parser
+
+
+def _extract_parser(extract: argparse.ArgumentParser) -> None:
+    extract.add_argument("slide", type=Path, metavar="SLIDE|COHORT", help="a slide, or a cohort's folder")
+    extract.add_argument("--mask", type=Path, help="tissue mask, .tif or .mha (default: tissue found by saturation)")
+    extract.add_argument(
+        "--out",
+        type=Path,
+        help="of a slide: F.h5, CLAM's and TRIDENT's layout; of a cohort: its folder (default: itself)",
+    )
+    extract.add_argument(
+        "--min-coverage", type=float, default=0.5, help="share of a tile that must be tissue (%(default)s)"
+    )
+    extract.add_argument("--assume-mpp", type=float, help="µm per level-0 pixel, for a slide that states none")
+    _encoder_options(extract)
+    _device_option(extract)
+    extract.set_defaults(command=_extract)
+
+
+def _train_parser(train: argparse.ArgumentParser) -> None:
+    protocol, optimisation, sizes = Protocol(), Optimisation(), Sizes()
     train.add_argument("cohort", type=Path)
     train.add_argument("--out", type=Path, required=True, metavar="BUNDLE")
-    _encoder_options(train, default="uni")
-    train.add_argument("--assume-mpp", type=float, help="µm per level-0 pixel, for slides that state none")
-    for name, default in (("folds", 5), ("seeds", 2), ("seed", 0), ("epochs", 300), ("patience", 30)):
-        train.add_argument(f"--{name}", type=int, default=default, help="(%(default)s)")
-    train.add_argument("--learning-rate", type=float, default=1e-3, help="(%(default)s)")
-    train.add_argument("--weight-decay", type=float, default=1e-2, help="(%(default)s)")
-    for name, default in (("bag", 512), ("attention", 256), ("rank", 64)):
-        train.add_argument(f"--{name}", type=int, default=default, help="width (%(default)s)")
-    train.add_argument("--rna", type=int, nargs="+", default=[2048, 512, 128], help="widths (%(default)s)")
-    train.add_argument("--pairs", type=int, nargs=3, default=[64, 32, 32], help="widths (%(default)s)")
     train.add_argument(
-        "--transform", choices=(LOG_STANDARDISE, IDENTITY), default=LOG_STANDARDISE, help="(%(default)s)"
+        "--work", type=Path, help="training state, report and TensorBoard scalars (default: BUNDLE.training beside it)"
     )
-    train.add_argument("--calibration", choices=(CONTINUOUS, RANK), default=CONTINUOUS, help="(%(default)s)")
+    train.add_argument("--outcomes", type=Path, metavar="CSV", help="case_id, time (months), event (default: _CD.json)")
+    train.add_argument("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES), help="to read (all)")
+    _encoder_options(train, default="uni")
+    train.add_argument("--assume-mpp", type=float, help="µm per pixel, for slides that state none")
+    _device_option(train)
+    train.add_argument("--fusion", choices=(AUTO, *FAMILIES), default=AUTO, help="(%(default)s: stack them)")
+    for name, text in (
+        ("folds", "outer folds, stratified by event and time"),
+        ("inner", "members of each fold; each is stopped by another part of its training patients"),
+        ("repeats", "partitions into folds"),
+        ("seed", "of folds, members and draws"),
+    ):
+        _number(train, name, getattr(protocol, name), text)
+    train.add_argument(
+        "--select",
+        choices=(VARIANCE, COX_SCORE, NONE),
+        default=protocol.select,
+        help="genes, in the fold (%(default)s)",
+    )
+    _number(train, "genes", protocol.genes, "most genes selected")
+    train.add_argument(
+        "--transform", choices=(LOG_STANDARDISE, IDENTITY), default=protocol.transform, help="(%(default)s)"
+    )
+    train.add_argument("--calibration", choices=(CONTINUOUS, RANK), default=protocol.calibration, help="(%(default)s)")
+    for name, text in (
+        ("epochs", "most"),
+        ("patience", "epochs without a better inner loss"),
+        ("learning_rate", "of AdamW"),
+        ("weight_decay", "of AdamW"),
+        ("tiles", "drawn from each bag for a step"),
+        ("modality_dropout", "chance that a step hides a patient's modality; 0 trains for complete cases alone"),
+    ):
+        _number(train, name, getattr(optimisation, name), text)
+    for name in ("bag", "attention", "rank", "hidden", "embedding", "factors", "fused", "clusters"):
+        _number(train, name, getattr(sizes, name), "width")
+    train.add_argument("--rna", type=int, nargs="+", default=list(sizes.rna), help="widths (%(default)s)")
+    train.add_argument("--pairs", type=int, nargs=3, default=list(sizes.pairs), help="widths (%(default)s)")
     train.set_defaults(command=_train)
-    return parser
+
+
+def _number(parser: argparse.ArgumentParser, name: str, default: float, text: str) -> None:
+    parser.add_argument(
+        f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"{text} (%(default)s)"
+    )
+
+
+def _device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s: GPU if there is)"
+    )
 
 
 def _encoder_options(parser: argparse.ArgumentParser, default: str = "efficientnet-lite0") -> None:
@@ -75,28 +146,23 @@ def _encoder_options(parser: argparse.ArgumentParser, default: str = "efficientn
 
 
 def _extract(options: argparse.Namespace) -> None:
-    from survfuse.device import best_device
-    from survfuse.featurefile import write_features
+    from survfuse.cohort_extract import extract_cohort, write_extracted
+    from survfuse.device import chosen_device
+    from survfuse.files import sha256
     from survfuse.slide.extract import extract
 
-    if not options.out.parent.is_dir():
-        raise InputError(f"{options.out.parent}: no such folder for the features")
     settings = _slide_settings(options, options.min_coverage)
-    found = extract(options.slide, options.mask, settings, options.weights, best_device(), InputError)
-    attributes = {"encoder": settings.encoder, "name": options.slide.stem, "mpp": found.mpp}
-    attributes |= {"tile_px": settings.tile_px, "tile_mpp": settings.mpp}
-    tile = {
-        "name": options.slide.stem,
-        "patch_size": settings.tile_px,
-        "patch_size_level0": round(found.grid.side[0]),
-        "overlap": 0,
-        # Magnification by the usual convention of 10 µm per pixel at 1×.
-        "level0_magnification": 10.0 / found.mpp[0],
-        "target_magnification": 10.0 / settings.mpp,
-        "level0_width": found.grid.width,
-        "level0_height": found.grid.height,
-    }
-    write_features(options.out, found.features, found.origins, attributes, tile)
+    device = chosen_device(options.device)
+    if options.slide.is_dir():
+        if options.mask is not None:
+            raise InputError("--mask is of one slide; a cohort's masks lie beside its slides")
+        extract_cohort(options.slide, options.out, settings, options.weights, device)
+        return
+    if options.out is None or not options.out.parent.is_dir():
+        raise InputError(f"{options.out}: expected --out F.h5 in a folder that is there")
+    found = extract(options.slide, options.mask, settings, options.weights, device, InputError)
+    digest = sha256(options.weights) if options.weights else None
+    write_extracted(options.out, options.slide.stem, settings, found, digest, options.mask)
     stage("written", str(options.out))
 
 
@@ -114,14 +180,17 @@ def _verify(options: argparse.Namespace) -> None:
     manifest, slide = bundle.manifest, bundle.manifest.slide
     weights = sum(tensor.numel() for member in members for tensor in member.state.values())
     curve = bundle.calibration
-    families = ", ".join(sorted({f"{member.family} ({', '.join(member.modalities)})" for member in manifest.members}))
+    families = ", ".join(sorted({member.family for member in manifest.members}))
     stage("purpose", f"{manifest.purpose}. {manifest.notice}")
     stage("members", f"{len(members)} of {families}; {count(weights, 'weight')}")
     stage(
         "slide", f"{slide.encoder}, {slide.tile_px} px tiles at {slide.mpp:g} µm/px, covered {slide.min_coverage:.0%}"
     )
-    stage("expression", f"{count(len(bundle.expression.genes), 'gene')}, {bundle.expression.transform}")
-    stage("clinical", f"{len(bundle.vocabulary.columns)} columns, {len(bundle.vocabulary.inactive)} without weight")
+    if bundle.expression is not None:
+        stage("expression", f"{count(len(bundle.expression.genes), 'gene')}, {bundle.expression.transform}")
+    if bundle.vocabulary is not None:
+        stage("clinical", f"{len(bundle.vocabulary.columns)} columns, {len(bundle.vocabulary.inactive)} without weight")
+    stage("scores", "; ".join(manifest.combinations))
     stage(
         "calibration",
         f"{curve.mode}, {count(len(curve.reference_risks), 'reference risk')}, survival {curve.survival[-1]:.3f} "
@@ -148,39 +217,66 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from survfuse.bundle import holds_files
     from survfuse.cohort import read_cohort
-    from survfuse.fusion import Sizes
-    from survfuse.training import Protocol, train
+    from survfuse.device import chosen_device
+    from survfuse.freezing import check_place, train
+    from survfuse.training import Trainer
 
-    if options.out.exists() and (not options.out.is_dir() or holds_files(options.out)):
-        raise InputError(f"{options.out}: not empty; a bundle is written to a folder of its own")
-    settings = _slide_settings(options, 0.5)
-    cohort = read_cohort(options.cohort)
-    found = cohort.bags[0].shape[1]
-    if found != settings.dimension:
+    work = options.work or options.out.with_name(f"{options.out.name}.training")
+    check_place(options.out, work)
+    settings, sizes, protocol = _slide_settings(options, 0.5), _sizes(options), _protocol(options)
+    device = chosen_device(options.device)
+    if device.type == "cpu":
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+    cohort = read_cohort(options.cohort, work / "features", options.outcomes, options.modalities)
+    if cohort.bags is not None and cohort.bags[0].dimension != settings.dimension:
         raise InputError(
-            f"features of length {found}, but {settings.encoder} gives {settings.dimension}; see --encoder"
+            f"features of length {cohort.bags[0].dimension}, but {settings.encoder} gives {settings.dimension}; "
+            "see --encoder"
         )
     stage("cohort", f"{count(len(cohort.ids), 'patient')}, {count(int(cohort.events.sum()), 'event')}")
+    train(Trainer(cohort, sizes, protocol, work, device), settings, options.out, work, options.weights)
+    stage("written", str(options.out))
+
+
+def _sizes(options: argparse.Namespace) -> Sizes:
+    names = ("bag", "attention", "rank", "hidden", "embedding", "factors", "fused", "clusters")
     try:
-        widths = {name: getattr(options, name) for name in ("bag", "attention", "rank")}
-        sizes = Sizes(**widths, rna=tuple(options.rna), pairs=tuple(options.pairs))
+        return Sizes(
+            **{name: getattr(options, name) for name in names}, rna=tuple(options.rna), pairs=tuple(options.pairs)
+        )
     except ValueError as cause:
         raise InputError(str(cause)) from cause
-    protocol = Protocol(
-        folds=options.folds,
-        seeds=options.seeds,
-        seed=options.seed,
-        epochs=options.epochs,
-        patience=options.patience,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        transform=options.transform,
-        calibration=options.calibration,
-    )
-    train(cohort, settings, sizes, protocol, options.out, options.weights)
-    stage("written", str(options.out))
+
+
+def _protocol(options: argparse.Namespace) -> Protocol:
+    optimisation = Optimisation(**{field.name: getattr(options, field.name) for field in fields(Optimisation)})
+    names = [field.name for field in fields(Protocol) if field.name != "optimisation"]
+    return Protocol(**{name: getattr(options, name) for name in names}, optimisation=optimisation)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from survfuse.combinations import ordered
+    from survfuse.device import chosen_device
+    from survfuse.predict import predict
+
+    if not options.out.parent.is_dir():
+        raise InputError(f"{options.out.parent}: no such folder for the predictions")
+    cache = options.cache or options.out.with_name(f"{options.out.name}.features")
+    modalities = ordered(options.modalities) if options.modalities else None
+    predict(options.cohort, options.model, options.out, cache, modalities, chosen_device(options.device))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from survfuse.evaluate import evaluate, print_evaluation
+    from survfuse.files import write_json
+
+    result = evaluate(options.predictions, options.outcomes)
+    print_evaluation(result)
+    if options.json is not None:
+        write_json(options.json, result)
 
 
 def _slide_settings(options: argparse.Namespace, min_coverage: float) -> SlideSettings:

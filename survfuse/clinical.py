@@ -58,6 +58,7 @@ class Vocabulary:
     inactive: frozenset[str] = frozenset()
     missing_codes: tuple[str, ...] = MISSING_CODES
     outcomes: tuple[str, ...] = OUTCOME_KEYS
+    exact: bool = False  # whether a category counts only where it is spelt to the letter
 
     @property
     def columns(self) -> list[str]:
@@ -76,6 +77,7 @@ class Vocabulary:
                 inactive=frozenset(value["inactive"]),
                 missing_codes=tuple(value["missing_codes"]),
                 outcomes=tuple(value["outcomes"]),
+                exact=value.get("exact", False),
             )
             columns = vocabulary.columns
             unsound = vocabulary.inactive - set(columns)
@@ -85,6 +87,8 @@ class Vocabulary:
         words += [word for entry in vocabulary.categorical for word in (entry.name, *entry.categories)]
         if unsound or not columns or len(set(columns)) != len(columns) or not all(isinstance(w, str) for w in words):
             raise BundleError("clinical.json: expected distinct variables spelt as text, and known inactive columns")
+        if type(vocabulary.exact) is not bool:
+            raise BundleError("clinical.json: expected true or false as exact")
         if any(code != code.strip().lower() for code in vocabulary.missing_codes):
             raise BundleError("clinical.json: expected missing codes in lower case")
         for entry in vocabulary.numeric:
@@ -101,6 +105,7 @@ class Vocabulary:
             "inactive": [column for column in self.columns if column in self.inactive],
             "missing_codes": list(self.missing_codes),
             "outcomes": list(self.outcomes),
+            "exact": self.exact,
         }
 
     def encode(self, variables: Mapping[str, Any]) -> ClinicalVector:
@@ -118,8 +123,8 @@ class Vocabulary:
                 missing.append(entry.name)
             values += [_standardised(entry, number), float(number is None)]
         for variable in self.categorical:
-            label = read_label(variable.name, variables.get(variable.name), self.missing_codes)
-            category = _match(label, variable.categories) if label is not None else None
+            label = read_label(variable.name, variables.get(variable.name), self.missing_codes, self.exact)
+            category = _match(label, variable.categories, self.exact) if label is not None else None
             if category is None:
                 (missing if label is None else unknown).append(variable.name)
             values += [float(category == name) for name in variable.categories] + [float(category is None)]
@@ -218,19 +223,22 @@ def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | 
     return number
 
 
-def read_label(name: str, value: Any, codes: Sequence[str]) -> str | None:
-    """A category's text, or None where it is missing; numbers and booleans are spelt out."""
+def read_label(name: str, value: Any, codes: Sequence[str], exact: bool = False) -> str | None:
+    """A category's text, without blanks around it unless ``exact``, or None where it is missing; numbers and booleans
+    are spelt out."""
     if is_missing(value, codes):
         return None
     if not isinstance(value, (int, float, str)):
         raise InputError(f"clinical variable {name}: expected a category, found {json_type(value)}")
-    return value.strip() if isinstance(value, str) else str(value)
+    return value.strip() if isinstance(value, str) and not exact else str(value)
 
 
-def _match(label: str, categories: Sequence[str]) -> str | None:
-    """The category spelt like ``label``, letter case aside where that is unambiguous."""
+def _match(label: str, categories: Sequence[str], exact: bool) -> str | None:
+    """The category spelt like ``label``, unless ``exact`` letter case aside where that is unambiguous."""
     if label in categories:
         return label
+    if exact:
+        return None
     alike = [category for category in categories if category.casefold() == label.casefold()]
     return alike[0] if len(alike) == 1 else None
 

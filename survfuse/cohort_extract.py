@@ -50,12 +50,14 @@ def extract_cohort(
     fails is named and the others go on; InputError then lists them all at the end. Raises at once where there is no
     slide, where the encoder cannot be loaded, and where the machine fails.
     """
+    if weights is not None and not weights.is_file():
+        raise InputError(f"{weights}: no such weight file")
     slides, failures = find_slides(root)
     if not slides and not failures:
         raise InputError(f"{root}: expected slides data/<id>/<id>_HE*{'|'.join(SLIDE_SUFFIXES)}, found none")
     folder = (out or root) / "features" / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    digest = sha256(weights) if weights is not None and weights.is_file() else None
+    digest = sha256(weights) if weights is not None else None
     todo = [slide for slide in slides if not _is_done(folder, slide, settings, digest)]
     stage("slides", f"{count(len(slides), 'slide')}, {len(slides) - len(todo):,} with features already")
     if todo:

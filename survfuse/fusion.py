@@ -86,12 +86,17 @@ class Fused(NamedTuple):
     attention: Tensor  # [B, N], each row sums to 1 over its case's tiles; [B, 0] without a slide
 
 
-Keep = Mapping[str, Tensor]  # what dropout leaves: one mask of ones and zeros for each name in ``dropout_shapes``
+Keep = Mapping[str, Tensor]  # what dropout leaves: one mask for each name that a network's ``dropout`` gives
 
 
 def _drop(x: Tensor, keep: Keep | None, name: str, rate: float) -> Tensor:
     """Dropout by a given mask, or none at all."""
-    return x if keep is None else x * keep[name] / (1.0 - rate)
+    return x if keep is None else x * (keep[name] * (1.0 / (1.0 - rate)))
+
+
+def _either(rate: float) -> float:
+    """The chance that one of two independent masks drops."""
+    return 1.0 - (1.0 - rate) ** 2
 
 
 class GatedAttention(nn.Module):
@@ -111,9 +116,9 @@ class GatedAttention(nn.Module):
     def forward(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:
         """tiles [B, N, tile], present [B, N] or None for all → slide vector [B, bag], attention [B, N]."""
         z = _drop(torch.relu(self.project(tiles)), keep, "bag", self.rate)
-        tanh = _drop(torch.tanh(self.tanh_branch(z)), keep, "tanh", self.rate)
-        sigmoid = _drop(torch.sigmoid(self.sigmoid_branch(z)), keep, "sigmoid", self.rate)
-        scores = self.score(tanh * sigmoid).squeeze(-1)
+        gate = torch.tanh(self.tanh_branch(z)) * torch.sigmoid(self.sigmoid_branch(z))
+        # Dropout on both branches is dropout of their product, where either was dropped.
+        scores = self.score(_drop(gate, keep, "gate", _either(self.rate))).squeeze(-1)
         if present is not None:
             scores = scores.masked_fill(~present, float("-inf"))
         attention = torch.softmax(scores, dim=-1)
@@ -204,15 +209,14 @@ class Network(nn.Module):
                 nn.init.xavier_normal_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def dropout_shapes(self, tiles: int) -> dict[str, tuple[int, ...]]:
-        """Shape of each dropout mask of one case with ``tiles`` tiles."""
-        shapes: dict[str, tuple[int, ...]] = {}
+    def dropout(self, tiles: int) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Shape of each dropout mask of one case with ``tiles`` tiles, and the chance that a unit is dropped."""
+        rate, masks = self.sizes.dropout, dict[str, tuple[tuple[int, ...], float]]()
         if "slide" in self.modalities:
-            bag, attention = self.sizes.bag, self.sizes.attention
-            shapes |= {"bag": (tiles, bag), "tanh": (tiles, attention), "sigmoid": (tiles, attention)}
+            masks |= {"bag": ((tiles, self.sizes.bag), rate), "gate": ((tiles, self.sizes.attention), _either(rate))}
         if "rna" in self.modalities:
-            shapes |= {f"rna.{number}": (width,) for number, width in enumerate(self.sizes.rna)}
-        return shapes
+            masks |= {f"rna.{number}": ((width,), rate) for number, width in enumerate(self.sizes.rna)}
+        return masks if rate else {}
 
     def forward(
         self,
@@ -468,7 +472,7 @@ class LinearCox(Network):
         self.means = nn.ParameterDict({name: nn.Parameter(torch.zeros(widths[name])) for name in self.modalities})
         self.risk = nn.Linear(sum(widths[name] for name in self.modalities), 1)
 
-    def dropout_shapes(self, tiles: int) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+    def dropout(self, tiles: int) -> dict[str, tuple[tuple[int, ...], float]]:  # noqa: ARG002
         return {}
 
     def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002

@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from survfuse.bundle import DEMONSTRATION, Bundle, holds_files, load, load_members
 from survfuse.errors import BundleError, EnvironmentFailure, InputError, named
@@ -24,7 +24,9 @@ from survfuse.log import count, stage, warn
 from survfuse.sockets import OUTPUT_FILE, Case, read_case
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 MOUNTED_MODEL = Path("/opt/ml/model")
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
@@ -75,12 +77,7 @@ def run(input_root: Path, output_root: Path, model: Path | None) -> None:
     if bundle.demonstration:
         stage("notice", f"DEMONSTRATION WEIGHTS. {manifest.notice}")
 
-    rna = bundle.expression.encode(expression)
-    stage("expression", "; ".join(rna.notes))
-    for warning in rna.warnings:
-        warn(warning)
-    clinical = bundle.vocabulary.encode(variables)
-    stage("clinical", "; ".join(clinical.notes))
+    rna, clinical = _vectors(bundle, expression, variables)
 
     import torch
 
@@ -88,9 +85,11 @@ def run(input_root: Path, output_root: Path, model: Path | None) -> None:
     from survfuse.ensemble import Ensemble
 
     device = best_device()
-    tiles = _tiles(case, bundle, device)
-    ensemble = Ensemble(load_members(bundle), device)
-    found = ensemble(tiles, torch.from_numpy(rna.values), torch.from_numpy(clinical.values))
+    if "slide" not in bundle.modalities:
+        stage("slide", "not used by this bundle")
+    tiles = _tiles(case, bundle, device) if "slide" in bundle.modalities else None
+    ensemble = Ensemble(load_members(bundle), manifest.combinations, device)
+    found = ensemble(tiles, *(torch.from_numpy(vector) if vector is not None else None for vector in (rna, clinical)))
     if not math.isfinite(found.risk):
         raise InputError(f"the risk is {found.risk}: features, expression or clinical variables lie beyond all range")
     terms = ", ".join(f"{name} {value:+.4f}" for name, value in found.terms.items())
@@ -132,6 +131,28 @@ def _chosen_bundle(model: Path | None) -> Bundle:
     if required and bundle.demonstration:
         raise BundleError(f"{bundle.root}: a demonstration bundle, which SURVFUSE_REQUIRE_MODEL forbids")
     return bundle
+
+
+def _vectors(
+    bundle: Bundle, expression: Mapping[str, Any], variables: Mapping[str, Any]
+) -> "tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]":
+    """The case's expression [G] and clinical vector [C], each None where the bundle has no use for it."""
+    rna = clinical = None
+    if bundle.expression is not None:
+        encoded = bundle.expression.encode(expression)
+        stage("expression", "; ".join(encoded.notes))
+        for warning in encoded.warnings:
+            warn(warning)
+        rna = encoded.values
+    else:
+        stage("expression", "not used by this bundle")
+    if bundle.vocabulary is not None:
+        vector = bundle.vocabulary.encode(variables)
+        stage("clinical", "; ".join(vector.notes))
+        clinical = vector.values
+    else:
+        stage("clinical", "not used by this bundle")
+    return rna, clinical
 
 
 def _tiles(case: Case, bundle: Bundle, device: "torch.device") -> "torch.Tensor":

@@ -109,7 +109,10 @@ class _Design:
     def state(self, weight: Floats) -> dict[str, Tensor]:
         """The network's tensors for weights [F] of the standardised covariates."""
         raw = weight * self.factor
-        state = {"risk.weight": torch.from_numpy(raw).float()[None], "risk.bias": torch.tensor([-float(raw @ self.mean)])}
+        state = {
+            "risk.weight": torch.from_numpy(raw).float()[None],
+            "risk.bias": torch.tensor([-float(raw @ self.mean)]),
+        }
         at = 0
         for name, width in self.widths.items():
             state[f"means.{name}"] = torch.from_numpy(self.mean[at : at + width]).float()

@@ -13,31 +13,12 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from survfuse.bags import Bag
+from survfuse.combinations import MODALITIES
 from survfuse.errors import InputError
 from survfuse.folds import Split
-from survfuse.combinations import MODALITIES
 from survfuse.fusion import Network, Sizes, build
 from survfuse.loss import EfronLoss
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """How networks are fitted. Defaults suit a cohort of a few hundred patients."""
-
-    epochs: int = 300  # most
-    patience: int = 20  # epochs without a better inner loss
-    learning_rate: float = 3e-4
-    weight_decay: float = 1e-2
-    tiles: int = 64  # drawn from each bag for a step; twice as many, always the same, for the inner loss
-    modality_dropout: float = 0.1  # chance that a step hides a patient's modality; 0: no stand-ins are learnt
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.patience, self.tiles) < 1:
-            raise InputError("expected at least 1 epoch, 1 epoch of patience and 1 tile")
-        if self.learning_rate <= 0.0 or self.weight_decay < 0.0 or not 0.0 <= self.modality_dropout < 1.0:
-            raise InputError(
-                "expected a learning rate above 0, a weight decay of at least 0, and a modality dropout from 0 to below 1"
-            )
+from survfuse.protocol import Optimisation
 
 
 @dataclass(frozen=True)
@@ -111,7 +92,7 @@ def fit_stack(
     stack = _Stack(family, sizes, members, times, events, optimisation, device)
     slide = "slide" in stack.network.modalities
     drawn = TileSampler(bags, optimisation.tiles, seed, device) if slide else None
-    fixed = TileSampler(bags, 2 * optimisation.tiles, seed, device)(0) if slide else None
+    fixed = TileSampler(bags, 4 * optimisation.tiles, seed, device)(0) if slide else None
     for epoch in range(1, optimisation.epochs + 1):
         stack.step(drawn(epoch) if drawn else None)
         if not stack.judge(epoch, fixed):
@@ -206,7 +187,7 @@ class _Stack:
         for value in self.parameters.values():
             value.requires_grad_()
         rates = {"lr": self.optimisation.learning_rate, "weight_decay": self.optimisation.weight_decay}
-        return torch.optim.AdamW(self.parameters.values(), **rates)
+        return torch.optim.AdamW(self.parameters.values(), fused=True, **rates)
 
     def _keep(self, left: Tensor) -> None:
         """Go on with the members at ``left`` of the active ones, their optimiser's moments with them."""
@@ -254,9 +235,9 @@ class _Stack:
         active = self.active.tolist()
         patients = self.fitted.padded.shape[1]
         sizes = self.network.sizes
-        drop = round(256 * sizes.dropout)  # a byte of randomness for each unit
         keep = {}
-        for name, shape in self.network.dropout_shapes(tiles).items() if drop else ():
+        for name, (shape, rate) in self.network.dropout(tiles).items():
+            drop = round(256 * rate)  # a byte of randomness for each unit
             masks = np.empty((len(active), patients, *shape), dtype=bool)
             for at, place in enumerate(active):
                 number = len(self.fitted.rows[place])

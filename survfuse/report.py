@@ -260,7 +260,7 @@ def fold_drawing(held: HeldOut, found: Mapping[str, Any]) -> Figure:
     axes.plot(range(len(values)), [np.nan if v is None else v for v in values], "o", color=LOW, markersize=7)
     for at, value in enumerate(values):
         if value is not None:
-            axes.annotate(f"{value:.2f}", (at, value), (7, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(f"{value:.2f}", (at, value), (7, 3), textcoords="offset points", fontsize=8)
     if (mean := found["folds"]["mean"]) is not None:
         axes.plot([-0.3, len(values) - 0.7], [mean, mean], color=LOW, linewidth=1, linestyle="--")
     _pooled(axes, len(values), pooled)
@@ -281,7 +281,7 @@ def _pooled(axes: Axes, at: int, pooled: Mapping[str, Any]) -> None:
     if low is not None:
         axes.vlines(at, low, high, color=HIGH, linewidth=1.6)
     axes.plot([at], [value], "D", color=HIGH, markersize=7)
-    axes.annotate(f"{value:.2f}", (at, value), (7, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.annotate(f"{value:.2f}", (at, value), (7, 3), textcoords="offset points", fontsize=8)
 
 
 def group_drawing(held: HeldOut, found: Mapping[str, Any]) -> Figure:
@@ -311,11 +311,15 @@ def group_drawing(held: HeldOut, found: Mapping[str, Any]) -> Figure:
             table.text(
                 at, -row, str(int((held.times[mask] >= at).sum())), color=colour, ha="center", va="center", fontsize=8
             )
-    table.set(ylim=(-len(groups) + 0.4, 0.6), yticks=range(0, -len(groups), -1), xlabel="months")
+    table.set(ylim=(-len(groups) + 0.4, 0.6), yticks=range(0, -len(groups), -1))
     table.set_yticklabels([name for name, _, _ in groups])
     table.set_title("patients at risk", loc="left", fontsize=8, fontweight="normal")
     table.spines[:].set_visible(False)
     table.tick_params(length=0)
+    table.tick_params(axis="y", pad=18)  # past the first column of numbers
+    axes.tick_params(axis="x", labelbottom=True)
+    table.tick_params(axis="x", labelbottom=False)
+    axes.set_xlabel("months")
     return drawing
 
 
@@ -411,10 +415,10 @@ def _svg(name: str, drawing: Figure) -> str:
 _CAPTIONS = {
     "folds": "Concordance within each outer fold (dots; dashed: their mean) and of all held-out risks pooled, with "
     "its 95% interval (diamond).",
-    "groups": "Kaplan–Meier curves, with 95% limits, of the patients above the median held-out risk and of the others; "
-    "ticks are censored patients.",
-    "calibration": "Held-out predicted survival against Kaplan–Meier in groups of equal size by predicted survival; bars "
-    "are 95% limits. On the dotted line, what was predicted is what happened.",
+    "groups": "Kaplan–Meier curves, with 95% limits, of the patients above the median held-out risk and of the "
+    "others; ticks are censored patients.",
+    "calibration": "Held-out predicted survival against Kaplan–Meier in groups of equal size by predicted survival; "
+    "bars are 95% limits. On the dotted line, what was predicted is what happened.",
     "losses": "Loss of each member by epoch, on its training patients and on the inner patients that chose the epoch "
     "kept. Members differ in patients, so their levels differ.",
 }
@@ -461,8 +465,8 @@ def _page(found: Mapping[str, Any], facts: Mapping[str, Any], drawings: Mapping[
         *(f'<div class="notice">{_value(notice)}</div>' for notice in notices),
         f"<h2>Order of risk{_HELD}</h2>",
         _discrimination_table(found),
-        '<p class="small">C is the share of pairs of patients that are ordered as their outcomes are: 0.5 is chance, 1 is '
-        "without fault. Pooled figures also compare risks of different outer folds; the figures by fold do not. "
+        '<p class="small">C is the share of pairs of patients that are ordered as their outcomes are: 0.5 is chance, 1 '
+        "is without fault. Pooled figures also compare risks of different outer folds; the figures by fold do not. "
         "Censoring is weighed by the distribution among these patients.</p>",
         _drawing("folds", drawings),
         _fold_line(found["folds"]),
@@ -476,17 +480,17 @@ def _page(found: Mapping[str, Any], facts: Mapping[str, Any], drawings: Mapping[
     if "losses" in drawings:
         parts += [
             f"<h2>Loss curves{_FITTING}</h2>",
-            "<p>These show how fitting went. They are no figure of performance: ",
+            "<p>These show how fitting went, and are no figure of performance: the inner patients chose the epoch.</p>",
+            _drawing("losses", drawings),
         ]
-        parts[-1] += "the inner patients chose the epoch.</p>"
-        parts.append(_drawing("losses", drawings))
     if others:
         parts += ["<h2>The run</h2>", _value(others)]
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>survfuse: held-out performance</title>\n<style>{_CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>survfuse: held-out performance</title>\n<style>{_CSS}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -534,9 +538,9 @@ def _calibration_table(found: Mapping[str, Any]) -> str:
         ("D-calibration, χ²", number_text(test["statistic"], ".2f"), f"p {number_text(test['p'], '.2g')}"),
     ]
     return _table(("measure", "value", "95% interval"), rows) + (
-        '<p class="small">The Brier score is the mean squared error of predicted survival over time: smaller is better. '
-        "A small p of D-calibration says that predicted survival does not fit the outcomes; a large one says only that no "
-        "misfit was found.</p>"
+        '<p class="small">The Brier score is the mean squared error of predicted survival over time: smaller is '
+        "better. A small p of D-calibration says that predicted survival does not fit the outcomes; a large one says "
+        "only that no misfit was found.</p>"
     )
 
 
@@ -588,10 +592,8 @@ def _scalar(value: Any) -> str:
         return ", ".join(map(_scalar, value))
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_scalar(entry)}" for key, entry in value.items())
+    if isinstance(value, bool) or value is None:
+        return {None: "–", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return f"{value:.4g}"
-    return (
-        {None: "–", True: "yes", False: "no"}.get(value, str(value))
-        if not isinstance(value, int) or isinstance(value, bool)
-        else f"{value:,}"
-    )
+    return f"{value:,}" if isinstance(value, int) else value

@@ -143,7 +143,9 @@ class Expression:
                 f"expected at most {self.most_missing:.0%}"
             )
         if missing:
-            notes.append(f"{count(missing, 'missing gene')} imputed with the training mean")
+            zero = self.transform == IDENTITY and not self.mean.any()
+            value = "counted as 0" if zero else "imputed with the training mean"
+            notes.append(f"{count(missing, 'missing gene')} {value}")
         if extra:
             notes.append(f"{count(extra, 'extra gene')} ignored")
         return RnaVector(self.transformed(values), tuple(notes), self._scale_warnings(values))

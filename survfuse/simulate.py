@@ -5,6 +5,7 @@ every seed; the seed draws patients. So a model trained on one simulated cohort 
 Everything drawn here is invented: it tests software, and says nothing about patients.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -64,6 +65,49 @@ class Patients:
         return np.asarray(main + interaction * joint)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A simulated cohort before it is written: n patients, their outcomes and what a cohort's files hold of them."""
+
+    log_hazard: Floats  # [n], the truth
+    times: NDArray[np.int64]  # [n] months
+    events: NDArray[np.bool_]  # [n]
+    symbols: list[str]  # [G]
+    expression: Floats  # [n, G]
+    clinical: list[dict[str, str | int]]  # n
+    bags: Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]  # n × (features [N, D], coordinates [N, 2])
+
+
+def draw(
+    number: int,
+    seed: int,
+    genes: int | None = None,
+    tiles: int = 64,
+    interaction: float = 1.0,
+    phenotypes: list[Floats] | None = None,
+) -> Drawn:
+    """``number`` patients of ``seed``; ``phenotypes`` are examples [k, D] of each kind of tissue's tiles, drawn ones of
+    length 1,024 if None. Raises InputError for numbers that make no cohort."""
+    if number < 1 or tiles < 1 or seed < 0 or (genes is not None and genes < PROGRAMMES):
+        raise InputError(f"expected at least 1 patient, 1 tile and {PROGRAMMES} genes, and a seed of at least 0")
+    # A stream for each part: the same patients come with more genes or larger bags.
+    streams = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(5)]
+    patients = Patients.draw(number, streams[0])
+    hazard = patients.log_hazard(interaction)
+    times, events = _outcomes(hazard, streams[1])
+    symbols = _symbols(genes)
+    examples = phenotypes if phenotypes is not None else drawn_phenotypes()
+    return Drawn(
+        hazard,
+        times,
+        events,
+        symbols,
+        _expression(patients, len(symbols), streams[2]),
+        _clinical(patients, streams[3]),
+        (_bag(share, tiles, examples, streams[4]) for share in patients.aggressive),
+    )
+
+
 def simulate(
     root: Path,
     number: int,
@@ -81,30 +125,18 @@ def simulate(
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root}: not empty; a cohort is written to a folder of its own")
-    if number < 1 or tiles < 1 or seed < 0 or (genes is not None and genes < PROGRAMMES):
-        raise InputError(f"expected at least 1 patient, 1 tile and {PROGRAMMES} genes, and a seed of at least 0")
-    # A stream for each part: the same patients come with more genes or larger bags.
-    streams = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(5)]
-    patients = Patients.draw(number, streams[0])
-    hazard = patients.log_hazard(interaction)
-    times, events = _outcomes(hazard, streams[1])
-    symbols = _symbols(genes)
-    expression = _expression(patients, len(symbols), streams[2])
-    clinical = _clinical(patients, streams[3])
-    phenotypes = _drawn_phenotypes() if tissue is None else _tissue_phenotypes(tissue)
-
+    drawn = draw(number, seed, genes, tiles, interaction, None if tissue is None else _tissue_phenotypes(tissue))
     names = [f"3S_{place + 1:0{len(str(number))}}" for place in range(number)]
     for folder in ("features/features", "features/coordinates"):
         (root / folder).mkdir(parents=True)
     for place, name in enumerate(progress(names, number, "simulating")):
         folder = root / "data" / name
         folder.mkdir(parents=True)
-        outcome = dict(zip(OUTCOME_KEYS, (int(events[place]), int(times[place])), strict=True))
-        write_json(folder / f"{name}_CD.json", clinical[place] | outcome)
-        write_json(
-            folder / f"{name}_RNA.json", dict(zip(symbols, expression[place].tolist(), strict=True)), indent=None
-        )
-        bag, coordinates = _bag(patients.aggressive[place], tiles, phenotypes, streams[4])
+        outcome = dict(zip(OUTCOME_KEYS, (int(drawn.events[place]), int(drawn.times[place])), strict=True))
+        write_json(folder / f"{name}_CD.json", drawn.clinical[place] | outcome)
+        expression = dict(zip(drawn.symbols, drawn.expression[place].tolist(), strict=True))
+        write_json(folder / f"{name}_RNA.json", expression, indent=None)
+        bag, coordinates = next(drawn.bags)
         torch.save(torch.from_numpy(bag), root / "features/features" / f"{name}_HE.pt")
         np.save(root / "features/coordinates" / f"{name}_HE.npy", coordinates)
     truth = {
@@ -115,7 +147,7 @@ def simulate(
         "interactions": INTERACTIONS,
         "baseline": {"weibull_shape": WEIBULL_SHAPE, "median_months": MEDIAN_MONTHS},
         "features_of": tissue.name if tissue else None,
-        "log_hazard": dict(zip(names, hazard.tolist(), strict=True)),
+        "log_hazard": dict(zip(names, drawn.log_hazard.tolist(), strict=True)),
     }
     write_json(root / SIMULATION_FILE, truth)
 
@@ -182,11 +214,12 @@ def _clinical(patients: Patients, random: np.random.Generator) -> list[dict[str,
     ]
 
 
-def _drawn_phenotypes() -> list[Floats]:
-    """Examples [40, 1024] of each phenotype's tiles, drawn around a centre of its own."""
+def drawn_phenotypes(dimension: int = UNTISSUED_DIMENSION) -> list[Floats]:
+    """Examples [40, dimension] of each phenotype's tiles, drawn around a centre of its own; 1,024 at most."""
     structure = np.random.default_rng(_STRUCTURE_SEED)
     centres = structure.standard_normal((PHENOTYPES, 1, UNTISSUED_DIMENSION))
-    return list(centres + 0.7 * structure.standard_normal((PHENOTYPES, 40, UNTISSUED_DIMENSION)))
+    examples = centres + 0.7 * structure.standard_normal((PHENOTYPES, 40, UNTISSUED_DIMENSION))
+    return list(examples[:, :, :dimension])
 
 
 def _tissue_phenotypes(path: Path) -> list[Floats]:

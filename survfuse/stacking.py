@@ -68,7 +68,7 @@ def stack(
     evenness: float = EVENNESS,
 ) -> Stacked:
     """Weigh the families that can score ``combination``; raises InputError where none tells patients apart."""
-    families = list(dict.fromkeys(m.family for m in members if set(FAMILIES[m.family].modalities) & set(combination)))
+    families = list(dict.fromkeys(m.family for m in members if _own(m.family, combination) in m.risks))
     units: dict[tuple[int, int], list[Split]] = {}
     for member in members:
         splits = units.setdefault((member.split.repeat, member.split.fold), [])
@@ -82,14 +82,15 @@ def stack(
     for unit, splits in units.items():
         scored = {}
         for family in families:
-            own = tuple(name for name in combination if name in FAMILIES[family].modalities)
-            scored[family] = _Committee.of(splits, [found[family, split.name][own] for split in splits])
+            risks = [found[family, split.name][_own(family, combination)] for split in splits]
+            scored[family] = _Committee.of(splits, risks)
             held_out = splits[0].held_out
             candidates[family][held_out] += scored[family].held_out[held_out] / repeats
         useful = [family for family in families if scored[family].scale > _CONSTANT]
         if not useful:
             raise InputError(
-                f"no family tells the patients of fold {unit[1] + 1} apart by {', '.join(combination)}: nothing was learnt"
+                f"no family tells the patients of fold {unit[1] + 1} apart by {', '.join(combination)}: "
+                "nothing was learnt"
             )
         training = np.flatnonzero(~np.isnan(scored[useful[0]].inner))
         inner = np.stack([scored[family].inner[training] for family in useful], axis=1)
@@ -105,6 +106,11 @@ def stack(
     return Stacked(
         standings, shares, unit_risks, candidates, (reference - reference.mean()) / reference.std(), location, spread
     )
+
+
+def _own(family: str, combination: Combination) -> Combination:
+    """What a family's networks see of a combination."""
+    return tuple(name for name in combination if name in FAMILIES[family].modalities)
 
 
 def family_weights(

@@ -6,7 +6,7 @@ What follows from their risks (weights, scales, calibration, the bundle, the rep
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,59 +19,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import survfuse
-from survfuse.calibration import CONTINUOUS
 from survfuse.clinical import Vocabulary, fit_vocabulary
 from survfuse.cohort import Cohort
 from survfuse.combinations import MODALITIES, Combination, all_combinations
-from survfuse.errors import InputError
 from survfuse.files import whole
 from survfuse.folds import Split, nested_splits
 from survfuse.fusion import FAMILIES, Network, Sizes, build
 from survfuse.linear import COMPONENTS, Clusters, fit_fold
 from survfuse.log import count, progress, stage
-from survfuse.neural import Fitted, Optimisation, Prepared, fit_stack, inner_sizes
+from survfuse.neural import Fitted, Prepared, fit_stack, inner_sizes
+from survfuse.protocol import NONE, Protocol
 from survfuse.rna import LOG_STANDARDISE, Expression
 from survfuse.scoring import cohort_risks
 from survfuse.stacking import MemberRisks
-from survfuse.transforms import NONE, VARIANCE, ClinicalMap, ExpressionMap, choose_genes
+from survfuse.transforms import ClinicalMap, ExpressionMap, choose_genes
 
-AUTO = "auto"
-# From the simplest to the paper's: a cohort without one of the modalities has those that do without it.
-CANDIDATES = ("clinical", "cox-rna", "cox-slide", "cox-rna+clinical", "cox", "rna+clinical", "concat", "bilinear")
 _STACK_BYTES = 1.5e9  # of activations that one stacked pass may hold
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How an ensemble is trained."""
-
-    fusion: str = AUTO  # one family, or the stack of all candidates
-    folds: int = 5
-    inner: int = 5  # members of each fold: each leaves out, and is stopped by, another part of its training patients
-    repeats: int = 1  # partitions into folds
-    seed: int = 0
-    select: str = VARIANCE  # rule by which genes are chosen
-    genes: int = 5000  # most chosen
-    transform: str = LOG_STANDARDISE  # of expression
-    calibration: str = CONTINUOUS
-    optimisation: Optimisation = field(default_factory=Optimisation)
-
-    def __post_init__(self) -> None:
-        if self.folds < 2 or self.inner < 2 or self.repeats < 1 or self.genes < 1:
-            raise InputError("expected at least 2 folds, 2 inner parts, 1 repeat and 1 gene")
-        if not 0 <= self.seed < 2**32:
-            raise InputError("expected a seed of at least 0 and below 2^32")
-        if self.fusion != AUTO and self.fusion not in FAMILIES:
-            raise InputError(f"unknown fusion {self.fusion!r}; expected {AUTO}, {', '.join(FAMILIES)}")
-
-    def families(self, modalities: Sequence[str]) -> list[str]:
-        """The families to train on a cohort that has ``modalities``."""
-        if self.fusion != AUTO:
-            lacking = set(FAMILIES[self.fusion].modalities) - set(modalities)
-            if lacking:
-                raise InputError(f"{self.fusion} needs {', '.join(sorted(lacking))}, which the cohort does not have")
-            return [self.fusion]
-        return [name for name in CANDIDATES if set(FAMILIES[name].modalities) <= set(modalities)]
 
 
 @dataclass(frozen=True)
@@ -99,7 +62,8 @@ class Trainer:
         """
         self.cohort, self.protocol, self.device = cohort, protocol, torch.device(device)
         self.modalities = tuple(
-            name for name, has in zip(MODALITIES, (cohort.bags, cohort.expression, any(cohort.clinical)), strict=True)
+            name
+            for name, has in zip(MODALITIES, (cohort.bags, cohort.expression, any(cohort.clinical)), strict=True)
             if has is not None and has is not False
         )
         self.families = protocol.families(self.modalities)
@@ -162,7 +126,8 @@ class Trainer:
         if self.rna is not None:
             outcomes = (self.cohort.times[rows], self.cohort.events[rows])
             protocol = self.protocol
-            spread = np.where(self.expression.scale > 0.0, self.expression.scale, 0.0)
+            standardised = protocol.transform == LOG_STANDARDISE
+            spread = self.expression.scale if standardised else np.ones(self.rna.shape[1])
             chosen = choose_genes(self.rna[rows], spread, protocol.select, protocol.genes, outcomes)
             expression = ExpressionMap.fit(self.rna[rows], chosen, self.sizes.components)
         if self.clinical is not None:
@@ -301,7 +266,9 @@ class Trainer:
         The fusion is left out: a family's members are the same in a stack and alone.
         """
         cohort, digest = self.cohort, hashlib.sha256()
-        protocol = {name: value for name, value in asdict(self.protocol).items() if name not in ("fusion", "calibration")}
+        protocol = {
+            name: value for name, value in asdict(self.protocol).items() if name not in ("fusion", "calibration")
+        }
         facts: dict[str, Any] = {"release": survfuse.__version__, "protocol": protocol, "sizes": self.sizes.to_json()}
         facts |= {"device": self.device.type, "threads": torch.get_num_threads(), "torch": torch.__version__}
         facts |= {"ids": cohort.ids, "genes": cohort.genes, "clinical": [dict(patient) for patient in cohort.clinical]}

@@ -14,9 +14,9 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from survfuse.clinical import Vocabulary
+from survfuse.protocol import NONE, VARIANCE
 
 Floats = NDArray[np.float64]
-NONE, VARIANCE, COX_SCORE = "none", "variance", "cox-score"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ def varying(values: Floats) -> NDArray[np.bool_]:
     return differing >= np.maximum(2.0, number / 50.0)
 
 
-def choose_genes(rna: Floats, spread: Floats, rule: str, most: int, outcomes: tuple[Floats, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+def choose_genes(
+    rna: Floats, spread: Floats, rule: str, most: int, outcomes: tuple[Floats, NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
     """Which genes [G] have a weight, by the fitted patients' expression [n, G] (NaN where absent) and outcomes.
 
     ``none``: all. ``variance``: the ``most`` with the largest variance before standardising; ``spread`` [G] is the

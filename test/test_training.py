@@ -287,7 +287,7 @@ def test_simulated_expression_and_bags_carry_the_hidden_state():
         target = patients.programmes[:, programme]
         fitted = Ridge(10.0).fit(logged[:400], target[:400])
         assert fitted.score(logged[400:], target[400:]) > 0.7
-    phenotypes = simulation._drawn_phenotypes()
+    phenotypes = simulation.drawn_phenotypes()
     centres = np.stack([examples.mean(axis=0) for examples in phenotypes])
     shares = []
     for aggressive in patients.aggressive[:100]:

@@ -39,8 +39,8 @@ def extract(
 ) -> Extracted:
     """Tile features of the slide at ``path`` by ``settings``.
 
-    ``weights`` None takes the encoder's embedded weights; ``encoder`` is one loaded from them already. Raises InputError for a slide or mask that cannot be
-    used and ``error`` for an encoder that cannot.
+    ``weights`` None takes the encoder's embedded weights; ``encoder`` is the one they make, where it is loaded
+    already. Raises InputError for a slide or mask that cannot be used and ``error`` for an encoder that cannot.
     """
     spec = find_spec(settings.encoder, error)
     if (spec.input_px, spec.dimension) != (settings.tile_px, settings.dimension):

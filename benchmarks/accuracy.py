@@ -1,0 +1,336 @@
+"""Held-out concordance of every family and of the stack: simulated cohorts, real ones, the task's own outcomes.
+
+    python benchmarks/accuracy.py simulated RESULTS [--seeds 5]     176 training and 200 test patients a cohort
+    python benchmarks/accuracy.py real RESULTS [--repeats 10]       SurvSet's gse1992, scikit-survival's breast cancer
+    python benchmarks/accuracy.py task REFERENCE_DATA               CHIMERA Task 3's outcomes, the reference's risks
+    python benchmarks/accuracy.py tables RESULTS                    the tables of README.md
+
+RESULTS is a folder: one JSON file for each cohort and seed, so a run that was stopped goes on. The real cohorts need
+the packages of the extra ``benchmark``.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from survfuse.bags import Bag
+from survfuse.calibration import CONTINUOUS, RANK, Calibration
+from survfuse.cohort import Cohort
+from survfuse.combinations import MODALITIES, Combination
+from survfuse.files import write_json
+from survfuse.fusion import FAMILIES, Sizes, build
+from survfuse.metrics import concordance, corrected_difference, paired_difference
+from survfuse.neural import inner_sizes
+from survfuse.protocol import CANDIDATES, Optimisation, Protocol
+from survfuse.rna import IDENTITY
+from survfuse.scoring import cohort_risks
+from survfuse.simulate import draw, drawn_phenotypes
+from survfuse.stacking import Stacked, stack
+from survfuse.training import Member, Trainer
+
+Floats = NDArray[np.float64]
+# Narrower networks than the paper's, and shorter tile features: 176 patients do not fill the paper's, and fifteen
+# cohorts of every family are to be done in an hour.
+SIZES = Sizes(bag=64, attention=32, rna=(64, 32, 16), rank=16, pairs=(16, 8, 8), hidden=32, embedding=8, fused=16)
+OPTIMISATION = Optimisation(learning_rate=1e-3, epochs=150)
+TILE_FEATURES, TILES = 128, 24
+TRAINING, TEST = 176, 200
+INTERACTIONS = {"none": 0.0, "moderate": 1.0, "strong": 2.0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("simulated", "real", "task", "tables"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args()
+    if options.part == "simulated":
+        for seed in range(1, options.seeds + 1):
+            for name, strength in INTERACTIONS.items():
+                _once(options.folder / f"simulated-{name}-{seed}.json", lambda s=seed, x=strength: simulated(s, x))
+    elif options.part == "real":
+        for seed in range(options.repeats):
+            for name, load in (("gse1992", gse1992), ("breast-cancer", breast_cancer)):
+                _once(options.folder / f"real-{name}-{seed}.json", lambda s=seed, cohort=load: real(cohort(), s))
+    elif options.part == "task":
+        task(options.folder)
+    else:
+        tables(options.folder)
+
+
+def _once(path: Path, run: "callable") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_json(path, run())
+    print(path.name, flush=True)
+
+
+def trained(cohort: Cohort, protocol: Protocol, families: Sequence[str]) -> tuple[Trainer, list[Member]]:
+    """Members of ``families`` on every split, without a word on the way."""
+    state = Path(tempfile.mkdtemp())
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer = Trainer(cohort, SIZES, protocol, state)
+            trainer.families = list(families)
+            return trainer, list(trainer.members())
+    finally:
+        shutil.rmtree(state)
+
+
+# 1. Simulated
+
+
+def simulated(seed: int, interaction: float) -> dict:
+    """C of each family, the stack and the true hazard on test patients, and nested held-out C in training."""
+    drawn = draw(TRAINING + TEST, seed, None, TILES, interaction, drawn_phenotypes(TILE_FEATURES))
+    bags = tuple(Bag.of(torch.from_numpy(features)) for features, _ in drawn.bags)
+
+    def part(rows: slice) -> Cohort:
+        times, events = drawn.times[rows].astype(float), drawn.events[rows]
+        ids, clinical = tuple(map(str, range(len(times)))), tuple(drawn.clinical[rows])
+        return Cohort(
+            ids, times, events, bags[rows], tuple(drawn.symbols), drawn.expression[rows], clinical, True, None
+        )
+
+    training, test = part(slice(0, TRAINING)), part(slice(TRAINING, None))
+    trainer, members = trained(training, Protocol(seed=seed, optimisation=OPTIMISATION), list(FAMILIES))
+    risks = new_risks(trainer, members, test)
+    stacks = {family: _stacked(members, [family], training) for family in FAMILIES}
+    stacks["stack"] = _stacked(members, CANDIDATES, training)
+    found = {
+        name: {
+            "test": concordance(test.times, test.events, _ensemble(of, risks)),
+            "held_out": concordance(training.times, training.events, of.reference),
+            "spread": float(np.std(_ensemble(of, risks))),
+        }
+        for name, of in stacks.items()
+    }
+    truth = concordance(test.times, test.events, drawn.log_hazard[TRAINING:])
+    return {"families": found, "true_hazard": truth, "events": int(training.events.sum())}
+
+
+def _stacked(members: Sequence[Member], families: Sequence[str], cohort: Cohort) -> Stacked:
+    chosen = [member.scored() for member in members if member.family in families]
+    modalities = MODALITIES if cohort.bags is not None else ("rna", "clinical")
+    return stack(chosen, modalities, cohort.times, cohort.events)
+
+
+def new_risks(trainer: Trainer, members: Sequence[Member], test: Cohort) -> dict[tuple[str, str], Floats]:
+    """Each member's risk of each new patient [n], by family and split."""
+    rna = trainer.expression.transformed(test.expression).astype(np.float64)
+    clinical = np.stack([trainer.vocabulary.encode(patient).values for patient in test.clinical]).astype(np.float64)
+    everyone, found, inputs = range(len(test.ids)), {}, {}
+    for member in members:
+        if member.split.name not in inputs:
+            expression, variables = trainer.maps(member.split)
+            inputs[member.split.name] = (expression.apply(rna), variables.apply(clinical))
+        sizes = trainer.family_sizes(member.family)
+        network = build(member.family, inner_sizes(sizes, sizes.stand_ins))
+        network.load_state_dict(member.fitted.state)
+        mapped, variables = inputs[member.split.name]
+        own: Combination = network.modalities
+        device = torch.device("cpu")
+        scored = cohort_risks(network, test.bags, mapped[:, : sizes.components], variables, [own], everyone, device)
+        found[member.family, member.split.name] = scored[own].numpy()
+    return found
+
+
+def _ensemble(stacked: Stacked, risks: Mapping[tuple[str, str], Floats]) -> Floats:
+    """The frozen ensemble's risk [n] of new patients."""
+    total = sum(s.weight * (risks[key] - s.location) / s.scale for key, s in stacked.standings.items())
+    return (total - stacked.location) / stacked.scale
+
+
+# 2. Real expression and clinical variables, without a slide
+
+
+def gse1992() -> Cohort:
+    from SurvSet.data import SurvLoader
+
+    frame = SurvLoader().load_dataset("gse1992")["df"]
+    clinical = [name for name in frame.columns if name.startswith("fac_")]
+    genes = [name for name in frame.columns if name.startswith("num_HS_")]
+    return _tabular(
+        frame["time"], frame["event"] == 1, frame[genes].to_numpy(float), genes, frame[clinical].astype(str)
+    )
+
+
+def breast_cancer() -> Cohort:
+    from sksurv.datasets import load_breast_cancer
+
+    frame, outcome = load_breast_cancer()
+    genes = [name for name in frame.columns if name.startswith("X")]
+    clinical = frame[["age", "size"]].join(frame[["er", "grade"]].astype(str))
+    return _tabular(outcome["t.tdm"] / 30.44, outcome["e.tdm"], frame[genes].to_numpy(float), genes, clinical)
+
+
+def _tabular(times, events, expression: Floats, genes: Sequence[str], clinical) -> Cohort:
+    """Expression is logged already and may be negative: each gene is moved to start at 0, which standardising undoes."""
+    ids = tuple(map(str, range(len(clinical))))
+    moved = expression - np.nanmin(expression, axis=0)
+    patients = tuple(clinical.to_dict("records"))
+    return Cohort(
+        ids, np.asarray(times, float), np.asarray(events, bool), None, tuple(genes), moved, patients, False, None
+    )
+
+
+def real(cohort: Cohort, seed: int) -> dict:
+    """C in each outer fold, of the stack, of its candidates, and of scikit-survival's models on the same folds."""
+    protocol = Protocol(seed=seed, transform=IDENTITY, optimisation=OPTIMISATION)
+    trainer, members = trained(cohort, protocol, protocol.families(("rna", "clinical")))
+    stacked = _stacked(members, trainer.families, cohort)
+    held = dict(stacked.candidates) | {"stack": stacked.reference}
+    scores: dict[str, list[float]] = {}
+    for fold in range(protocol.folds):
+        rows = next(split.held_out for split in trainer.splits if split.fold == fold)
+        outside = _baselines(cohort, np.setdiff1d(np.arange(len(cohort.ids)), rows), rows, seed)
+        for name, risks in {**{name: risks[rows] for name, risks in held.items()}, **outside}.items():
+            scores.setdefault(name, []).append(concordance(cohort.times[rows], cohort.events[rows], risks))
+    return {"folds": scores, "weights": {str(unit): shares for unit, shares in stacked.shares.items()}}
+
+
+def _baselines(cohort: Cohort, training: NDArray[np.int64], test: NDArray[np.int64], seed: int) -> dict[str, Floats]:
+    """Held-out risks of scikit-survival's models, tuned inside the training patients."""
+    import warnings
+
+    import pandas as pd
+    from sklearn.compose import make_column_selector, make_column_transformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from sksurv.ensemble import RandomSurvivalForest
+    from sksurv.linear_model import CoxnetSurvivalAnalysis, CoxPHSurvivalAnalysis
+    from sksurv.util import Surv
+
+    clinical = pd.DataFrame(cohort.clinical)
+    encode = make_column_transformer(
+        (StandardScaler(), make_column_selector(dtype_include="number")),
+        (OneHotEncoder(handle_unknown="ignore", drop="first"), make_column_selector(dtype_exclude="number")),
+        sparse_threshold=0.0,
+    )
+    variables = encode.fit(clinical.iloc[training]).transform(clinical)
+    genes = (
+        make_pipeline(SimpleImputer(), StandardScaler()).fit(cohort.expression[training]).transform(cohort.expression)
+    )
+    both = np.concatenate([genes, variables], axis=1)
+    outcome = Surv.from_arrays(cohort.events, cohort.times)
+    inner = list(StratifiedKFold(5, shuffle=True, random_state=seed).split(training, cohort.events[training]))
+    models = {
+        "Cox elastic net": (
+            both,
+            CoxnetSurvivalAnalysis(l1_ratio=0.5, max_iter=10_000),
+            {"alphas": [[alpha] for alpha in (0.05, 0.1, 0.2, 0.3, 0.5)]},
+        ),
+        "random survival forest": (
+            both,
+            RandomSurvivalForest(300, min_samples_leaf=10, max_features="sqrt", random_state=seed, low_memory=True),
+            {},
+        ),
+        "clinical Cox": (variables, CoxPHSurvivalAnalysis(), {"alpha": [0.1, 1.0, 10.0]}),
+    }
+    found = {}
+    for name, (values, model, grid) in models.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an elastic net without a gene left, a fold without a comparable pair
+            search = GridSearchCV(model, grid, cv=inner, error_score=0.5) if grid else model
+            found[name] = search.fit(values[training], outcome[training]).predict(values[test])
+    return found
+
+
+# 3. The task's outcomes and the reference's risks
+
+
+def task(folder: Path) -> None:
+    import pandas as pd
+
+    frame = pd.read_csv(folder / "outcomes.csv").dropna(subset=["reference_risk"])
+    curve = json.loads((folder / "reference-calibration.json").read_text())
+    times, events, risks = frame["time_months"].to_numpy(float), frame["event"].to_numpy(bool), frame["reference_risk"]
+    for mode in (RANK, CONTINUOUS):
+        table = {
+            "times": curve["km_times"],
+            "survival": curve["km_probs"],
+            "reference_risks": sorted(curve["train_risks"]),
+        }
+        months = Calibration.from_json({"mode": mode, **table}).months(risks.to_numpy()).months
+        shared = np.unique(months, return_counts=True)[1].max() / len(months)
+        print(
+            f"{mode:<11} C of months {concordance(times, events, -months):.3f}, most patients on one month {shared:.1%}"
+        )
+    print(f"{'':<11} C of risks  {concordance(times, events, risks):.3f}")
+
+
+# Tables
+
+
+def tables(folder: Path) -> None:
+    """Print README.md's tables from the results in ``folder``."""
+    for name in INTERACTIONS:
+        runs = [json.loads(path.read_text()) for path in sorted(folder.glob(f"simulated-{name}-*.json"))]
+        if runs:
+            _simulated_table(name, runs)
+    everything = [json.loads(path.read_text()) for path in sorted(folder.glob("simulated-*.json"))]
+    if everything:
+        _differences("all simulated cohorts", everything)
+    for name in ("gse1992", "breast-cancer"):
+        runs = [json.loads(path.read_text())["folds"] for path in sorted(folder.glob(f"real-{name}-*.json"))]
+        if runs:
+            _real_table(name, runs)
+
+
+def _simulated_table(name: str, runs: Sequence[dict]) -> None:
+    print(
+        f"\nInteraction {name}, {len(runs)} cohorts, true hazard {np.mean([run['true_hazard'] for run in runs]):.3f}\n"
+    )
+    print("| family | C, test patients | C, nested held-out |\n|---|---|---|")
+    for family in ("stack", *FAMILIES):
+        test, held = (np.array([run["families"][family][key] for run in runs]) for key in ("test", "held_out"))
+        print(f"| `{family}` | {_mean(test)} | {_mean(held)} |")
+    _differences(f"interaction {name}", runs)
+
+
+def _differences(title: str, runs: Sequence[dict]) -> None:
+    pairs = [("stack", _best(runs)), ("stack", "clinical"), ("bilinear", "concat")]
+    for key in ("test", "held_out"):
+        for first, second in pairs:
+            scores = ([run["families"][name][key] for run in runs] for name in (first, second))
+            mean, low, high = paired_difference(np.subtract(*map(np.array, scores)))
+            print(f"{title}, {key}: {first} − {second} {mean:+.3f} ({low:+.3f} to {high:+.3f}), {len(runs)} cohorts")
+
+
+def _best(runs: Sequence[dict]) -> str:
+    """The candidate with the highest mean C on test patients: named after the fact, which favours it."""
+    return max(CANDIDATES, key=lambda family: np.mean([run["families"][family]["test"] for run in runs]))
+
+
+def _real_table(name: str, runs: Sequence[Mapping[str, list[float]]]) -> None:
+    print(
+        f"\n{name}, {len(runs)} × {len(runs[0]['stack'])} nested folds\n\n| model | C | stack − model (95% interval) |"
+    )
+    print("|---|---|---|")
+    folds = {model: np.array([run[model] for run in runs]) for model in runs[0]}
+    order = sorted(folds, key=lambda model: -float(np.nanmean(folds[model])))
+    for model in order:
+        difference = (folds["stack"] - folds[model]).ravel()
+        mean, low, high = corrected_difference(difference[~np.isnan(difference)], 0.2, 0.8)
+        print(f"| {model} | {_mean(np.nanmean(folds[model], axis=1))} | {mean:+.3f} ({low:+.3f} to {high:+.3f}) |")
+
+
+def _mean(values: Floats) -> str:
+    """Mean and standard error over runs."""
+    return f"{values.mean():.3f} ± {values.std(ddof=1) / np.sqrt(len(values)):.3f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The model card that a bundle carries, for people (after Mitchell et al. 2019)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from survfuse.bundle import Manifest
+
+
+def model_card(manifest: "Manifest", figures: Mapping[str, Any]) -> str:
+    """Markdown: what the ensemble was trained on and how, its nested held-out figures, what it is for and is not."""
+    facts = manifest.provenance
+    protocol, optimisation = facts["protocol"], facts["protocol"]["optimisation"]
+    middle, longest = facts["follow_up_months"]
+    lines = [
+        "# Model card",
+        "",
+        f"**{manifest.notice}**",
+        "",
+        "## Trained on",
+        "",
+        f"{facts['patients']} {'simulated ' if facts['simulated'] else ''}patients, {facts['events']} with the event; "
+        f"follow-up {middle:g} months in the median, {longest:g} at most. Tile features by {manifest.slide.encoder}, "
+        f"{manifest.slide.tile_px} px at {manifest.slide.mpp:g} µm per pixel.",
+        "",
+        "## Protocol",
+        "",
+        f"{protocol['repeats']} × {protocol['folds']} outer folds stratified by event and time, {protocol['inner']} "
+        "members in each; a member is fitted to all but one part of its fold's training patients and stopped by that "
+        f"part. Genes by {protocol['select']} (at most {protocol['genes']}), expression {protocol['transform']}; "
+        f"modalities hidden with a chance of {optimisation['modality_dropout']:g} at each step. Families and mean "
+        "weights, learnt on inner out-of-fold risks:",
+        "",
+        "| family | weight |",
+        "|---|---|",
+        *(f"| {family} | {weight:.3f} |" for family, weight in facts["family_weights"].items()),
+        "",
+        "## Held-out figures",
+        "",
+        "Of patients that no weight, epoch, family, standardisation or gene selection had seen; 95% intervals by "
+        "bootstrap over patients.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        *_rows(figures),
+        "",
+        "| combination of modalities | concordance of held-out risks |",
+        "|---|---|",
+        *(f"| {name} | {value:.3f} |" for name, value in facts["combinations"].items()),
+        "",
+        "## Intended use",
+        "",
+        "Research: ranking patients with high-risk non-muscle-invasive bladder cancer by time to recurrence, on slides, "
+        "expression and variables measured as the training cohort's were.",
+        "",
+        "## Limits",
+        "",
+        "- Not a medical device; not for decisions about a patient's care.",
+        "- Figures are of one cohort. Another scanner, stain, sequencing pipeline or population needs its own test.",
+        "- A small number of events makes wide intervals, and months beyond the last observed event are a ranking only.",
+        "- Reference risks are stored sorted and without ids; member weights may still carry traces of the patients.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(figures: Mapping[str, Any]) -> list[str]:
+    """One row for each figure that is a number, with its interval where it has one."""
+    rows = []
+    for name, value in figures.items():
+        if isinstance(value, Mapping) and isinstance(value.get("value"), (int, float)):
+            bounds = [value.get("low"), value.get("high")]
+            interval = f" ({bounds[0]:.3f} to {bounds[1]:.3f})" if all(b is not None for b in bounds) else ""
+            rows.append(f"| {name.replace('_', ' ')} | {value['value']:.3f}{interval} |")
+        elif isinstance(value, float):
+            rows.append(f"| {name.replace('_', ' ')} | {value:.4g} |")
+    return rows

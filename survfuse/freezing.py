@@ -1,0 +1,273 @@
+"""From trained members to a bundle: weights, scales, calibration, held-out figures, model card."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from survfuse.bundle import (
+    BESIDE,
+    DEMONSTRATION,
+    MANIFEST,
+    RESEARCH,
+    Manifest,
+    MemberEntry,
+    Scale,
+    Tables,
+    holds_files,
+    save,
+)
+from survfuse.calibration import Calibration
+from survfuse.card import model_card
+from survfuse.combinations import Combination, all_combinations, name_of, ordered
+from survfuse.curves import SurvivalCurve
+from survfuse.errors import InputError
+from survfuse.fusion import FAMILIES
+from survfuse.log import count, stage
+from survfuse.metrics import concordance
+from survfuse.report import HeldOut, MemberCurve, write_report
+from survfuse.rna import Expression
+from survfuse.slide.encoders import embedded_digest, load_encoder
+from survfuse.slide.settings import SlideSettings
+from survfuse.stacking import Stacked, stack
+from survfuse.training import Member, Trainer
+
+Floats = NDArray[np.float64]
+NOTICES = {
+    DEMONSTRATION: "Trained on simulated patients: the months it predicts mean nothing clinically.",
+    RESEARCH: "For research use. Not a medical device.",
+}
+
+
+def train(trainer: Trainer, settings: SlideSettings, root: Path, work: Path, weights: Path | None) -> None:
+    """Train what ``work`` does not yet hold, write the bundle to ``root`` and the report to ``work``.
+
+    ``weights`` is a tile encoder's weight file to carry along. The bundle appears whole, and the members kept in
+    ``work`` go only then: a run that was killed and is started again ends with the same bundle.
+    """
+    if weights is not None:
+        load_encoder(settings.encoder, weights, torch.device("cpu"))  # what is wrong with it shows before training
+    members = list(trainer.members())
+    stacks = ensemble_stacks(trainer, members)
+    held = held_out(trainer, next(iter(stacks.values())))
+    figures = write_report(work, held, _curves(members), _facts(trainer, stacks))
+    stage("report", f"{work / 'report.html'}; held-out C {concordance(held.times, held.events, held.risks):.3f}")
+    freeze(trainer, members, stacks, settings, root, weights, figures)
+    shutil.rmtree(trainer.state, ignore_errors=True)
+
+
+def ensemble_stacks(trainer: Trainer, members: Sequence[Member]) -> dict[Combination, Stacked]:
+    """The ensemble under every combination of modalities it can score, all of them together first.
+
+    Raises InputError where nothing was learnt with all of them; a lesser combination that tells no patients apart is
+    left out and said so.
+    """
+    scored = [member.scored() for member in members]
+    modalities = ordered(name for family in trainer.families for name in FAMILIES[family].modalities)
+    found = {}
+    for combination in all_combinations(modalities):
+        if not any(set(known) <= set(combination) for member in scored for known in member.risks):
+            continue
+        try:
+            found[combination] = stack(scored, combination, trainer.cohort.times, trainer.cohort.events)
+        except InputError as problem:
+            if combination == modalities:
+                raise
+            stage("left out", f"{name_of(combination)}: {problem}")
+    return found
+
+
+def held_out(trainer: Trainer, stacked: Stacked) -> HeldOut:
+    """Nested predictions of every patient: risk, survival curve and months by units that have not seen them.
+
+    A unit's curve and calibration come from its inner out-of-fold risks. Those are of single members, the held-out
+    patients' are means over members: the latter are first brought to the former's spread.
+    """
+    cohort = trainer.cohort
+    grid = np.linspace(0.0, float(cohort.times.max()), 101)[1:]
+    repeats = trainer.protocol.repeats
+    survival, months = np.zeros((len(cohort.times), len(grid))), np.zeros(len(cohort.times))
+    folds = np.zeros(len(cohort.times), dtype=np.int64)
+    for (repeat, fold), unit in stacked.units.items():
+        rows, training = np.flatnonzero(~np.isnan(unit.held_out)), np.flatnonzero(~np.isnan(unit.inner))
+        spread = float(unit.held_out[rows].std())
+        risks = unit.held_out[rows] * (unit.single / spread if spread > 0.0 else 1.0)
+        known = (unit.inner[training], cohort.times[training], cohort.events[training])
+        survival[rows] += SurvivalCurve.fit(*known).survival(risks, grid) / repeats
+        table = Calibration.fit(known[1], known[2], known[0], trainer.protocol.calibration)
+        months[rows] += table.months(risks).months / repeats
+        if repeat == 0:
+            folds[rows] = fold
+    return HeldOut(
+        cohort.times, cohort.events, folds, stacked.reference, stacked.candidates, grid, survival, months
+    )  # fmt: skip
+
+
+def freeze(
+    trainer: Trainer,
+    members: Sequence[Member],
+    stacks: Mapping[Combination, Stacked],
+    settings: SlideSettings,
+    root: Path,
+    weights: Path | None,
+    figures: Mapping[str, Any],
+) -> None:
+    """Write the ensemble of ``stacks`` to ``root`` as a bundle, whole or not at all."""
+    cohort = trainer.cohort
+    entries, kept = [], []
+    for member in members:
+        standings = {
+            name_of(combination): stacked.standings[member.family, member.split.name]
+            for combination, stacked in stacks.items()
+            if (member.family, member.split.name) in stacked.standings
+        }
+        if standings:
+            file = f"members/{len(kept):03}.safetensors"
+            entries.append((file, member.family, standings))
+            kept.append(member)
+    genes = _genes_used(trainer, kept)
+    reference = next(iter(stacks.values())).reference
+    purpose = DEMONSTRATION if cohort.simulated else RESEARCH
+    partial = root.parent / f".{root.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    reads = {name for member in kept for name in FAMILIES[member.family].modalities}
+    facts = _facts(trainer, stacks)
+    manifest = Manifest(
+        purpose,
+        NOTICES[purpose],
+        facts | {"held_out": _headline(figures)},
+        _with_weights(settings, partial, weights) if "slide" in reads else settings,
+        {name_of(combination): Scale(found.location, found.scale) for combination, found in stacks.items()},
+        tuple(
+            MemberEntry(file, family, _sizes(trainer, family, genes).to_json(), standings)
+            for file, family, standings in entries
+        ),
+        (),
+    )
+    tables = Tables(
+        Calibration.fit(cohort.times, cohort.events, reference, trainer.protocol.calibration),
+        _expression(trainer, genes) if "rna" in reads else None,
+        trainer.vocabulary if "clinical" in reads else None,
+        SurvivalCurve.fit(reference, cohort.times, cohort.events),
+        model_card(manifest, figures),
+    )
+    states = ((entry[0], _state(trainer, member, genes)) for entry, member in zip(entries, kept, strict=True))
+    save(partial, replace(manifest, tables=tables.present()), states, tables)
+    _move(partial, root)
+    families = ", ".join(dict.fromkeys(member.family for member in kept))
+    stage("frozen", f"{root}: {count(len(kept), 'member')} of {families}")
+
+
+def _sizes(trainer: Trainer, family: str, genes: NDArray[np.int64]) -> Any:
+    return replace(trainer.family_sizes(family), genes=max(1, len(genes)))
+
+
+def _genes_used(trainer: Trainer, members: Sequence[Member]) -> NDArray[np.int64]:
+    """Places of the genes that any of ``members`` gives weight; a bundle asks a case for no others."""
+    used = np.zeros(trainer.sizes.genes, dtype=bool)
+    for split in {m.split.name: m.split for m in members if "rna" in FAMILIES[m.family].modalities}.values():
+        expression, _ = trainer.maps(split)
+        used |= expression.factor != 0.0
+    return np.flatnonzero(used)
+
+
+def _expression(trainer: Trainer, genes: NDArray[np.int64]) -> Expression:
+    names = tuple(trainer.cohort.genes[place] for place in genes)
+    return Expression.fit(names, trainer.cohort.expression[:, genes], trainer.protocol.transform)
+
+
+def _state(trainer: Trainer, member: Member, genes: NDArray[np.int64]) -> dict[str, Tensor]:
+    """A frozen member's tensors: its weights behind its fixed input maps."""
+    modalities, state = FAMILIES[member.family].modalities, dict(member.fitted.state)
+    expression, clinical = trainer.maps(member.split)
+    if "rna" in modalities:
+        weight, bias = expression.layer()
+        components = trainer.family_sizes(member.family).components
+        state |= {"expression.weight": weight[:components, genes], "expression.bias": bias[:components]}
+    if "clinical" in modalities:
+        state["variables.weight"], state["variables.bias"] = clinical.layer()
+    return state
+
+
+def _with_weights(settings: SlideSettings, root: Path, weights: Path | None) -> SlideSettings:
+    """Place the encoder's weights in the bundle as safetensors, under timm's names; or name the embedded ones."""
+    if weights is None:
+        return replace(settings, embedded_sha256=embedded_digest(settings.encoder))
+    encoder = load_encoder(settings.encoder, weights, torch.device("cpu"))
+    file = "encoder/weights.safetensors"
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in encoder.network.state_dict().items()}, root / file)
+    return replace(settings, weights=file)
+
+
+def _move(partial: Path, root: Path) -> None:
+    """Put a finished bundle in its place, the manifest last; what may lie beside a bundle stays.
+
+    A folder without a manifest is no bundle, so one that a killed run left half moved is taken up again.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == MANIFEST):
+        target = root / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    partial.rmdir()
+
+
+def check_place(root: Path, work: Path) -> None:
+    """Raise InputError where ``root`` holds anything but what may lie beside a bundle, or a killed run's remains."""
+    half = root.is_dir() and not (root / MANIFEST).exists() and (work / "members").is_dir()
+    if root.exists() and (not root.is_dir() or (holds_files(root) and not half)):
+        raise InputError(
+            f"{root}: not empty; a bundle is written to a folder of its own (beside it may lie {BESIDE[0]})"
+        )
+
+
+def _curves(members: Sequence[Member]) -> list[MemberCurve]:
+    return [
+        MemberCurve(
+            m.family,
+            m.split.repeat,
+            m.split.fold,
+            m.split.number,
+            m.fitted.best_epoch,
+            m.fitted.training,
+            m.fitted.inner,
+        )
+        for m in members
+        if m.fitted.training
+    ]
+
+
+def _facts(trainer: Trainer, stacks: Mapping[Combination, Stacked]) -> dict[str, Any]:
+    """Of the cohort, the protocol and the weights, for the manifest, the model card and the report."""
+    cohort = trainer.cohort
+    full = next(iter(stacks.values()))
+    families = sorted({family for shares in full.shares.values() for family in shares})
+    mean = {f: float(np.mean([shares.get(f, 0.0) for shares in full.shares.values()])) for f in families}
+    return {
+        "patients": len(cohort.ids),
+        "events": int(cohort.events.sum()),
+        "follow_up_months": [float(np.median(cohort.times)), float(cohort.times.max())],
+        "simulated": cohort.simulated,
+        "protocol": asdict(trainer.protocol),
+        "candidates": list(trainer.families),
+        "family_weights": {family: round(share, 4) for family, share in mean.items()},
+        "combinations": {
+            name_of(combination): round(concordance(cohort.times, cohort.events, found.reference), 4)
+            for combination, found in stacks.items()
+        },
+    }
+
+
+def _headline(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The report's figures that a manifest carries."""
+    return {name: value for name, value in figures.items() if name != "candidates"}

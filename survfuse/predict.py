@@ -1,0 +1,86 @@
+"""A bundle's predictions for a whole cohort, as a table."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from survfuse.bundle import Bundle, load, load_members
+from survfuse.cohort import Cohort, read_cohort
+from survfuse.combinations import Combination
+from survfuse.ensemble import Ensemble, EnsembleRisk
+from survfuse.errors import InputError, named
+from survfuse.files import write_text
+from survfuse.log import count, progress, stage
+from survfuse.slide.encoders import ENCODERS
+
+
+def predict(
+    root: Path, model: Path, out: Path, cache: Path, modalities: Combination | None, device: torch.device
+) -> None:
+    """Score every patient under ``root`` with the bundle at ``model`` and write ``out``: case_id, risk, months, terms.
+
+    ``modalities`` are those to read and use, all that the bundle was trained on if None; no outcome is needed.
+    Raises InputError for a cohort that cannot be read, or does not fit the bundle.
+    """
+    bundle = load(model)
+    chosen = modalities or bundle.modalities
+    cohort = read_cohort(root, cache, modalities=chosen, with_outcomes=False)
+    stage("cohort", f"{count(len(cohort.ids), 'patient')}, scored by {', '.join(chosen)}")
+    rows = []
+    for name, found in zip(cohort.ids, cohort_risks(bundle, cohort, device), strict=True):
+        months = float(bundle.calibration.months(found.risk).months)
+        rows.append({"case_id": name, "risk": found.risk, "months": months, **found.terms})
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out, table.getvalue())
+    if bundle.demonstration:
+        stage("notice", f"DEMONSTRATION WEIGHTS. {bundle.manifest.notice}")
+    stage("written", f"{out}: {count(len(rows), 'case')}")
+
+
+def cohort_risks(bundle: Bundle, cohort: Cohort, device: torch.device | str = "cpu") -> Iterator[EnsembleRisk]:
+    """The ensemble's risk of each patient, by the modalities that the cohort was read with.
+
+    Raises InputError naming the patient whose expression or variables cannot be used.
+    """
+    _check_features(bundle, cohort)
+    ensemble = Ensemble(load_members(bundle), bundle.manifest.combinations, device)
+    for row, name in enumerate(progress(cohort.ids, len(cohort.ids), "scoring")):
+        try:
+            yield ensemble(*_vectors(bundle, cohort, row))
+        except InputError as problem:
+            raise InputError(f"{name}: {problem}") from named(problem)
+
+
+def _vectors(
+    bundle: Bundle, cohort: Cohort, row: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """One patient's tiles [N, D], expression [G] and clinical vector [C] as the bundle takes them."""
+    tiles = cohort.bags[row].rows(None) if cohort.bags is not None else None
+    rna = clinical = None
+    if cohort.expression is not None and bundle.expression is not None:
+        values = cohort.expression[row]
+        given = {g: float(x) for g, x in zip(cohort.genes, values.tolist(), strict=True) if not np.isnan(x)}
+        rna = torch.from_numpy(bundle.expression.encode(given).values)
+    if any(cohort.clinical) and bundle.vocabulary is not None:
+        clinical = torch.from_numpy(bundle.vocabulary.encode(cohort.clinical[row]).values)
+    return tiles, rna, clinical
+
+
+def _check_features(bundle: Bundle, cohort: Cohort) -> None:
+    if cohort.bags is None:
+        return
+    settings, found = bundle.manifest.slide, cohort.bags[0].dimension
+    if found != settings.dimension:
+        raise InputError(
+            f"features of length {found}, but the bundle takes {settings.encoder}'s of {settings.dimension}"
+        )
+    aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
+    if cohort.encoder is not None and cohort.encoder not in (settings.encoder, *aliases):
+        raise InputError(f"features of {cohort.encoder!r}, but the bundle takes those of {settings.encoder!r}")
