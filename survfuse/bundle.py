@@ -55,7 +55,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Scale:
-    """What puts the members' sum, under one combination, on the scale of the reference risks: (sum − location) / scale."""
+    """What puts the members' sum, under one combination, on the reference risks' scale: (sum − location) / scale."""
 
     location: float
     scale: float

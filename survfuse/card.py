@@ -50,15 +50,15 @@ def model_card(manifest: "Manifest", figures: Mapping[str, Any]) -> str:
         "",
         "## Intended use",
         "",
-        "Research: ranking patients with high-risk non-muscle-invasive bladder cancer by time to recurrence, on slides, "
-        "expression and variables measured as the training cohort's were.",
+        "Research: ranking patients with high-risk non-muscle-invasive bladder cancer by time to recurrence, on "
+        "slides, expression and variables measured as the training cohort's were.",
         "",
         "## Limits",
         "",
         "- Not a medical device; not for decisions about a patient's care.",
         "- Figures are of one cohort. Another scanner, stain, sequencing pipeline or population needs its own test.",
-        "- A small number of events makes wide intervals, and months beyond the last observed event are a ranking only.",
-        "- Reference risks are stored sorted and without ids; member weights may still carry traces of the patients.",
+        "- Few events make wide intervals, and months beyond the last observed event are a ranking only.",
+        "- Reference risks are stored sorted, without ids; member weights may still carry traces of the patients.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -107,6 +107,7 @@ def _train_parser(train: argparse.ArgumentParser) -> None:
         help="genes, in the fold (%(default)s)",
     )
     _number(train, "genes", protocol.genes, "most genes selected")
+    _number(train, "components", protocol.components, "most principal axes of expression")
     train.add_argument(
         "--transform", choices=(LOG_STANDARDISE, IDENTITY), default=protocol.transform, help="(%(default)s)"
     )
@@ -122,6 +123,7 @@ def _train_parser(train: argparse.ArgumentParser) -> None:
         _number(train, name, getattr(optimisation, name), text)
     for name in ("bag", "attention", "rank", "hidden", "embedding", "factors", "fused", "clusters"):
         _number(train, name, getattr(sizes, name), "width")
+    train.add_argument("--draws", type=int, default=500, help="of the report's bootstrap (%(default)s)")
     train.add_argument("--rna", type=int, nargs="+", default=list(sizes.rna), help="widths (%(default)s)")
     train.add_argument("--pairs", type=int, nargs=3, default=list(sizes.pairs), help="widths (%(default)s)")
     train.set_defaults(command=_train)
@@ -237,7 +239,8 @@ def _train(options: argparse.Namespace) -> None:
             "see --encoder"
         )
     stage("cohort", f"{count(len(cohort.ids), 'patient')}, {count(int(cohort.events.sum()), 'event')}")
-    train(Trainer(cohort, sizes, protocol, work, device), settings, options.out, work, options.weights)
+    trainer = Trainer(cohort, sizes, protocol, work, device)
+    train(trainer, settings, options.out, work, options.weights, options.draws)
     stage("written", str(options.out))
 
 

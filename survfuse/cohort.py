@@ -69,12 +69,17 @@ class Cohort:
 
 
 def read_cohort(
-    root: Path, cache: Path, outcomes: Path | None = None, modalities: Sequence[str] = MODALITIES
+    root: Path,
+    cache: Path,
+    outcomes: Path | None = None,
+    modalities: Sequence[str] = MODALITIES,
+    with_outcomes: bool = True,
 ) -> Cohort:
     """Read every patient under ``root``, in either layout.
 
     ``cache`` is a folder for what ``survfuse.bags`` keeps; ``outcomes`` a CSV with columns case_id, time (months) and
-    event, in any of their spellings; files of modalities not in ``modalities`` are not looked at. Raises one
+    event, in any of their spellings; files of modalities not in ``modalities`` are not looked at. Without
+    ``with_outcomes`` none is asked for: times are NaN and events False. Raises one
     InputError that lists everything that is wrong with any patient or file.
     """
     if not modalities or not set(modalities) <= set(MODALITIES):
@@ -88,7 +93,7 @@ def read_cohort(
         _report_misplaced(root, ids, modalities, problems)
     slides = _slides(root, layout, ids, table, problems) if "slide" in modalities else {}
 
-    reader = _Reader(root, layout, table, problems, modalities)
+    reader = _Reader(root, layout, table, problems, modalities, with_outcomes)
     bags: dict[str, Bag] = {}
     for name in progress(ids, len(ids), "reading"):
         reader.read(name)
@@ -100,8 +105,8 @@ def read_cohort(
     genes, expression = reader.expression.matrix() if "rna" in modalities else ((), None)
     return Cohort(
         ids=ids,
-        times=np.array([reader.outcomes[name][1] for name in ids]),
-        events=np.array([reader.outcomes[name][0] for name in ids]),
+        times=np.array([reader.outcomes[name][1] if with_outcomes else np.nan for name in ids]),
+        events=np.array([with_outcomes and reader.outcomes[name][0] for name in ids]),
         bags=tuple(bags[name] for name in ids) if "slide" in modalities else None,
         genes=genes,
         expression=expression,
@@ -386,6 +391,7 @@ class _Reader:
     table: _Table
     problems: _Problems
     modalities: Sequence[str]
+    with_outcomes: bool
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     clinical: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     expression: "_Expression" = field(default_factory=lambda: _Expression())
@@ -393,7 +399,8 @@ class _Reader:
     def read(self, name: str) -> None:
         variables = self._variables(name)
         if variables is not None:
-            self._outcome(name, variables)
+            if self.with_outcomes:
+                self._outcome(name, variables)
             if "clinical" in self.modalities:
                 self._check_variables(name, variables)
                 self.clinical[name] = {key: value for key, value in variables.items() if key not in OUTCOME_KEYS}
@@ -407,7 +414,8 @@ class _Reader:
     def _variables(self, name: str) -> dict[str, Any] | None:
         """The patient's _CD.json, or None where it cannot be read. It may be absent where nothing of it is needed."""
         path = self.root / self.layout.clinical.format(id=name)
-        if "clinical" not in self.modalities and not path.exists() and self.table.answers_for(name):
+        answered = not self.with_outcomes or self.table.answers_for(name)
+        if "clinical" not in self.modalities and not path.exists() and answered:
             return {}
         with self.problems.of(name):
             return _read_present(path)

@@ -25,7 +25,7 @@ class Member:
 
 @dataclass(frozen=True)
 class EnsembleRisk:
-    """risk = baseline + Σ terms: (Σ_m weight · (member risk − location) / scale − the ensemble's location) / its scale."""
+    """risk = baseline + Σ terms = (Σ_m weight · (member risk − location) / scale − the sum's location) / its scale."""
 
     risk: float
     baseline: float

@@ -6,7 +6,7 @@ outcomes      case_id, a time in months and an event, under any of the spellings
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,9 @@ def discrimination(times: ArrayLike, events: ArrayLike, risks: ArrayLike) -> lis
     return [concordance(times, events, risks), uno_concordance(times, events, times, events, risks), *areas.values()]
 
 
-def figures(measures: Any, n: int, draws: int, seed: int = 0) -> list[dict[str, Any]]:
+def figures(
+    measures: Callable[[NDArray[np.int64]], list[float]], n: int, draws: int, seed: int = 0
+) -> list[dict[str, Any]]:
     """A figure for each of the ``measures``, a function from patients' indices [n] to a list of numbers."""
     values = np.asarray(measures(np.arange(n)), dtype=np.float64)
     found = resampled(measures, n, draws, seed).reshape(draws, values.size)

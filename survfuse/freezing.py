@@ -1,8 +1,8 @@
 """From trained members to a bundle: weights, scales, calibration, held-out figures, model card."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,12 @@ NOTICES = {
 }
 
 
-def train(trainer: Trainer, settings: SlideSettings, root: Path, work: Path, weights: Path | None) -> None:
+def train(
+    trainer: Trainer, settings: SlideSettings, root: Path, work: Path, weights: Path | None, draws: int = 500
+) -> None:
     """Train what ``work`` does not yet hold, write the bundle to ``root`` and the report to ``work``.
 
-    ``weights`` is a tile encoder's weight file to carry along. The bundle appears whole, and the members kept in
+    ``weights`` is a tile encoder's weight file to carry along, ``draws`` the bootstrap's in the report. The bundle appears whole, and the members kept in
     ``work`` go only then: a run that was killed and is started again ends with the same bundle.
     """
     if weights is not None:
@@ -57,7 +59,7 @@ def train(trainer: Trainer, settings: SlideSettings, root: Path, work: Path, wei
     members = list(trainer.members())
     stacks = ensemble_stacks(trainer, members)
     held = held_out(trainer, next(iter(stacks.values())))
-    figures = write_report(work, held, _curves(members), _facts(trainer, stacks))
+    figures = write_report(work, held, _curves(members), _facts(trainer, stacks), draws)
     stage("report", f"{work / 'report.html'}; held-out C {concordance(held.times, held.events, held.risks):.3f}")
     freeze(trainer, members, stacks, settings, root, weights, figures)
     shutil.rmtree(trainer.state, ignore_errors=True)
@@ -91,7 +93,7 @@ def held_out(trainer: Trainer, stacked: Stacked) -> HeldOut:
     patients' are means over members: the latter are first brought to the former's spread.
     """
     cohort = trainer.cohort
-    grid = np.linspace(0.0, float(cohort.times.max()), 101)[1:]
+    grid = np.linspace(0.0, float(cohort.times.max()), 51)[1:]
     repeats = trainer.protocol.repeats
     survival, months = np.zeros((len(cohort.times), len(grid))), np.zeros(len(cohort.times))
     folds = np.zeros(len(cohort.times), dtype=np.int64)
@@ -105,9 +107,8 @@ def held_out(trainer: Trainer, stacked: Stacked) -> HeldOut:
         months[rows] += table.months(risks).months / repeats
         if repeat == 0:
             folds[rows] = fold
-    return HeldOut(
-        cohort.times, cohort.events, folds, stacked.reference, stacked.candidates, grid, survival, months
-    )  # fmt: skip
+    reference, candidates = stacked.reference, stacked.candidates
+    return HeldOut(cohort.times, cohort.events, folds, reference, candidates, grid, survival, months)
 
 
 def freeze(

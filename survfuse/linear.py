@@ -1,4 +1,4 @@
-"""Cox's linear model with a ridge penalty, fitted by scikit-survival, as a network of the family ``cox`` and its parts."""
+"""Cox's linear model with a ridge penalty, fitted by scikit-survival: the family ``cox`` and its parts."""
 
 import warnings
 from collections.abc import Sequence

@@ -17,6 +17,7 @@ from survfuse.combinations import MODALITIES
 from survfuse.errors import InputError
 from survfuse.folds import Split
 from survfuse.fusion import Network, Sizes, build
+from survfuse.log import progress
 from survfuse.loss import EfronLoss
 from survfuse.protocol import Optimisation
 
@@ -93,7 +94,7 @@ def fit_stack(
     slide = "slide" in stack.network.modalities
     drawn = TileSampler(bags, optimisation.tiles, seed, device) if slide else None
     fixed = TileSampler(bags, 4 * optimisation.tiles, seed, device)(0) if slide else None
-    for epoch in range(1, optimisation.epochs + 1):
+    for epoch in progress(range(1, optimisation.epochs + 1), optimisation.epochs, f"{family}, epoch"):
         stack.step(drawn(epoch) if drawn else None)
         if not stack.judge(epoch, fixed):
             break

@@ -20,7 +20,7 @@ class Optimisation:
 
     epochs: int = 300  # most
     patience: int = 20  # epochs without a better inner loss
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     tiles: int = 32  # drawn from each bag for a step; four times as many, always the same, for the inner loss
     modality_dropout: float = 0.1  # chance that a step hides a patient's modality; 0: no stand-ins are learnt
@@ -30,7 +30,7 @@ class Optimisation:
             raise InputError("expected at least 1 epoch, 1 epoch of patience and 1 tile")
         if self.learning_rate <= 0.0 or self.weight_decay < 0.0 or not 0.0 <= self.modality_dropout < 1.0:
             raise InputError(
-                "expected a learning rate above 0, a weight decay of at least 0, and a modality dropout from 0 to below 1"
+                "expected a learning rate above 0, a weight decay of at least 0, a modality dropout from 0 to below 1"
             )
 
 
@@ -45,13 +45,14 @@ class Protocol:
     seed: int = 0
     select: str = VARIANCE  # rule by which genes are chosen
     genes: int = 5000  # most chosen
+    components: int = 256  # most principal axes of expression; the fitted patients span fewer in most cohorts
     transform: str = LOG_STANDARDISE  # of expression
     calibration: str = CONTINUOUS
     optimisation: Optimisation = field(default_factory=Optimisation)
 
     def __post_init__(self) -> None:
-        if self.folds < 2 or self.inner < 2 or self.repeats < 1 or self.genes < 1:
-            raise InputError("expected at least 2 folds, 2 inner parts, 1 repeat and 1 gene")
+        if self.folds < 2 or self.inner < 2 or min(self.repeats, self.genes, self.components) < 1:
+            raise InputError("expected at least 2 folds, 2 inner parts, 1 repeat, 1 gene and 1 component")
         if not 0 <= self.seed < 2**32:
             raise InputError("expected a seed of at least 0 and below 2^32")
         if self.fusion != AUTO and self.fusion not in FAMILIES:

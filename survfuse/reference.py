@@ -14,6 +14,7 @@ be such means as well: those of one checkpoint lie on another scale.
 import argparse
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from survfuse.calibration import CONTINUOUS, RANK, Calibration
 from survfuse.clinical import OUTCOME_KEYS, Categorical, Numeric, Vocabulary
 from survfuse.combinations import MODALITIES, name_of
 from survfuse.errors import BundleError, EnvironmentFailure, InputError, named
-from survfuse.files import is_number, json_type, read_json, read_object, sha256
+from survfuse.files import is_number, read_json, read_object, sha256
 from survfuse.log import count, listing, stage, warn
 from survfuse.rna import IDENTITY, Expression
 from survfuse.slide.settings import SlideSettings
@@ -297,8 +298,8 @@ def _card(manifest: Manifest, calibration: Calibration) -> str:
         "",
         "## What it is",
         "",
-        f"{count(len(manifest.members), 'network')} trained by the code published with arXiv 2605.13897, not by survfuse. "
-        "The ensemble's risk is the mean of their risks.",
+        f"{count(len(manifest.members), 'network')} trained by the code published with arXiv 2605.13897, not by "
+        "survfuse. The ensemble's risk is the mean of their risks.",
         "",
         "| checkpoint | model | sha256 |",
         "|---|---|---|",
@@ -318,14 +319,14 @@ def _card(manifest: Manifest, calibration: Calibration) -> str:
         "",
         "## Calibration",
         "",
-        f"{calibration.mode}, against {count(calibration.reference_risks.size, 'reference risk')}. They are in-sample: of "
-        "patients that the networks were trained on, whom they tell apart better than new ones. Months are therefore "
-        "optimistic, and no held-out figures are known.",
+        f"{calibration.mode}, against {count(calibration.reference_risks.size, 'reference risk')}. They are in-sample: "
+        "of patients that the networks were trained on, whom they tell apart better than new ones. Months are "
+        "therefore optimistic, and no held-out figures are known.",
         "",
         "## Intended use",
         "",
-        "Research: comparison with the reference, on the same cases and in the same container. Not for decisions about a "
-        "patient's care.",
+        "Research: comparison with the reference, on the same cases and in the same container. Not for decisions about "
+        "a patient's care.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -514,7 +515,7 @@ def _joined(*parts: "Tensor") -> "Tensor":
 
 
 def _spread(weight: "Tensor", widths: _Widths) -> "Tensor":
-    """Weights [out, … K] whose last K inputs are the reference's clinical columns → [out, … C], zeros for the others."""
+    """Weights [out, … K], the last K of the reference's clinical columns → [out, … C], zeros for those it lacks."""
     before = weight.shape[1] - len(widths.places)
     clinical = weight.new_zeros(len(weight), widths.columns)
     clinical[:, widths.places] = weight[:, before:]
@@ -535,7 +536,7 @@ def _genes(path: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(gene, str) and gene for gene in value):
         raise InputError(f"{path.name}: expected a JSON array of gene symbols")
     if len(set(value)) < len(value):
-        twice = next(gene for place, gene in enumerate(value) if gene in value[:place])
+        twice = next(gene for gene, times in Counter(value).items() if times > 1)
         raise InputError(f"{path.name}: gene {twice[:80]!r} is listed twice")
     return tuple(value)
 
@@ -638,7 +639,9 @@ def _unpickled(path: Path, trust: bool) -> Any:
         # Arbitrary bytes make an unpickler fail in any way. A failing machine is another matter.
         if isinstance(named(cause), EnvironmentFailure):
             raise
-        raise InputError(f"{path.name}: cannot be read as a pickle ({type(cause).__name__})") from cause
+        raise InputError(
+            f"{path.name}: cannot be read as a pickle ({type(cause).__name__}: {str(cause)[:200]})"
+        ) from cause
 
 
 def _described(path: Path, value: Any) -> dict[str, Any]:
@@ -688,7 +691,9 @@ def _names(path: Path, value: Any) -> list[str]:
 def _statistics(path: Path, scaler: Any, length: int) -> tuple[list[float], list[float]]:
     """(means, scales) of a StandardScaler that uses both."""
     found = [getattr(scaler, name, None) for name in ("mean_", "scale_")]
-    if not all(isinstance(numbers, np.ndarray) and numbers.shape == (length,) for numbers in found):
+    # A scaler told to use no mean keeps one all the same.
+    uses_both = scaler.with_mean and scaler.with_std
+    if not uses_both or not all(isinstance(n, np.ndarray) and n.shape == (length,) for n in found):
         raise InputError(f"{path.name}: expected a mean and a scale for each of {count(length, 'number')}")
     means, scales = (numbers.astype(np.float64).tolist() for numbers in found)
     return means, scales
@@ -697,7 +702,8 @@ def _statistics(path: Path, scaler: Any, length: int) -> tuple[list[float], list
 def _categories(path: Path, encoder: Any, length: int) -> list[list[Any]]:
     """The categories of each variable, from a OneHotEncoder with a column for every one and zeros for others."""
     found = getattr(encoder, "categories_", ())
-    plain = getattr(encoder, "drop_idx_", None) is None and encoder.min_frequency is encoder.max_categories is None
+    # Attributes that a release of scikit-learn did not know yet are absent from its pickles.
+    plain = all(getattr(encoder, name, None) is None for name in ("drop_idx_", "min_frequency", "max_categories"))
     if encoder.handle_unknown != "ignore" or not plain or len(found) != length:
         raise InputError(f"{path.name}: expected a column for every category, and unknown ones ignored")
     return [np.asarray(categories).tolist() for categories in found]
@@ -706,5 +712,9 @@ def _categories(path: Path, encoder: Any, length: int) -> list[list[Any]]:
 def _arrays(path: Path, value: Any) -> dict[str, Any]:
     """The arrays of the reference's calibration as lists."""
     if not isinstance(value, Mapping):
-        raise InputError(f"{path.name}: expected km_times, km_probs and train_risks by name, found {json_type(value)}")
-    return {str(name): np.asarray(numbers).tolist() for name, numbers in value.items()}
+        found = type(value).__name__
+        raise InputError(f"{path.name}: expected km_times, km_probs and train_risks by name, found {found}")
+    try:
+        return {str(name): np.asarray(numbers).tolist() for name, numbers in value.items()}
+    except ValueError as cause:  # rows of unequal length
+        raise InputError(f"{path.name}: expected arrays ({cause})") from cause

@@ -54,9 +54,10 @@ class Trainer:
     """A cohort's tables, splits and members under one protocol."""
 
     def __init__(
-        self, cohort: Cohort, sizes: Sizes, protocol: Protocol, state: Path, device: torch.device | str = "cpu"
+        self, cohort: Cohort, sizes: Sizes, protocol: Protocol, work: Path, device: torch.device | str = "cpu"
     ) -> None:
-        """``sizes`` gives widths; those set by the data are replaced. ``state`` keeps finished members between runs.
+        """``sizes`` gives widths; those set by the data are replaced. ``work`` keeps finished members between runs,
+        and TensorBoard's scalars.
 
         Raises InputError for a cohort too small for its folds or without a modality that the fusion needs.
         """
@@ -77,12 +78,13 @@ class Trainer:
             sizes,
             tile=cohort.bags[0].dimension if cohort.bags is not None else sizes.tile,
             genes=genes,
-            components=min(fewest - 1, chosen),
+            components=min(fewest - 1, chosen, protocol.components),
             clinical=max(1, len(self.vocabulary.columns)) if self.vocabulary else 1,
             standardised=True,
             stand_ins=protocol.optimisation.modality_dropout > 0.0,
         )
-        self.state = state / "members" / self._fingerprint()
+        self.state = work / "members" / self._fingerprint()
+        self.scalars = work / "tensorboard"
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
@@ -192,6 +194,7 @@ class Trainer:
             network = build(family, sizes)
             network.load_state_dict(found.state)
             self._write(family, member, found, self._risks(network, member))
+        self._write_scalars(family, task, fitted)
         folds = ", ".join(sorted({f"{split.repeat + 1}.{split.fold + 1}" for split in task}))
         stage("trained", f"{family}: {count(len(task), 'member')} of fold {folds}; {note}")
 
@@ -246,6 +249,17 @@ class Trainer:
         facts = {"best_epoch": fitted.best_epoch, "training": fitted.training, "inner": fitted.inner}
         with whole(self._file(family, member.split)) as temporary:
             save_file(tensors, temporary, metadata={"fitted": json.dumps(facts)})
+
+    def _write_scalars(self, family: str, task: Sequence[Split], fitted: Sequence[Fitted]) -> None:
+        """Losses of each epoch for TensorBoard, one run for each member."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        for split, found in zip(task, fitted, strict=True):
+            if found.training:
+                with SummaryWriter(str(self.scalars / f"{family}-{split.name}")) as writer:
+                    for epoch, losses in enumerate(zip(found.training, found.inner, strict=True), start=1):
+                        writer.add_scalar("loss/training", losses[0], epoch)
+                        writer.add_scalar("loss/inner", losses[1], epoch)
 
     def _read(self, family: str, split: Split) -> Member:
         with safe_open(self._file(family, split), "pt") as file:

@@ -36,7 +36,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 TINY = ["--bag=8", "--attention=4", "--rna", "8", "6", "--rank=4", "--pairs", "4", "3", "2"]
-TINY += ["--folds=2", "--seeds=2", "--epochs=6"]
+TINY += ["--hidden=5", "--embedding=3", "--fused=4", "--clusters=3", "--folds=2", "--inner=2", "--epochs=6"]
+TINY += ["--draws=10", "--fusion=bilinear"]
 
 
 @pytest.fixture(scope="session")
