@@ -51,8 +51,9 @@ def train(
 ) -> None:
     """Train what ``work`` does not yet hold, write the bundle to ``root`` and the report to ``work``.
 
-    ``weights`` is a tile encoder's weight file to carry along, ``draws`` the bootstrap's in the report. The bundle appears whole, and the members kept in
-    ``work`` go only then: a run that was killed and is started again ends with the same bundle.
+    ``weights`` is a tile encoder's weight file to carry along, ``draws`` the bootstrap's in the report. The bundle
+    appears whole, and the members kept in ``work`` go only then: a run that was killed and is started again ends with
+    the same bundle.
     """
     if weights is not None:
         load_encoder(settings.encoder, weights, torch.device("cpu"))  # what is wrong with it shows before training

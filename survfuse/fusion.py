@@ -489,7 +489,7 @@ class LinearCox(Network):
 
 
 def cluster_shares(tiles: Tensor, present: Tensor | None, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of each case's tiles [B, N, tile] nearest to each of ``centres`` [K, tile]: [B, K]; even attention [B, N]."""
+    """Share of each case's tiles [B, N, tile] nearest to each of ``centres`` [K, tile]: [B, K]; attention [B, N]."""
     distance = (centres**2).sum(-1) - 2.0 * tiles @ centres.mT  # but for |tile|², the same for every centre
     nearest = distance.argmin(dim=-1, keepdim=True) == torch.arange(len(centres), device=centres.device)
     has = torch.ones_like(tiles[..., 0]) if present is None else present.to(tiles.dtype)

@@ -118,14 +118,28 @@ def family_weights(
 ) -> NDArray[np.float64]:
     """Non-negative weights [F], summing to 1, of families whose out-of-fold risks [n, F] have unit spread.
 
-    They maximise Cox's partial likelihood (Efron ties) of the weighted sum, less ``evenness`` · events / 2 times the
-    weights' squared distances from their mean. Families below LEAST_SHARE are left out. Where no weighted sum is
-    better than none at all, families weigh alike.
+    Families that alone do not raise Cox's partial likelihood (Efron ties) have none. The others maximise that of their
+    weighted sum, less ``evenness`` · events / 2 times the weights' squared distances from their mean; those below
+    LEAST_SHARE are then left out. Where no family is better than nothing, all weigh alike.
     """
-    number = risks.shape[1]
-    if number == 1:
-        return np.ones(1)
     loss = EfronLoss([(times, events)])
+    useful = _raises_likelihood(risks, loss)
+    weights = np.zeros(risks.shape[1])
+    if useful.sum() <= 1:
+        return useful.astype(np.float64) if useful.any() else np.full_like(weights, 1.0 / len(weights))
+    weights[useful] = _penalised_weights(risks[:, useful], loss, evenness)
+    return weights
+
+
+def _raises_likelihood(risks: Floats, loss: EfronLoss) -> NDArray[np.bool_]:
+    """Which families [F] raise the likelihood by a small weight: its slope at no weight at all."""
+    nothing = torch.zeros(len(risks), dtype=torch.float64, requires_grad=True)
+    loss(nothing[None])[0].backward()
+    return nothing.grad.numpy() @ risks < 0.0
+
+
+def _penalised_weights(risks: Floats, loss: EfronLoss, evenness: float) -> Floats:
+    number = risks.shape[1]
     values = torch.from_numpy(risks)
 
     def objective(weights: Floats) -> tuple[float, Floats]:
@@ -136,9 +150,7 @@ def family_weights(
 
     start = np.full(number, 1.0 / number)
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * number).x
-    if found.sum() < 1e-6:
-        return start
-    share = found / found.sum()
+    share = found / found.sum()  # above 0, as each family alone raises the likelihood
     share[share < LEAST_SHARE] = 0.0
     return share / share.sum()
 

@@ -48,7 +48,10 @@ def test_members_come_back_as_they_were_saved(bundle):
         assert all(torch.equal(raw[name], member.state[name]) for name in raw)
 
 
-@pytest.mark.parametrize("name", ["genes.json", "clinical.json", "calibration.json", "members/001.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["genes.json", "clinical.json", "calibration.json", "survival.json", "model-card.md", "members/001.safetensors"],
+)
 @pytest.mark.parametrize("place", [0, 0.5, -1])
 def test_a_flipped_bit_is_found(copy, name, place):
     data = bytearray((copy / name).read_bytes())
@@ -115,7 +118,7 @@ def test_swapped_members_are_found(copy):
         load(copy)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_other_schema_versions_are_refused(copy, version):
     edit_json(copy / "manifest.json", schema_version=version)
     with pytest.raises(BundleError, match="schema version"):
@@ -154,19 +157,24 @@ def test_a_link_that_leads_outside_is_refused(copy, tmp_path):
         load(copy)
 
 
+FULL = "slide+rna+clinical"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scale": 0.0}, "scale"),
-        ({"scale": None}, "scale"),
-        ({"location": "x"}, "location"),
-        ({"weight": -1.0}, "weight"),
+        ({"standings": {FULL: {"weight": 1.0, "location": 0.0, "scale": 0.0}}}, "scale"),
+        ({"standings": {FULL: {"weight": 1.0, "location": 0.0, "scale": None}}}, "scale"),
+        ({"standings": {FULL: {"weight": 1.0, "location": "x", "scale": 1.0}}}, "location"),
+        ({"standings": {FULL: {"weight": -1.0, "location": 0.0, "scale": 1.0}}}, "weight"),
+        ({"standings": {FULL: {"weight": 1.0}}}, "schema"),
+        ({"standings": {"rna+slide": {"weight": 1.0, "location": 0.0, "scale": 1.0}}}, "combinations of the ensemble"),
+        ({"standings": {}}, "expected standings"),
         ({"family": "magic"}, "unknown network family"),
         ({"family": ["bilinear"]}, "unknown network family"),
-        ({"location": 1e308}, "within 1e12"),
-        ({"scale": 1e-300}, "at least 1e-12"),
+        ({"standings": {FULL: {"weight": 1.0, "location": 1e308, "scale": 1.0}}}, "within 1e12"),
+        ({"standings": {FULL: {"weight": 1.0, "location": 0.0, "scale": 1e-300}}}, "at least 1e-12"),
         ({"sizes": {}}, "unusable sizes"),
-        ({"modalities": ["rna"]}, "takes"),
         ({"surprise": 1}, "schema"),
     ],
 )
@@ -176,13 +184,56 @@ def test_members_that_cannot_run_are_refused(copy, changes, message):
         load(copy)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"combinations": {}}, "expected a combination"),
+        ({"combinations": {"rna+slide": {"location": 0.0, "scale": 1.0}}}, "no combination of modalities"),
+        ({"combinations": {FULL: {"location": 0.0, "scale": 0.0}}}, "at least 1e-12"),
+        ({"combinations": {FULL: {"location": 0.0}}}, "schema"),
+        ({"tables": ["genes.json", "clinical.json"]}, "expected calibration.json among tables"),
+        ({"tables": ["calibration.json", "passwords.json"]}, "and none but"),
+        ({"tables": ["calibration.json", "genes.json", "survival.json", "model-card.md"]}, "checksums do not cover"),
+    ],
+)
+def test_manifests_that_state_no_ensemble_are_refused(copy, changes, message):
+    edit_json(copy / "manifest.json", **changes)
+    with pytest.raises(BundleError, match=message):
+        load(copy)
+
+
+def test_a_combination_that_no_member_scores_is_refused(copy):
+    for number in range(4):
+        standings = json.loads((copy / "manifest.json").read_text())["members"][number]["standings"]
+        edit_member(copy, number, standings={name: value for name, value in standings.items() if name != "rna"})
+    with pytest.raises(BundleError, match="no member scores rna"):
+        load(copy)
+
+
+def test_a_network_without_stand_ins_cannot_score_less_than_all(copy):
+    sizes = json.loads((copy / "manifest.json").read_text())["members"][0]["sizes"]
+    edit_member(copy, 0, sizes=sizes | {"stand_ins": False})
+    with pytest.raises(BundleError, match=r"a bilinear network without stand-ins cannot score slide\+rna"):
+        load(copy)
+
+
+def test_members_must_have_their_tables(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["tables"].remove("genes.json")
+    del manifest["files"]["genes.json"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "genes.json").unlink()
+    with pytest.raises(BundleError, match="takes rna, which the bundle has no table for"):
+        load(copy)
+
+
 def test_members_must_fit_the_tables(copy):
     genes = json.loads((copy / "genes.json").read_text())
     for key in ("genes", "mean", "scale"):
         genes[key] = genes[key][:-1]
     (copy / "genes.json").write_text(json.dumps(genes))
     reseal(copy, "genes.json")
-    with pytest.raises(BundleError, match="takes tile, gene and clinical lengths"):
+    with pytest.raises(BundleError, match=r"takes rna of length 24, the bundle gives 23"):
         load(copy)
 
 

@@ -24,6 +24,8 @@ from survfuse.sockets import CLINICAL, OUTPUT_FILE, PLACES, RNA
 from survfuse.sockets import MASK as MASK_SOCKET
 from survfuse.sockets import SLIDE as SLIDE_SOCKET
 
+GENES = len(json.loads((DEMONSTRATION / "genes.json").read_text())["genes"])
+
 
 @pytest.fixture
 def case(tmp_path) -> Path:
@@ -70,8 +72,16 @@ def test_sample_cases_give_their_snapshots(name, output):
     ended = run_job(CASES / name, output)
     assert (ended.returncode, ended.stderr) == (0, "")
     expected = json.loads((ROOT / "test/expected" / name / OUTPUT_FILE).read_text())
+    members = len(json.loads((DEMONSTRATION / "manifest.json").read_text())["members"])
     assert months(output) == pytest.approx(expected, rel=1e-3)
-    for part in ("DEMONSTRATION WEIGHTS", "nothing clinically", "401 genes of 401", "10 members", "CPU", "months"):
+    for part in (
+        "DEMONSTRATION WEIGHTS",
+        "nothing clinically",
+        f"{GENES} genes of {GENES}",
+        f"{members} members",
+        "CPU",
+        "months",
+    ):
         assert part in ended.stdout
     assert ("11 tiles kept of 35" in ended.stdout) == (name == "interf0")
     assert all(line.startswith("[") and " s] " in line[:14] for line in ended.stdout.splitlines())
@@ -194,7 +204,10 @@ INPUT_FAULTS = {
     "expression nested deep": (text(PLACES[RNA], "[" * 100_000), "not usable JSON"),
     "expression twice": (text(PLACES[RNA], '{"TP53": 1, "TP53": 2}'), "'TP53' occurs more than once"),
     "expression NaN": (lambda case: edit_json(case / PLACES[RNA], TP53=float("nan")), "'TP53'"),
-    "expression of others": (text(PLACES[RNA], '{"TP53": 1}'), "400 of the bundle's 401 genes are missing"),
+    "expression of others": (
+        text(PLACES[RNA], '{"TP53": 1}'),
+        f"{GENES - 1} of the bundle's {GENES} genes are missing",
+    ),
     "age implausible": (lambda case: edit_json(case / PLACES[CLINICAL], age=400), "age: out of its plausible range"),
     "two slides": (
         lambda case: shutil.copy(FEATURES, case / PLACES[SLIDE_SOCKET] / "second.h5"),
@@ -294,7 +307,8 @@ def test_missing_values_are_said_and_the_run_goes_on(case, output, capsys):
     edit_json(case / PLACES[CLINICAL], age=-1, stage="T4", extra="x")
     assert end_of(case, output) == 0
     log = capsys.readouterr().out
-    for part in ("399 genes of 401", "2 missing genes imputed", "1 extra gene ignored", "unknown category", "extra"):
+    read = f"{GENES - 2} genes of {GENES}"
+    for part in (read, "2 missing genes imputed", "extra genes ignored", "unknown category", "extra"):
         assert part in log
     assert "T4" not in log
 

@@ -1,0 +1,151 @@
+"""Weights against a plain optimiser, the ensemble's scale against new patients, and what held-out patients may touch."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from survfuse.combinations import MODALITIES
+from survfuse.errors import InputError
+from survfuse.folds import nested_splits
+from survfuse.metrics import concordance
+from survfuse.stacking import MemberRisks, family_weights, stack
+
+
+def efron(risk: np.ndarray, times: np.ndarray, events: np.ndarray) -> float:
+    """Negative log partial likelihood for each event, written out."""
+    total = 0.0
+    for time in np.unique(times[events]):
+        tied = np.flatnonzero((times == time) & events)
+        at_risk = np.exp(risk[times >= time]).sum()
+        for k in range(len(tied)):
+            total += np.log(at_risk - k / len(tied) * np.exp(risk[tied]).sum()) - risk[tied[k]]
+    return total / events.sum()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_minimise_the_penalised_likelihood(seed):
+    """Against Nelder–Mead on the loss written out, for weights squared to be non-negative."""
+    random = np.random.default_rng(seed)
+    signal = random.standard_normal(150)
+    risks = np.stack([signal + noise * random.standard_normal(150) for noise in (0.7, 1.5, 4.0)], axis=1)
+    risks /= risks.std(axis=0)
+    times, events = np.ceil(30.0 * random.exponential(np.exp(-signal))), random.random(150) < 0.6
+
+    def objective(root: np.ndarray) -> float:
+        weights = root**2
+        return efron(risks @ weights, times, events) + 0.5 / 2.0 * ((weights - weights.mean()) ** 2).sum()
+
+    best = minimize(
+        objective, np.full(3, 0.5), method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-10, "maxiter": 4000}
+    )
+    expected = best.x**2 / (best.x**2).sum()
+    expected[expected < 0.03] = 0.0
+    assert family_weights(risks, times, events, 0.5) == pytest.approx(expected / expected.sum(), abs=2e-3)
+
+
+def test_weights_leave_out_what_is_worse_than_nothing_and_share_what_is_alike():
+    random = np.random.default_rng(1)
+    signal = random.standard_normal(300)
+    times, events = random.exponential(np.exp(-signal)), np.ones(300, dtype=bool)
+    weights = family_weights(np.stack([signal, -signal], axis=1), times, events)
+    assert weights.tolist() == [1.0, 0.0]
+    assert family_weights(np.stack([signal, signal, signal], axis=1), times, events) == pytest.approx(np.full(3, 1 / 3))
+    assert family_weights(np.stack([-signal, -signal], axis=1), times, events).tolist() == [0.5, 0.5]
+    assert family_weights(signal[:, None], times, events).tolist() == [1.0]
+
+
+class Simulated:
+    """Members whose risks are a shared signal with noise of their unit and of their own, for patients seen and new."""
+
+    def __init__(self, seed: int, patients: int = 400, new: int = 20_000, repeats: int = 1) -> None:
+        random = np.random.default_rng(seed)
+        self.signal = random.standard_normal(patients + new)
+        self.times = np.ceil(60.0 * random.exponential(np.exp(-self.signal[:patients])))
+        self.events = random.random(patients) < 0.7
+        self.splits = nested_splits(self.times, self.events, 5, 5, repeats, seed)
+        self.members, self.new = [], {}
+        for family, noise in (("clinical", 1.0), ("concat", 0.8)):
+            shared = {}
+            for split in self.splits:
+                unit = (split.repeat, split.fold)
+                of_unit = shared.setdefault(unit, random.standard_normal(patients + new))
+                own = random.standard_normal(patients + new)
+                risks = 3.0 + 2.0 * (self.signal + noise * (0.9 * of_unit + own))
+                seen = risks[:patients].copy()
+                seen[split.fitted] = np.nan
+                known = {("clinical",): seen} if family == "clinical" else {MODALITIES: seen}
+                self.members.append(MemberRisks(family, split, known))
+                self.new[family, split.name] = risks[patients:]
+
+    def ensemble(self, stacked) -> np.ndarray:
+        total = sum(s.weight * (self.new[key] - s.location) / s.scale for key, s in stacked.standings.items())
+        return (total - stacked.location) / stacked.scale
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_risks_of_new_patients_have_the_spread_of_the_reference_risks(repeats):
+    """A new patient is predicted by every member, a patient of the cohort by a fold's: without a scale of their own,
+    new risks would lie too close to the middle. Averaged over cohorts, for the estimate varies with each."""
+    spreads, raw, centres = [], [], []
+    for seed in range(12):
+        drawn = Simulated(seed, repeats=repeats)
+        stacked = stack(drawn.members, MODALITIES, drawn.times, drawn.events)
+        found = drawn.ensemble(stacked)
+        spreads.append(found.std())
+        raw.append(
+            found.std() * stacked.scale / np.nanstd(np.concatenate([u.held_out for u in stacked.units.values()]))
+        )
+        centres.append(found.mean())
+        assert stacked.reference.mean() == pytest.approx(0.0, abs=1e-9)
+        assert stacked.reference.std() == pytest.approx(1.0)
+    assert np.mean(raw) < 0.9  # what it would have been
+    assert np.mean(spreads) == pytest.approx(1.0, abs=0.03)
+    assert np.mean(centres) == pytest.approx(0.0, abs=0.05)
+
+
+def test_weights_of_a_units_members_sum_to_its_share():
+    drawn = Simulated(0, new=1)
+    stacked = stack(drawn.members, MODALITIES, drawn.times, drawn.events)
+    assert sum(standing.weight for standing in stacked.standings.values()) == pytest.approx(1.0)
+    for unit, shares in stacked.shares.items():
+        assert sum(shares.values()) == pytest.approx(1.0)
+        for family, share in shares.items():
+            own = [stacked.standings[family, s.name].weight for s in drawn.splits if (s.repeat, s.fold) == unit]
+            assert own == pytest.approx([share / 25] * 5)
+    assert set(stacked.candidates) == {"clinical", "concat"}
+    assert concordance(drawn.times, drawn.events, stacked.reference) > concordance(
+        drawn.times, drawn.events, stacked.candidates["clinical"]
+    )
+
+
+def test_held_out_outcomes_touch_no_weight_of_their_unit():
+    """With other outcomes for the patients of one fold, its unit keeps its weights, and others change theirs."""
+    drawn = Simulated(3, new=1)
+    before = stack(drawn.members, MODALITIES, drawn.times, drawn.events)
+    rows = next(split.held_out for split in drawn.splits if split.fold == 2)
+    times, events = drawn.times.copy(), drawn.events.copy()
+    times[rows], events[rows] = times[rows][::-1], events[rows][::-1]
+    after = stack(drawn.members, MODALITIES, times, events)
+    assert before.shares[0, 2] == after.shares[0, 2]
+    assert all(before.shares[0, fold] != after.shares[0, fold] for fold in (0, 1, 3, 4))
+
+
+def test_a_missing_modality_leaves_the_families_that_can_do_without():
+    drawn = Simulated(1, new=1)
+    alone = stack(drawn.members, ("clinical",), drawn.times, drawn.events)
+    assert {family for family, _ in alone.standings} == {"clinical"}
+    assert alone.reference.std() == pytest.approx(1.0)
+
+
+def test_families_that_tell_nobody_apart_weigh_nothing():
+    drawn = Simulated(2, new=1)
+    flat = [
+        MemberRisks(m.family, m.split, {c: np.where(np.isnan(r), r, 1.0) for c, r in m.risks.items()})
+        if m.family == "concat"
+        else m
+        for m in drawn.members
+    ]
+    stacked = stack(flat, MODALITIES, drawn.times, drawn.events)
+    assert all(shares == {"clinical": 1.0} for shares in stacked.shares.values())
+    with pytest.raises(InputError, match="nothing was learnt"):
+        stack([m for m in flat if m.family == "concat"], MODALITIES, drawn.times, drawn.events)
