@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py simulated RESULTS [--seeds 5]     176 training and 200 test patients a cohort
     python benchmarks/accuracy.py real RESULTS [--repeats 10]       SurvSet's gse1992, scikit-survival's breast cancer
+    python benchmarks/accuracy.py baselines RESULTS [--repeats 10]  scikit-survival's models on the same folds
     python benchmarks/accuracy.py task REFERENCE_DATA               CHIMERA Task 3's outcomes, the reference's risks
     python benchmarks/accuracy.py tables RESULTS                    the tables of README.md
 
@@ -27,6 +28,7 @@ from survfuse.calibration import CONTINUOUS, RANK, Calibration
 from survfuse.cohort import Cohort
 from survfuse.combinations import MODALITIES, Combination
 from survfuse.files import write_json
+from survfuse.folds import nested_splits
 from survfuse.fusion import FAMILIES, Sizes, build
 from survfuse.metrics import concordance, corrected_difference, paired_difference
 from survfuse.neural import inner_sizes
@@ -49,7 +51,7 @@ INTERACTIONS = {"none": 0.0, "moderate": 1.0, "strong": 2.0}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("simulated", "real", "task", "tables"))
+    parser.add_argument("part", choices=("simulated", "real", "baselines", "task", "tables"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=10)
@@ -62,6 +64,12 @@ def main() -> None:
         for seed in range(options.repeats):
             for name, load in (("gse1992", gse1992), ("breast-cancer", breast_cancer)):
                 _once(options.folder / f"real-{name}-{seed}.json", lambda s=seed, cohort=load: real(cohort(), s))
+    elif options.part == "baselines":
+        for seed in range(options.repeats):
+            for name, load in (("gse1992", gse1992), ("breast-cancer", breast_cancer)):
+                _once(
+                    options.folder / f"baselines-{name}-{seed}.json", lambda s=seed, cohort=load: baselines(cohort(), s)
+                )
     elif options.part == "task":
         task(options.folder)
     else:
@@ -185,18 +193,32 @@ def _tabular(times, events, expression: Floats, genes: Sequence[str], clinical) 
 
 
 def real(cohort: Cohort, seed: int) -> dict:
-    """C in each outer fold, of the stack, of its candidates, and of scikit-survival's models on the same folds."""
+    """C in each outer fold, of the stack and of its candidates."""
     protocol = Protocol(seed=seed, transform=IDENTITY, optimisation=OPTIMISATION)
     trainer, members = trained(cohort, protocol, protocol.families(("rna", "clinical")))
     stacked = _stacked(members, trainer.families, cohort)
     held = dict(stacked.candidates) | {"stack": stacked.reference}
     scores: dict[str, list[float]] = {}
-    for fold in range(protocol.folds):
-        rows = next(split.held_out for split in trainer.splits if split.fold == fold)
-        outside = _baselines(cohort, np.setdiff1d(np.arange(len(cohort.ids)), rows), rows, seed)
-        for name, risks in {**{name: risks[rows] for name, risks in held.items()}, **outside}.items():
-            scores.setdefault(name, []).append(concordance(cohort.times[rows], cohort.events[rows], risks))
+    for rows in _held_out(cohort, protocol):
+        for name, risks in held.items():
+            scores.setdefault(name, []).append(concordance(cohort.times[rows], cohort.events[rows], risks[rows]))
     return {"folds": scores, "weights": {str(unit): shares for unit, shares in stacked.shares.items()}}
+
+
+def baselines(cohort: Cohort, seed: int) -> dict:
+    """C in each outer fold, of scikit-survival's models."""
+    scores: dict[str, list[float]] = {}
+    for rows in _held_out(cohort, Protocol(seed=seed)):
+        found = _baselines(cohort, np.setdiff1d(np.arange(len(cohort.ids)), rows), rows, seed)
+        for name, risks in found.items():
+            scores.setdefault(name, []).append(concordance(cohort.times[rows], cohort.events[rows], risks))
+    return {"folds": scores}
+
+
+def _held_out(cohort: Cohort, protocol: Protocol) -> list[NDArray[np.int64]]:
+    """Patients of each outer fold."""
+    splits = nested_splits(cohort.times, cohort.events, protocol.folds, protocol.inner, 1, protocol.seed)
+    return [split.held_out for split in splits if split.number == 0]
 
 
 def _baselines(cohort: Cohort, training: NDArray[np.int64], test: NDArray[np.int64], seed: int) -> dict[str, Floats]:
@@ -284,7 +306,12 @@ def tables(folder: Path) -> None:
     if everything:
         _differences("all simulated cohorts", everything)
     for name in ("gse1992", "breast-cancer"):
-        runs = [json.loads(path.read_text())["folds"] for path in sorted(folder.glob(f"real-{name}-*.json"))]
+        runs = [
+            json.loads(path.read_text())["folds"]
+            | json.loads(path.with_name(path.name.replace("real", "baselines")).read_text())["folds"]
+            for path in sorted(folder.glob(f"real-{name}-*.json"))
+            if path.with_name(path.name.replace("real", "baselines")).exists()
+        ]
         if runs:
             _real_table(name, runs)
 

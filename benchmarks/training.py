@@ -47,7 +47,9 @@ def _memory(process: int) -> dict[str, int]:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return {}
-    return {key: int(value.split()[0]) for key, _, value in (l.partition(":") for l in lines) if key in ("VmRSS", "RssAnon")}
+    return {
+        key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in lines) if key in ("VmRSS", "RssAnon")
+    }
 
 
 if __name__ == "__main__":

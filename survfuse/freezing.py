@@ -99,10 +99,10 @@ def held_out(trainer: Trainer, stacked: Stacked) -> HeldOut:
     survival, months = np.zeros((len(cohort.times), len(grid))), np.zeros(len(cohort.times))
     folds = np.zeros(len(cohort.times), dtype=np.int64)
     for (repeat, fold), unit in stacked.units.items():
-        rows, training = np.flatnonzero(~np.isnan(unit.held_out)), np.flatnonzero(~np.isnan(unit.inner))
+        rows, training = np.flatnonzero(~np.isnan(unit.held_out)), np.flatnonzero(~np.isnan(unit.judged))
         spread = float(unit.held_out[rows].std())
         risks = unit.held_out[rows] * (unit.single / spread if spread > 0.0 else 1.0)
-        known = (unit.inner[training], cohort.times[training], cohort.events[training])
+        known = (unit.judged[training], cohort.times[training], cohort.events[training])
         survival[rows] += SurvivalCurve.fit(*known).survival(risks, grid) / repeats
         table = Calibration.fit(known[1], known[2], known[0], trainer.protocol.calibration)
         months[rows] += table.months(risks).months / repeats

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from survfuse.bags import Bag
+from survfuse.combinations import Combination, all_combinations
 from survfuse.folds import Rows
 from survfuse.fusion import FAMILIES, cluster_shares
 from survfuse.loss import EfronLoss
@@ -74,7 +75,7 @@ def fit_fold(
     inner = EfronLoss([(times[m.split.inner], events[m.split.inner]) for m in members])
     longest = max(len(member.split.inner) for member in members)
     events_inside = np.array([events[m.split.inner].sum() for m in members])
-    best: tuple[float, float, list[Floats]] | None = None
+    steps: list[tuple[float, list[Floats], Floats]] = []  # penalty, each member's weights, and its inner loss
     for penalty in PENALTIES:
         weights = [_ridge_cox(*design.fitted(times, events), penalty) for design in designs]
         if any(weight is None for weight in weights):
@@ -83,12 +84,20 @@ def fit_fold(
         for place, (design, weight) in enumerate(zip(designs, weights, strict=True)):
             found = design.standard[design.member.split.inner] @ weight
             risks[place, : len(found)] = torch.from_numpy(found)
-        loss = float(inner(risks).numpy() @ events_inside)
-        if best is None or loss < best[0]:
-            best = (loss, penalty, weights)
-    assert best is not None, "the strongest penalty always has a solution"
-    fitted = [Fitted(design.state(weight), 0, (), ()) for design, weight in zip(designs, best[2], strict=True)]
-    return fitted, best[1]
+        steps.append((penalty, weights, inner(risks).numpy()))
+    assert steps, "the strongest penalty always has a solution"
+    penalty, chosen, _ = min(steps, key=lambda step: float(step[2] @ events_inside))
+    fitted = [
+        Fitted(
+            design.state(chosen[place]),
+            0,
+            (),
+            tuple(float(losses[place]) for _, _, losses in steps),
+            design.judged([weights[place] for _, weights, _ in steps]),
+        )
+        for place, design in enumerate(designs)
+    ]
+    return fitted, penalty
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,16 @@ class _Design:
     def fitted(self, times: Floats, events: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         rows = self.member.split.fitted
         return self.standard[rows], times[rows], events[rows]
+
+    def judged(self, weights: Sequence[Floats]) -> dict[Combination, Tensor]:
+        """Risks [steps, inner patients] by the weights [F] of each step; a missing modality stands at its mean, 0."""
+        values = self.standard[self.member.split.inner]
+        of_block = np.repeat(np.arange(len(self.widths)), list(self.widths.values()))
+        found = {}
+        for combination in all_combinations(self.widths):
+            given = np.isin(of_block, [list(self.widths).index(name) for name in combination])
+            found[combination] = torch.from_numpy(np.stack([values[:, given] @ weight[given] for weight in weights]))
+        return found
 
     def state(self, weight: Floats) -> dict[str, Tensor]:
         """The network's tensors for weights [F] of the standardised covariates."""

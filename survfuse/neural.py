@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from survfuse.bags import Bag
-from survfuse.combinations import MODALITIES
+from survfuse.combinations import MODALITIES, Combination, all_combinations
 from survfuse.errors import InputError
 from survfuse.folds import Split
 from survfuse.fusion import Network, Sizes, build
@@ -34,12 +34,16 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Fitted:
-    """One member's weights at its best epoch, and the losses on the way there."""
+    """One member's weights at its best step, and what it said of its inner patients on the way there.
+
+    A step is an epoch of a network, or a penalty of a linear model.
+    """
 
     state: dict[str, Tensor]
-    best_epoch: int
-    training: tuple[float, ...]  # loss of each epoch, with dropout
-    inner: tuple[float, ...]
+    best_epoch: int  # from 1; 0 for a linear model
+    training: tuple[float, ...]  # loss of each epoch, with dropout; empty for a linear model
+    inner: tuple[float, ...]  # loss of the inner patients at each step
+    judged: dict[Combination, Tensor]  # [steps, inner patients] their risks at each step
 
 
 class TileSampler:
@@ -139,12 +143,14 @@ class _Stack:
         self.best_loss = np.full(len(members), np.inf)
         self.best_epoch = np.zeros(len(members), dtype=np.int64)
         self.curves: list[tuple[list[float], list[float]]] = [([], []) for _ in members]
+        self.combinations = all_combinations(self.network.modalities) if sizes.stand_ins else [self.network.modalities]
+        self.judged: list[list[Tensor]] = [[] for _ in members]  # [combinations, inner patients] of each epoch
 
     def step(self, sampled: tuple[Tensor, Tensor] | None) -> None:
         """One step of every active member over all of its fitted patients."""
         tiles = sampled[0].shape[1] if sampled else 0
         keep, available = self._dropout(tiles)
-        risks = self._risks(self.fitted, sampled, keep, available)
+        risks = self._risks(_Scored(self.network), self.fitted, sampled, keep, available)
         losses = self.loss.of(self.active)(risks.cpu())
         self.optimiser.zero_grad()
         # Members share no weight, so the gradient of the sum is each one's own.
@@ -157,10 +163,12 @@ class _Stack:
     def judge(self, epoch: int, sampled: tuple[Tensor, Tensor] | None) -> bool:
         """Keep the weights of members that now predict their inner patients best, and let those go whose patience
         has run out; returns whether any is left."""
-        losses = self.inner_loss.of(self.active)(self._risks(self.inner, sampled, None, None).cpu()).numpy()
+        risks = self._risks(_Judged(self.network, self.combinations), self.inner, sampled, None, None).cpu()
+        losses = self.inner_loss.of(self.active)(risks[:, 0]).numpy()  # with all modalities, which come first
         places = self.active.numpy()
-        for place, value in zip(places, losses, strict=True):
-            self.curves[place][1].append(float(value))
+        for at, place in enumerate(places):
+            self.curves[place][1].append(float(losses[at]))
+            self.judged[place].append(risks[at, :, : len(self.inner.rows[place])])
         better = np.isfinite(losses) & (losses < self.best_loss[places])
         self.best_loss[places[better]] = losses[better]
         self.best_epoch[places[better]] = epoch
@@ -180,6 +188,7 @@ class _Stack:
                 {name: value[place].cpu().clone() for name, value in self.best.items()},
                 int(self.best_epoch[place]),
                 *map(tuple, self.curves[place]),
+                dict(zip(self.combinations, torch.stack(self.judged[place], dim=1), strict=True)),
             )
             for place in range(len(self.members))
         ]
@@ -205,12 +214,13 @@ class _Stack:
 
     def _risks(
         self,
+        scored: "_Scored | _Judged",
         part: "_Rows",
         sampled: tuple[Tensor, Tensor] | None,
         keep: dict[str, Tensor] | None,
         available: Tensor | None,
     ) -> Tensor:
-        """Risks [m, P] of each active member for its own patients, padded at the end with its first."""
+        """What ``scored`` gives of each active member for its own patients [m, …, P], padded with the first of them."""
         active = self.active.tolist()
         rows = part.padded[self.active]
         inputs: dict[str, Tensor | dict[str, Tensor]] = {}
@@ -227,7 +237,8 @@ class _Stack:
 
         def one(parameters: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
             absent = {name: None for name in ("tiles", "rna", "clinical") if name not in inputs}
-            return functional_call(self.network, parameters, kwargs=absent | inputs).risk
+            named = {f"network.{name}": value for name, value in parameters.items()}
+            return functional_call(scored, named, kwargs=absent | inputs)
 
         return vmap(one)(self.parameters, inputs)
 
@@ -261,6 +272,31 @@ class _Stack:
         blind = ~shown[:, own].any(axis=1)
         shown[blind] = True
         return shown
+
+
+class _Scored(torch.nn.Module):
+    """A network's risks [P] of its cases."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, **case: Tensor) -> Tensor:
+        return self.network(**case).risk
+
+
+class _Judged(torch.nn.Module):
+    """A network's risks [combinations, P] of its cases under each combination of modalities, encoded once."""
+
+    def __init__(self, network: Network, combinations: Sequence[Combination]) -> None:
+        super().__init__()
+        self.network = network
+        self.combinations = combinations
+
+    def forward(self, **case: Tensor) -> Tensor:
+        vectors, attention = self.network.encode(**case)
+        given = [{name: vectors[name] for name in combination} for combination in self.combinations]
+        return torch.stack([self.network.fuse(some, attention).risk for some in given])
 
 
 class _Rows:

@@ -1,7 +1,8 @@
 """No-regret stacking: families weighted by their inner out-of-fold risks, and the ensemble's scale.
 
 A unit is one outer fold of one repeat. Its members, fitted to all but one inner part of its training patients each,
-predict those parts out of fold; on these risks the families' weights are learnt. The unit's held-out patients are
+predict those parts out of fold; on these risks the families' weights are learnt, each taken at a step of training
+that the part itself had no say in. The unit's held-out patients are
 then predicted by all its members together, and neither member nor weight has seen them (stacking: Wolpert 1992; with
 non-negative weights, Breiman 1996; cross-validated as by van der Laan et al. 2007).
 """
@@ -31,11 +32,14 @@ _CONSTANT = 1e-9
 
 @dataclass(frozen=True)
 class MemberRisks:
-    """One member's risks of its inner and held-out patients, by combination: [n], NaN for the fitted patients."""
+    """One member's risks by combination: of its inner and held-out patients as it was kept, and of the inner ones at
+    each step (epoch or penalty) on the way."""
 
     family: str
     split: Split
-    risks: Mapping[Combination, Floats]
+    risks: Mapping[Combination, Floats]  # [n], NaN for the fitted patients
+    losses: Floats  # [steps] of the inner patients
+    judged: Mapping[Combination, Floats]  # [steps, inner patients]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class UnitRisks:
     """A unit's risks under one combination, the sum of its members' contributions."""
 
     inner: Floats  # [n] by the one member that was not fitted to the patient; NaN for held-out patients
+    judged: Floats  # [n] the same, at the step that the unit's other members would have chosen
     held_out: Floats  # [n] by all members; NaN for training patients
     single: float  # mean standard deviation of one inner part's members over the held-out patients
 
@@ -74,7 +79,7 @@ def stack(
         splits = units.setdefault((member.split.repeat, member.split.fold), [])
         if member.family == members[0].family:
             splits.append(member.split)
-    found = {(member.family, member.split.name): member.risks for member in members}
+    found = {(member.family, member.split.name): member for member in members}
     standings: dict[tuple[str, str], Standing] = {}
     shares, unit_risks = {}, {}
     candidates = {family: np.zeros(len(times)) for family in families}
@@ -82,8 +87,8 @@ def stack(
     for unit, splits in units.items():
         scored = {}
         for family in families:
-            risks = [found[family, split.name][_own(family, combination)] for split in splits]
-            scored[family] = _Committee.of(splits, risks)
+            committee = [found[family, split.name] for split in splits]
+            scored[family] = _Committee.of(committee, _own(family, combination), events)
             held_out = splits[0].held_out
             candidates[family][held_out] += scored[family].held_out[held_out] / repeats
         useful = [family for family in families if scored[family].scale > _CONSTANT]
@@ -92,9 +97,9 @@ def stack(
                 f"no family tells the patients of fold {unit[1] + 1} apart by {', '.join(combination)}: "
                 "nothing was learnt"
             )
-        training = np.flatnonzero(~np.isnan(scored[useful[0]].inner))
-        inner = np.stack([scored[family].inner[training] for family in useful], axis=1)
-        weights = family_weights(inner, times[training], events[training], evenness)
+        training = np.flatnonzero(~np.isnan(scored[useful[0]].judged))
+        judged = np.stack([scored[family].judged[training] for family in useful], axis=1)
+        weights = family_weights(judged, times[training], events[training], evenness)
         shares[unit] = {f: float(w) for f, w in zip(useful, weights, strict=True) if w > 0.0}
         for family, weight in shares[unit].items():
             committee = scored[family]
@@ -160,13 +165,15 @@ class _Committee:
     """One family's members in one unit, their risks centred on their inner part and of unit spread there."""
 
     inner: Floats  # [n]
+    judged: Floats  # [n], of unit spread as well
     held_out: Floats  # [n], mean over members
     singles: Floats  # [J, n] each member's, for the held-out patients
     locations: tuple[float, ...]
     scale: float
 
     @classmethod
-    def of(cls, splits: Sequence[Split], risks: Sequence[Floats]) -> "_Committee":
+    def of(cls, members: Sequence[MemberRisks], own: Combination, events: NDArray[np.bool_]) -> "_Committee":
+        splits, risks = [member.split for member in members], [member.risks[own] for member in members]
         inner = np.full_like(risks[0], np.nan)
         locations = tuple(float(risk[split.inner].mean()) for split, risk in zip(splits, risks, strict=True))
         for split, risk, location in zip(splits, risks, locations, strict=True):
@@ -177,15 +184,36 @@ class _Committee:
         held_out = np.full_like(inner, np.nan)
         rows = splits[0].held_out
         held_out[rows] = centred[:, rows].mean(axis=0)
-        return cls(inner / divisor, held_out, centred, locations, scale)
+        return cls(inner / divisor, _judged(members, own, events), held_out, centred, locations, scale)
+
+
+def _judged(members: Sequence[MemberRisks], own: Combination, events: NDArray[np.bool_]) -> Floats:
+    """Inner out-of-fold risks [n] of unit spread, each member's at the step that the others' inner patients choose.
+
+    At its own best step a member has seen its inner patients: their risks would flatter a family with many steps to
+    choose from, and the weights would trust it for that. Losses are means for an event; one that ended early keeps
+    its last.
+    """
+    steps = max(len(member.losses) for member in members)
+    losses = np.stack([np.pad(member.losses, (0, steps - len(member.losses)), mode="edge") for member in members])
+    happened = np.array([events[member.split.inner].sum() for member in members], dtype=np.float64)
+    risks = np.full(len(events), np.nan)
+    for place, member in enumerate(members):
+        others = np.arange(len(members)) != place
+        step = int(np.argmin(happened[others] @ losses[others]))
+        found = member.judged[own][min(step, len(member.losses) - 1)]
+        risks[member.split.inner] = found - found.mean()
+    spread = float(np.nanstd(risks))
+    return risks / (spread if spread > _CONSTANT else 1.0)
 
 
 def _combined(weighted: Sequence[tuple[float, _Committee]], splits: Sequence[Split]) -> UnitRisks:
     inner = sum(weight * committee.inner for weight, committee in weighted)
+    judged = sum(weight * committee.judged for weight, committee in weighted)
     held_out = sum(weight * committee.held_out for weight, committee in weighted)
     singles = sum(weight * committee.singles for weight, committee in weighted)
     single = float(singles[:, splits[0].held_out].std(axis=1).mean())
-    return UnitRisks(inner, held_out, single)
+    return UnitRisks(inner, judged, held_out, single)
 
 
 def _ensemble_scale(units: Mapping[tuple[int, int], UnitRisks], patients: int) -> tuple[float, float, Floats]:

@@ -21,7 +21,7 @@ from torch import Tensor
 import survfuse
 from survfuse.clinical import Vocabulary, fit_vocabulary
 from survfuse.cohort import Cohort
-from survfuse.combinations import MODALITIES, Combination, all_combinations
+from survfuse.combinations import MODALITIES, Combination, all_combinations, name_of, parts
 from survfuse.files import whole
 from survfuse.folds import Split, nested_splits
 from survfuse.fusion import FAMILIES, Network, Sizes, build
@@ -47,7 +47,8 @@ class Member:
     risks: Mapping[Combination, NDArray[np.float64]]  # [n], NaN for the fitted patients
 
     def scored(self) -> MemberRisks:
-        return MemberRisks(self.family, self.split, self.risks)
+        judged = {combination: value.numpy() for combination, value in self.fitted.judged.items()}
+        return MemberRisks(self.family, self.split, self.risks, np.array(self.fitted.inner), judged)
 
 
 class Trainer:
@@ -245,7 +246,8 @@ class Trainer:
         self, family: str, member: Prepared, fitted: Fitted, risks: Mapping[Combination, NDArray[np.float64]]
     ) -> None:
         tensors = {f"weights/{name}": value.contiguous() for name, value in fitted.state.items()}
-        tensors |= {f"risks/{'+'.join(name)}": torch.from_numpy(value) for name, value in risks.items()}
+        tensors |= {f"risks/{name_of(key)}": torch.from_numpy(value) for key, value in risks.items()}
+        tensors |= {f"judged/{name_of(key)}": value.double().contiguous() for key, value in fitted.judged.items()}
         facts = {"best_epoch": fitted.best_epoch, "training": fitted.training, "inner": fitted.inner}
         with whole(self._file(family, member.split)) as temporary:
             save_file(tensors, temporary, metadata={"fitted": json.dumps(facts)})
@@ -264,15 +266,14 @@ class Trainer:
     def _read(self, family: str, split: Split) -> Member:
         with safe_open(self._file(family, split), "pt") as file:
             facts = json.loads(file.metadata()["fitted"])
-            weights, risks = {}, {}
+            kinds: dict[str, dict[str, Tensor]] = {"weights": {}, "risks": {}, "judged": {}}
             for name in file.keys():  # noqa: SIM118  (not a mapping)
                 kind, _, rest = name.partition("/")
-                if kind == "weights":
-                    weights[rest] = file.get_tensor(name)
-                else:
-                    risks[tuple(rest.split("+"))] = file.get_tensor(name).numpy()
-        fitted = Fitted(weights, facts["best_epoch"], tuple(facts["training"]), tuple(facts["inner"]))
-        return Member(family, split, fitted, risks)
+                kinds[kind][rest] = file.get_tensor(name)
+        risks = {parts(name): value.numpy() for name, value in kinds["risks"].items()}
+        judged = {parts(name): value for name, value in kinds["judged"].items()}
+        losses = (tuple(facts[name]) for name in ("training", "inner"))
+        return Member(family, split, Fitted(kinds["weights"], facts["best_epoch"], *losses, judged), risks)
 
     def _fingerprint(self) -> str:
         """What members depend on, so that state of another cohort, protocol or release is not taken up.

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def cohort():
-    """60 patients whose hazard follows their variables: bags of 3 to 9 tiles, outcomes, a split for each of 6 members."""
+    """60 patients whose hazard follows their variables: bags of 3 to 9 tiles, outcomes, splits for 6 members."""
     random = np.random.default_rng(0)
     clinical = torch.from_numpy(random.standard_normal((60, 5))).float()
     rna = torch.from_numpy(random.standard_normal((60, 7))).float()
