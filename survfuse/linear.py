@@ -20,8 +20,10 @@ from survfuse.fusion import FAMILIES, cluster_shares
 from survfuse.loss import EfronLoss
 from survfuse.neural import Fitted, Prepared
 
-PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-COMPONENTS = 20  # of expression, beside other modalities
+PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+# Beside clinical variables, what else there is may count for less, or for more: how many times its scale.
+RATIOS = (0.25, 1.0, 4.0)
+COMPONENTS = 40  # of expression, beside other modalities
 _TILES_CLUSTERED = 64  # of each patient
 
 Floats = NDArray[np.float64]
@@ -69,35 +71,46 @@ def fit_fold(
 ) -> tuple[list[Fitted], float]:
     """Fit ``members`` of one fold with one penalty, that which predicts their inner patients best, together.
 
-    Returns them and that penalty.
+    Returns them and that penalty. A model of clinical variables and others has one penalty for the former and one for
+    the rest.
     """
-    designs = [_design(family, member, clusters) for member in members]
+    modalities = FAMILIES[family].modalities
     inner = EfronLoss([(times[m.split.inner], events[m.split.inner]) for m in members])
     longest = max(len(member.split.inner) for member in members)
     events_inside = np.array([events[m.split.inner].sum() for m in members])
-    steps: list[tuple[float, list[Floats], Floats]] = []  # penalty, each member's weights, and its inner loss
-    for penalty in PENALTIES:
-        weights = [_ridge_cox(*design.fitted(times, events), penalty) for design in designs]
-        if any(weight is None for weight in weights):
-            continue
-        risks = torch.zeros(len(members), longest, dtype=torch.float64)
-        for place, (design, weight) in enumerate(zip(designs, weights, strict=True)):
-            found = design.standard[design.member.split.inner] @ weight
-            risks[place, : len(found)] = torch.from_numpy(found)
-        steps.append((penalty, weights, inner(risks).numpy()))
+    designs: dict[float, list[_Design]] = {}
+    steps: list[_Step] = []
+    for ratio in RATIOS if len(modalities) > 1 and "clinical" in modalities else (1.0,):
+        designs[ratio] = [_design(family, member, clusters, ratio) for member in members]
+        for penalty in PENALTIES:
+            weights = [_ridge_cox(*design.fitted(times, events), penalty) for design in designs[ratio]]
+            if any(weight is None for weight in weights):
+                continue
+            risks = torch.zeros(len(members), longest, dtype=torch.float64)
+            for place, (design, weight) in enumerate(zip(designs[ratio], weights, strict=True)):
+                found = design.standard[design.member.split.inner] @ weight
+                risks[place, : len(found)] = torch.from_numpy(found)
+            steps.append(_Step(ratio, penalty, weights, inner(risks).numpy()))
     assert steps, "the strongest penalty always has a solution"
-    penalty, chosen, _ = min(steps, key=lambda step: float(step[2] @ events_inside))
-    fitted = [
-        Fitted(
-            design.state(chosen[place]),
-            0,
-            (),
-            tuple(float(losses[place]) for _, _, losses in steps),
-            design.judged([weights[place] for _, weights, _ in steps]),
-        )
-        for place, design in enumerate(designs)
-    ]
-    return fitted, penalty
+    best = min(steps, key=lambda step: float(step.losses @ events_inside))
+    fitted = []
+    for place in range(len(members)):
+        judged = [designs[step.ratio][place].judged(step.weights[place]) for step in steps]
+        together = {combination: torch.stack([risks[combination] for risks in judged]) for combination in judged[0]}
+        losses = tuple(float(step.losses[place]) for step in steps)
+        state = designs[best.ratio][place].state(best.weights[place])
+        fitted.append(Fitted(state, 0, (), losses, together))
+    return fitted, best.penalty
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One pair of penalties tried."""
+
+    ratio: float
+    penalty: float
+    weights: list[Floats]  # of each member
+    losses: Floats  # [members] of their inner patients
 
 
 @dataclass(frozen=True)
@@ -115,14 +128,14 @@ class _Design:
         rows = self.member.split.fitted
         return self.standard[rows], times[rows], events[rows]
 
-    def judged(self, weights: Sequence[Floats]) -> dict[Combination, Tensor]:
-        """Risks [steps, inner patients] by the weights [F] of each step; a missing modality stands at its mean, 0."""
+    def judged(self, weight: Floats) -> dict[Combination, Tensor]:
+        """Risks [inner patients] by weights [F]; a missing modality stands at its mean, 0."""
         values = self.standard[self.member.split.inner]
         of_block = np.repeat(np.arange(len(self.widths)), list(self.widths.values()))
         found = {}
         for combination in all_combinations(self.widths):
             given = np.isin(of_block, [list(self.widths).index(name) for name in combination])
-            found[combination] = torch.from_numpy(np.stack([values[:, given] @ weight[given] for weight in weights]))
+            found[combination] = torch.from_numpy(values[:, given] @ weight[given])
         return found
 
     def state(self, weight: Floats) -> dict[str, Tensor]:
@@ -139,7 +152,7 @@ class _Design:
         return state | ({"centres": self.centres} if self.centres is not None else {})
 
 
-def _design(family: str, member: Prepared, clusters: Clusters | None) -> _Design:
+def _design(family: str, member: Prepared, clusters: Clusters | None, ratio: float) -> _Design:
     modalities = FAMILIES[family].modalities
     rows = member.split.fitted
     blocks, scales = {}, []
@@ -147,14 +160,12 @@ def _design(family: str, member: Prepared, clusters: Clusters | None) -> _Design
         if modality == "slide":
             assert clusters is not None
             values = clusters.shares.double().numpy()
-            scale = values[rows].std(axis=0)
+            scale = values[rows].std(axis=0) / ratio
         elif modality == "rna":
             assert member.rna is not None
             values = member.rna.double().numpy()
-            spread = values[rows].std(axis=0)
-            # Alone, all components share the first one's scale: the penalty is then ridge's over the genes. Beside
-            # other modalities the first few weigh alike.
-            scale = np.full_like(spread, spread.max()) if modalities == ("rna",) else spread
+            # All components share the first one's scale: the penalty is then ridge's over the genes.
+            scale = np.full(values.shape[1], values[rows].std(axis=0).max() / ratio)
         else:
             assert member.clinical is not None
             values = member.clinical.double().numpy()

@@ -25,7 +25,7 @@ from survfuse.loss import EfronLoss
 Floats = NDArray[np.float64]
 # How strongly weights are drawn to each other, as a share of the information in the events: of a few dozen events
 # the likelihood alone would put all weight on one family by luck.
-EVENNESS = 0.5
+EVENNESS = 2.0
 LEAST_SHARE = 0.03  # of all weight; a family below it is left out
 _CONSTANT = 1e-9
 

@@ -1,0 +1,34 @@
+"""Parameters of every family at full size, and how long one case of 1,500 tiles takes: README.md's table.
+
+    python benchmarks/families.py
+"""
+
+import time
+
+import torch
+
+from survfuse.fusion import FAMILIES, Sizes, build
+
+TILES, TIMES = 1500, 7
+
+
+def main() -> None:
+    sizes = Sizes()
+    case = torch.randn(1, TILES, sizes.tile), torch.randn(1, sizes.genes), torch.randn(1, sizes.clinical)
+    print("| `--fusion` | parameters | ms a case |\n|---|---|---|")
+    for family in FAMILIES:
+        network = build(family, sizes).eval()
+        with torch.inference_mode():
+            seconds = min(_seconds(network, case) for _ in range(TIMES))
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        print(f"| `{family}` | {parameters:,} | {1000.0 * seconds:.1f} |")
+
+
+def _seconds(network: torch.nn.Module, case: tuple[torch.Tensor, ...]) -> float:
+    started = time.perf_counter()
+    network(*case)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
