@@ -3,6 +3,7 @@
     python benchmarks/accuracy.py simulated RESULTS [--seeds 5]     176 training and 200 test patients a cohort
     python benchmarks/accuracy.py real RESULTS [--repeats 10]       SurvSet's gse1992, scikit-survival's breast cancer
     python benchmarks/accuracy.py baselines RESULTS [--repeats 10]  scikit-survival's models on the same folds
+    python benchmarks/accuracy.py sampling RESULTS [--seeds 5]      32 tiles drawn for each step against all 256
     python benchmarks/accuracy.py task REFERENCE_DATA               CHIMERA Task 3's outcomes, the reference's risks
     python benchmarks/accuracy.py tables RESULTS                    the tables of README.md
 
@@ -17,6 +18,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +53,7 @@ INTERACTIONS = {"none": 0.0, "moderate": 1.0, "strong": 2.0}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("simulated", "real", "baselines", "task", "tables"))
+    parser.add_argument("part", choices=("simulated", "real", "baselines", "sampling", "task", "tables"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=10)
@@ -70,6 +72,9 @@ def main() -> None:
                 _once(
                     options.folder / f"baselines-{name}-{seed}.json", lambda s=seed, cohort=load: baselines(cohort(), s)
                 )
+    elif options.part == "sampling":
+        for seed in range(1, options.seeds + 1):
+            _once(options.folder / f"sampling-{seed}.json", lambda s=seed: sampling(s))
     elif options.part == "task":
         task(options.folder)
     else:
@@ -98,9 +103,9 @@ def trained(cohort: Cohort, protocol: Protocol, families: Sequence[str]) -> tupl
 # 1. Simulated
 
 
-def simulated(seed: int, interaction: float) -> dict:
-    """C of each family, the stack and the true hazard on test patients, and nested held-out C in training."""
-    drawn = draw(TRAINING + TEST, seed, None, TILES, interaction, drawn_phenotypes(TILE_FEATURES))
+def _drawn(seed: int, tiles: int, interaction: float) -> tuple[Cohort, Cohort, Floats]:
+    """Training patients, test patients, and the test patients' true hazard."""
+    drawn = draw(TRAINING + TEST, seed, None, tiles, interaction, drawn_phenotypes(TILE_FEATURES))
     bags = tuple(Bag.of(torch.from_numpy(features)) for features, _ in drawn.bags)
 
     def part(rows: slice) -> Cohort:
@@ -110,7 +115,12 @@ def simulated(seed: int, interaction: float) -> dict:
             ids, times, events, bags[rows], tuple(drawn.symbols), drawn.expression[rows], clinical, True, None
         )
 
-    training, test = part(slice(0, TRAINING)), part(slice(TRAINING, None))
+    return part(slice(0, TRAINING)), part(slice(TRAINING, None)), drawn.log_hazard[TRAINING:]
+
+
+def simulated(seed: int, interaction: float) -> dict:
+    """C of each family, the stack and the true hazard on test patients, and nested held-out C in training."""
+    training, test, hazard = _drawn(seed, TILES, interaction)
     trainer, members = trained(training, Protocol(seed=seed, optimisation=OPTIMISATION), list(FAMILIES))
     risks = new_risks(trainer, members, test)
     stacks = {family: _stacked(members, [family], training) for family in FAMILIES}
@@ -123,8 +133,23 @@ def simulated(seed: int, interaction: float) -> dict:
         }
         for name, of in stacks.items()
     }
-    truth = concordance(test.times, test.events, drawn.log_hazard[TRAINING:])
+    truth = concordance(test.times, test.events, hazard)
     return {"families": found, "true_hazard": truth, "events": int(training.events.sum())}
+
+
+def sampling(seed: int) -> dict:
+    """C of the bilinear family with all of about 256 tiles in each step, and with 32 of them."""
+    training, test, _ = _drawn(seed, 256, INTERACTIONS["moderate"])
+    found = {}
+    for tiles in (32, 512):
+        protocol = Protocol(seed=seed, optimisation=replace(OPTIMISATION, tiles=tiles))
+        trainer, members = trained(training, protocol, ["bilinear"])
+        of = _stacked(members, ["bilinear"], training)
+        found["all" if tiles == 512 else str(tiles)] = {
+            "test": concordance(test.times, test.events, _ensemble(of, new_risks(trainer, members, test))),
+            "held_out": concordance(training.times, training.events, of.reference),
+        }
+    return found
 
 
 def _stacked(members: Sequence[Member], families: Sequence[str], cohort: Cohort) -> Stacked:
@@ -183,7 +208,7 @@ def breast_cancer() -> Cohort:
 
 
 def _tabular(times, events, expression: Floats, genes: Sequence[str], clinical) -> Cohort:
-    """Expression is logged already and may be negative: each gene is moved to start at 0, which standardising undoes."""
+    """Expression is logged already and may be negative: each gene is moved to start at 0; standardising undoes it."""
     ids = tuple(map(str, range(len(clinical))))
     moved = expression - np.nanmin(expression, axis=0)
     patients = tuple(clinical.to_dict("records"))
@@ -232,7 +257,7 @@ def _baselines(cohort: Cohort, training: NDArray[np.int64], test: NDArray[np.int
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
     from sksurv.ensemble import RandomSurvivalForest
-    from sksurv.linear_model import CoxnetSurvivalAnalysis, CoxPHSurvivalAnalysis
+    from sksurv.linear_model import CoxPHSurvivalAnalysis
     from sksurv.util import Surv
 
     clinical = pd.DataFrame(cohort.clinical)
@@ -248,26 +273,39 @@ def _baselines(cohort: Cohort, training: NDArray[np.int64], test: NDArray[np.int
     both = np.concatenate([genes, variables], axis=1)
     outcome = Surv.from_arrays(cohort.events, cohort.times)
     inner = list(StratifiedKFold(5, shuffle=True, random_state=seed).split(training, cohort.events[training]))
-    models = {
-        "Cox elastic net": (
-            both,
-            CoxnetSurvivalAnalysis(l1_ratio=0.5, max_iter=10_000),
-            {"alphas": [[alpha] for alpha in (0.05, 0.1, 0.2, 0.3, 0.5)]},
-        ),
-        "random survival forest": (
-            both,
-            RandomSurvivalForest(300, min_samples_leaf=10, max_features="sqrt", random_state=seed, low_memory=True),
-            {},
-        ),
-        "clinical Cox": (variables, CoxPHSurvivalAnalysis(), {"alpha": [0.1, 1.0, 10.0]}),
-    }
-    found = {}
-    for name, (values, model, grid) in models.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an elastic net without a gene left, a fold without a comparable pair
-            search = GridSearchCV(model, grid, cv=inner, error_score=0.5) if grid else model
-            found[name] = search.fit(values[training], outcome[training]).predict(values[test])
-    return found
+    forest = RandomSurvivalForest(300, min_samples_leaf=10, max_features="sqrt", random_state=seed, low_memory=True)
+    ridge = GridSearchCV(CoxPHSurvivalAnalysis(), {"alpha": [0.1, 1.0, 10.0]}, cv=inner, error_score=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an elastic net without a gene left, a fold without a comparable pair
+        return {
+            "Cox elastic net": _elastic_net(both, outcome, training, test, inner),
+            "random survival forest": forest.fit(both[training], outcome[training]).predict(both[test]),
+            "clinical Cox": ridge.fit(variables[training], outcome[training]).predict(variables[test]),
+        }
+
+
+def _elastic_net(
+    values: Floats,
+    outcome: NDArray[np.void],
+    training: NDArray[np.int64],
+    test: NDArray[np.int64],
+    inner: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+) -> Floats:
+    """Risks of the test patients by Cox's elastic net, its penalty the one of highest mean C over the inner folds."""
+    from sksurv.linear_model import CoxnetSurvivalAnalysis
+
+    penalties = [0.5, 0.3, 0.2, 0.1, 0.05]
+
+    def fitted(rows: NDArray[np.int64]) -> CoxnetSurvivalAnalysis:
+        model = CoxnetSurvivalAnalysis(alphas=penalties, l1_ratio=0.5, max_iter=10_000)
+        return model.fit(values[rows], outcome[rows])
+
+    scores = np.zeros(len(penalties))
+    for some, left in inner:
+        model, rows = fitted(training[some]), training[left]
+        event, time = (outcome[rows][name] for name in outcome.dtype.names)
+        scores += [concordance(time, event, model.predict(values[rows], alpha=penalty)) for penalty in penalties]
+    return fitted(training).predict(values[test], alpha=penalties[int(np.argmax(scores))])
 
 
 # 3. The task's outcomes and the reference's risks
@@ -305,6 +343,10 @@ def tables(folder: Path) -> None:
     everything = [json.loads(path.read_text()) for path in sorted(folder.glob("simulated-*.json"))]
     if everything:
         _differences("all simulated cohorts", everything)
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("sampling-*.json"))]
+    for key in ("test", "held_out") if runs else ():
+        mean, low, high = paired_difference([run["32"][key] - run["all"][key] for run in runs])
+        print(f"\n32 tiles a step − all, {key}: {mean:+.3f} ({low:+.3f} to {high:+.3f}), {len(runs)} cohorts")
     for name in ("gse1992", "breast-cancer"):
         runs = [
             json.loads(path.read_text())["folds"]

@@ -1,6 +1,6 @@
 """Parameters of every family at full size, and how long one case of 1,500 tiles takes: README.md's table.
 
-    python benchmarks/families.py
+python benchmarks/families.py
 """
 
 import time

@@ -48,7 +48,9 @@ def _memory(process: int) -> dict[str, int]:
     except OSError:
         return {}
     return {
-        key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in lines) if key in ("VmRSS", "RssAnon")
+        key: int(value.split()[0])
+        for key, _, value in (line.partition(":") for line in lines)
+        if key in ("VmRSS", "RssAnon")
     }
 
 

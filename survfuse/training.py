@@ -84,6 +84,8 @@ class Trainer:
             standardised=True,
             stand_ins=protocol.optimisation.modality_dropout > 0.0,
         )
+        self._known_inputs: dict[str, tuple[Tensor | None, Tensor | None]] = {}
+        self._known_clusters: dict[tuple[int, int], Clusters] = {}
         self.state = work / "members" / self._fingerprint()
         self.scalars = work / "tensorboard"
 
@@ -209,23 +211,22 @@ class Trainer:
 
     def _inputs(self, split: Split) -> tuple[Tensor | None, Tensor | None]:
         """Every patient's components and clinical vector by a split's maps; kept, as every family asks for them."""
-        known = self.__dict__.setdefault("_known_inputs", {})
-        if split.name not in known:
+        if split.name not in self._known_inputs:
             expression, clinical = self.maps(split)
-            known[split.name] = (
+            self._known_inputs[split.name] = (
                 expression.apply(self.rna) if expression is not None else None,
                 clinical.apply(self.clinical) if clinical is not None else None,
             )
-        return known[split.name]
+        return self._known_inputs[split.name]
 
     def _clusters(self, split: Split) -> Clusters:
-        known = self.__dict__.setdefault("_known_clusters", {})
+        """A fold's tile clusters, by all of its training patients: they take no outcome."""
         unit = (split.repeat, split.fold)
-        if unit not in known:
+        if unit not in self._known_clusters:
             training = np.union1d(split.fitted, split.inner)
             seed = int(np.random.SeedSequence([self.protocol.seed, *unit]).generate_state(1)[0])
-            known[unit] = Clusters.fit(self.cohort.bags, training, self.sizes.clusters, seed)
-        return known[unit]
+            self._known_clusters[unit] = Clusters.fit(self.cohort.bags, training, self.sizes.clusters, seed)
+        return self._known_clusters[unit]
 
     def _risks(self, network: Network, member: Prepared) -> dict[Combination, NDArray[np.float64]]:
         rows = np.union1d(member.split.inner, member.split.held_out)
