@@ -296,16 +296,25 @@ def _elastic_net(
 
     penalties = [0.5, 0.3, 0.2, 0.1, 0.05]
 
-    def fitted(rows: NDArray[np.int64]) -> CoxnetSurvivalAnalysis:
+    def fitted(rows: NDArray[np.int64], penalties: Sequence[float]) -> CoxnetSurvivalAnalysis:
         model = CoxnetSurvivalAnalysis(alphas=penalties, l1_ratio=0.5, max_iter=10_000)
-        return model.fit(values[rows], outcome[rows])
+        try:
+            return model.fit(values[rows], outcome[rows])
+        except ArithmeticError:  # the weakest penalty diverges where variables tell all events apart
+            return fitted(rows, penalties[:-1])
 
     scores = np.zeros(len(penalties))
     for some, left in inner:
-        model, rows = fitted(training[some]), training[left]
+        model, rows = fitted(training[some], penalties), training[left]
         event, time = (outcome[rows][name] for name in outcome.dtype.names)
-        scores += [concordance(time, event, model.predict(values[rows], alpha=penalty)) for penalty in penalties]
-    return fitted(training).predict(values[test], alpha=penalties[int(np.argmax(scores))])
+        # A penalty that diverges counts as one that tells nobody apart.
+        found = {
+            penalty: concordance(time, event, model.predict(values[rows], alpha=penalty)) for penalty in model.alphas_
+        }
+        scores += [found.get(penalty, 0.5) for penalty in penalties]
+    best = penalties[int(np.argmax(scores))]
+    model = fitted(training, [penalty for penalty in penalties if penalty >= best])
+    return model.predict(values[test], alpha=model.alphas_[-1])
 
 
 # 3. The task's outcomes and the reference's risks

@@ -10,7 +10,6 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.serialization import config
 
 from survfuse.errors import InputError
-from survfuse.featurefile import read_tensor
+from survfuse.featurefile import as_hdf5, features_dataset, read_matrix, stated_encoder
 from survfuse.files import whole
-from survfuse.log import count
 from survfuse.slide.encoders import ENCODERS
 
 if TYPE_CHECKING:
@@ -146,11 +143,10 @@ def _open_pt(path: Path, cache: Path) -> tuple[Tensor, None]:
     if not _stored_plainly(path):
         copy = cache / f"{key}.npy"
         if not copy.exists():
-            values = _two_dimensional(path, _floating(path, read_tensor(path, InputError)))
+            values = read_matrix(path)
             _copy(copy, _checked(path, _blocks(values)), tuple(values.shape), _kept(values.dtype == torch.float16))
         return _map_npy(copy), None
-    with config.patch({"load.mmap": True}):
-        values = _two_dimensional(path, _floating(path, read_tensor(path, InputError)))
+    values = read_matrix(path, mapped=True)
     _check_once(path, values, cache / f"{key}.checked")
     return values, None
 
@@ -170,45 +166,20 @@ def _open_h5(path: Path, cache: Path) -> tuple[Tensor, str | None]:
     if not path.is_file():
         raise InputError(f"{path.name}: no such file")
     key = _key(path)
-    with _as_hdf5(path), h5py.File(path, "r") as file:
-        dataset = _features(path, file)
+    with as_hdf5(path), h5py.File(path, "r") as file:
+        dataset = features_dataset(path, file)
         offset, dtype = _offset(path, dataset), dataset.dtype
         shape: tuple[int, int] = dataset.shape[-2:]
-        encoder = _stated_encoder(file, dataset)
+        encoder = stated_encoder(file, dataset)
+    known = known_encoder(encoder) if encoder is not None else None
     if offset is not None:
         values = _map(path, offset, dtype, shape)
         _check_once(path, values, cache / f"{key}.checked")
-        return values, encoder
+        return values, known
     copy = cache / f"{key}.npy"
     if not copy.exists():
         _copy(copy, _checked(path, _h5_blocks(path)), shape, _kept(dtype == np.float16))
-    return _map_npy(copy), encoder
-
-
-@contextmanager
-def _as_hdf5(path: Path) -> Iterator[None]:
-    """What h5py raises for a file it cannot read, as InputError."""
-    try:
-        yield
-    except (OSError, RuntimeError, KeyError, ValueError) as cause:
-        raise InputError(f"{path.name}: cannot be read as HDF5 ({cause})") from cause
-
-
-def _features(path: Path, file: "h5py.File") -> "h5py.Dataset":
-    """The file's dataset of features, [N, D] or [1, N, D], which fits its coordinates."""
-    import h5py
-
-    dataset, coords = file.get("features"), file.get("coords")
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
-        raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
-    shape = dataset.shape
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1) or shape[-1] == 0:
-        raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(shape)}")
-    if shape[-2] == 0:
-        raise InputError(f"{path.name}: holds no tiles")
-    if isinstance(coords, h5py.Dataset) and coords.shape[-2:] != (shape[-2], 2):
-        raise InputError(f"{path.name}: {count(shape[-2], 'tile')}, but coords of shape {coords.shape}")
-    return dataset
+    return _map_npy(copy), known
 
 
 def _offset(path: Path, dataset: "h5py.Dataset") -> int | None:
@@ -222,20 +193,11 @@ def _offset(path: Path, dataset: "h5py.Dataset") -> int | None:
     return int(offset)
 
 
-def _stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
-    encoder = {**file.attrs, **dataset.attrs}.get("encoder")
-    if isinstance(encoder, np.ndarray) and encoder.size == 1:
-        encoder = encoder.item()
-    if isinstance(encoder, bytes):  # HDF5 has strings of fixed and of variable length
-        encoder = encoder.decode("utf-8", errors="replace")
-    return known_encoder(str(encoder)) if encoder is not None else None
-
-
 def _h5_blocks(path: Path) -> Iterator[Tensor]:
     """The dataset's rows in order, float16 or else float32. A block is of whole chunks: none is unpacked twice."""
     import h5py
 
-    with _as_hdf5(path), h5py.File(path, "r") as file:
+    with as_hdf5(path), h5py.File(path, "r") as file:
         dataset = file["features"]
         dtype = _kept(dataset.dtype == np.float16)
         deep = dataset.chunks[-2] if dataset.chunks else 1
@@ -244,23 +206,6 @@ def _h5_blocks(path: Path) -> Iterator[Tensor]:
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
                 rows = np.asarray(dataset[..., start : start + size, :], dtype=dtype)
             yield torch.from_numpy(rows.reshape(-1, dataset.shape[-1]))
-
-
-def _floating(path: Path, values: Tensor) -> Tensor:
-    if not values.is_floating_point():
-        raise InputError(f"{path.name}: expected a tensor of floating-point numbers, found {values.dtype}")
-    return values.detach()
-
-
-def _two_dimensional(path: Path, values: Tensor) -> Tensor:
-    """[N, D] from [N, D] or [1, N, D], N and D at least 1."""
-    if values.ndim == 3 and values.shape[0] == 1:
-        values = values[0]
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(values.shape)}")
-    if len(values) == 0:
-        raise InputError(f"{path.name}: holds no tiles")
-    return values
 
 
 def _blocks(values: Tensor) -> Iterator[Tensor]:

@@ -186,18 +186,23 @@ def load_members(bundle: Bundle) -> list["Member"]:  # noqa: F821  (torch is imp
     return members
 
 
-def save(root: Path, manifest: Manifest, states: Iterable[tuple[str, Mapping[str, Any]]], tables: Tables) -> None:
+def member_file(number: int) -> str:
+    """The file of the member with this number."""
+    return f"members/{number:03}.safetensors"
+
+
+def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], tables: Tables) -> None:
     """Write a bundle to ``root``, which must be empty or absent but for an encoder placed there already.
 
-    ``states`` gives each member's file and its weights, name → tensor; one is held at a time.
+    ``states`` gives the weights, name → tensor, of each of the manifest's members; one is held at a time.
     """
     from safetensors.torch import save_file
 
     if (root / MANIFEST).exists():
         raise BundleError(f"{root}: holds a bundle already")
     (root / "members").mkdir(parents=True, exist_ok=True)
-    for file, state in states:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, root / file)
+    for entry, state in zip(manifest.members, states, strict=True):
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, root / entry.file)
     for name, table in (
         (CALIBRATION, tables.calibration),
         (GENES, tables.expression),

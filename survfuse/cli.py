@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from survfuse import reference
 from survfuse.calibration import CONTINUOUS, RANK
 from survfuse.combinations import MODALITIES
 from survfuse.errors import InputError
@@ -13,6 +12,7 @@ from survfuse.fusion import FAMILIES, Sizes
 from survfuse.job import guarded
 from survfuse.log import count, stage
 from survfuse.protocol import AUTO, COX_SCORE, NONE, VARIANCE, Optimisation, Protocol
+from survfuse.reference.command import add_command as add_import_reference
 from survfuse.rna import IDENTITY, LOG_STANDARDISE
 from survfuse.slide.settings import SlideSettings
 
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     evaluate.set_defaults(command=_evaluate)
 
-    reference.add_command(commands)
+    add_import_reference(commands)
     return parser
 
 
@@ -221,11 +221,12 @@ def _simulate(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from survfuse.cohort import read_cohort
     from survfuse.device import chosen_device
-    from survfuse.freezing import check_place, train
+    from survfuse.freezing import train
+    from survfuse.place import check_place
     from survfuse.training import Trainer
 
     work = options.work or options.out.with_name(f"{options.out.name}.training")
-    check_place(options.out, work)
+    check_place(options.out, half_moved=(work / "members").is_dir())
     settings, sizes, protocol = _slide_settings(options, 0.5), _sizes(options), _protocol(options)
     device = chosen_device(options.device)
     if device.type == "cpu":

@@ -4,6 +4,8 @@ HDF5 as CLAM and TRIDENT write it: ``features`` [N, D] or [1, N, D] and ``coords
 TRIDENT's attributes. Torch files as CHIMERA published them: one tensor [N, D].
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,10 @@ from numpy.typing import NDArray
 
 from survfuse.errors import EnvironmentFailure, InputError, SurvfuseError, named
 from survfuse.files import whole
+from survfuse.log import count
 
 if TYPE_CHECKING:
+    import h5py
     from torch import Tensor
 
 
@@ -31,8 +35,6 @@ def read_features(path: Path) -> Features:
     """Read ``.h5`` or ``.pt``; raises InputError for another layout, no tiles, or values that are not finite."""
     features = _read_h5(path) if path.suffix.lower() == ".h5" else _read_pt(path)
     values = features.values
-    if values.shape[0] == 0:
-        raise InputError(f"{path.name}: holds no tiles")
     if not values.isfinite().all():
         row = int((~values.isfinite().all(dim=1)).nonzero()[0])
         raise InputError(f"{path.name}: features of tile {row} are NaN or infinite")
@@ -69,40 +71,71 @@ def _read_h5(path: Path) -> Features:
     import h5py
     import torch
 
+    with as_hdf5(path), h5py.File(path, "r") as file:
+        dataset = features_dataset(path, file)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+            values = torch.from_numpy(np.asarray(dataset[()], dtype=np.float32))
+        coords = file.get("coords")
+        coordinates = np.asarray(coords[()]) if isinstance(coords, h5py.Dataset) else None
+        return Features(two_dimensional(path, values), stated_encoder(file, dataset), coordinates)
+
+
+@contextmanager
+def as_hdf5(path: Path) -> Iterator[None]:
+    """What h5py raises for a file it cannot read, as InputError."""
     try:
-        with h5py.File(path, "r") as file:
-            dataset = file.get("features")
-            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
-                raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
-            attributes = {**file.attrs, **dataset.attrs}
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
-                values = _two_dimensional(path, torch.from_numpy(np.asarray(dataset[()], dtype=np.float32)))
-            coords = file.get("coords")
-            coordinates = np.asarray(coords[()]) if isinstance(coords, h5py.Dataset) else None
+        yield
     except (OSError, RuntimeError, KeyError, ValueError) as cause:
         raise InputError(f"{path.name}: cannot be read as HDF5 ({cause})") from cause
-    if coordinates is not None and coordinates.shape[-2:] != (len(values), 2):
-        raise InputError(f"{path.name}: {len(values)} tiles, but coords of shape {coordinates.shape}")
-    encoder = attributes.get("encoder")
+
+
+def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
+    """The file's dataset of features, [N, D] or [1, N, D], which fits its coordinates; raises InputError for others."""
+    import h5py
+
+    dataset, coords = file.get("features"), file.get("coords")
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
+        raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
+    shape = dataset.shape
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1) or shape[-1] == 0:
+        raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(shape)}")
+    if shape[-2] == 0:
+        raise InputError(f"{path.name}: holds no tiles")
+    if isinstance(coords, h5py.Dataset) and coords.shape[-2:] != (shape[-2], 2):
+        raise InputError(f"{path.name}: {count(shape[-2], 'tile')}, but coords of shape {coords.shape}")
+    return dataset
+
+
+def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
+    """The tile encoder's name, as the file or its dataset of features gives it; None where neither does."""
+    encoder = {**file.attrs, **dataset.attrs}.get("encoder")
     if isinstance(encoder, np.ndarray) and encoder.size == 1:
         encoder = encoder.item()
     if isinstance(encoder, bytes):  # HDF5 has strings of fixed and of variable length
         encoder = encoder.decode("utf-8", errors="replace")
-    return Features(values, str(encoder) if encoder is not None else None, coordinates)
+    return str(encoder) if encoder is not None else None
 
 
 def _read_pt(path: Path) -> Features:
-    values = read_tensor(path, InputError)
+    return Features(read_matrix(path).float(), None, None)
+
+
+def read_matrix(path: Path, mapped: bool = False) -> "Tensor":
+    """Features [N, D] of a torch file, of the floating dtype it has; raises InputError for anything else.
+
+    ``mapped`` leaves them in the file, which must be of torch's zip format, until they are looked at.
+    """
+    values = read_tensor(path, InputError, mapped)
     if not values.is_floating_point():
         raise InputError(f"{path.name}: expected a tensor of floating-point numbers, found {values.dtype}")
-    return Features(_two_dimensional(path, values.float()), None, None)
+    return two_dimensional(path, values.detach())
 
 
-def read_tensor(path: Path, error: type[SurvfuseError]) -> "Tensor":
+def read_tensor(path: Path, error: type[SurvfuseError], mapped: bool = False) -> "Tensor":
     """The one tensor in a torch file; no code in it is run. Raises ``error`` for anything else."""
     import torch
 
-    value = load_torch(path, error)
+    value = load_torch(path, error, mapped)
     if not isinstance(value, torch.Tensor):
         raise error(f"{path.name}: expected a tensor, found {type(value).__name__}")
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
@@ -110,12 +143,12 @@ def read_tensor(path: Path, error: type[SurvfuseError]) -> "Tensor":
     return value
 
 
-def load_torch(path: Path, error: type[SurvfuseError]) -> Any:
+def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> Any:
     """What a torch file holds, restricted to tensors and plain containers; raises ``error`` for any other file."""
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as cause:
         # The restricted unpickler, given arbitrary bytes, fails in whatever way those bytes lead it to. A failing
         # machine is another matter.
@@ -124,10 +157,12 @@ def load_torch(path: Path, error: type[SurvfuseError]) -> Any:
         raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
 
 
-def _two_dimensional(path: Path, values: "Tensor") -> "Tensor":
-    """[N, D] from [N, D] or [1, N, D]."""
+def two_dimensional(path: Path, values: "Tensor") -> "Tensor":
+    """[N, D] from [N, D] or [1, N, D], N and D at least 1; raises InputError for other shapes."""
     if values.ndim == 3 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 2 or values.shape[1] == 0:
         raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(values.shape)}")
+    if len(values) == 0:
+        raise InputError(f"{path.name}: holds no tiles")
     return values

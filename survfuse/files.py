@@ -15,6 +15,12 @@ from survfuse.errors import SurvfuseError
 LARGEST_JSON = 64 * 2**20  # bytes; 19,359 genes take about half a megabyte
 
 
+def check_file(path: Path, error: type[SurvfuseError]) -> None:
+    """Raise ``error`` where ``path`` is no file."""
+    if not path.is_file():
+        raise error(f"{path}: no such file")
+
+
 def read_json(path: Path, error: type[SurvfuseError]) -> Any:
     """The JSON value in ``path``.
 

@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
 from survfuse.bundle import (
-    BESIDE,
     DEMONSTRATION,
-    MANIFEST,
     RESEARCH,
     Manifest,
     MemberEntry,
     Scale,
+    Standing,
     Tables,
-    holds_files,
+    member_file,
     save,
 )
 from survfuse.calibration import Calibration
@@ -32,9 +30,11 @@ from survfuse.errors import InputError
 from survfuse.fusion import FAMILIES
 from survfuse.log import count, stage
 from survfuse.metrics import concordance
+from survfuse.place import placed
 from survfuse.report import HeldOut, MemberCurve, write_report
 from survfuse.rna import Expression
-from survfuse.slide.encoders import embedded_digest, load_encoder
+from survfuse.slide.carried import carry_weights
+from survfuse.slide.encoders import load_encoder
 from survfuse.slide.settings import SlideSettings
 from survfuse.stacking import Stacked, stack
 from survfuse.training import Member, Trainer
@@ -123,49 +123,39 @@ def freeze(
 ) -> None:
     """Write the ensemble of ``stacks`` to ``root`` as a bundle, whole or not at all."""
     cohort = trainer.cohort
-    entries, kept = [], []
-    for member in members:
-        standings = {
-            name_of(combination): stacked.standings[member.family, member.split.name]
-            for combination, stacked in stacks.items()
-            if (member.family, member.split.name) in stacked.standings
-        }
-        if standings:
-            file = f"members/{len(kept):03}.safetensors"
-            entries.append((file, member.family, standings))
-            kept.append(member)
+    standings = [_standings(member, stacks) for member in members]
+    kept = [member for member, own in zip(members, standings, strict=True) if own]
     genes = _genes_used(trainer, kept)
-    reference = next(iter(stacks.values())).reference
-    purpose = DEMONSTRATION if cohort.simulated else RESEARCH
-    partial = root.parent / f".{root.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     reads = {name for member in kept for name in FAMILIES[member.family].modalities}
-    facts = _facts(trainer, stacks)
-    manifest = Manifest(
-        purpose,
-        NOTICES[purpose],
-        facts | {"held_out": _headline(figures)},
-        _with_weights(settings, partial, weights) if "slide" in reads else settings,
-        {name_of(combination): Scale(found.location, found.scale) for combination, found in stacks.items()},
-        tuple(
-            MemberEntry(file, family, _sizes(trainer, family, genes).to_json(), standings)
-            for file, family, standings in entries
-        ),
-        (),
+    entries = tuple(
+        MemberEntry(member_file(number), member.family, _sizes(trainer, member.family, genes).to_json(), own)
+        for number, (member, own) in enumerate(zip(kept, filter(None, standings), strict=True))
     )
-    tables = Tables(
-        Calibration.fit(cohort.times, cohort.events, reference, trainer.protocol.calibration),
-        _expression(trainer, genes) if "rna" in reads else None,
-        trainer.vocabulary if "clinical" in reads else None,
-        SurvivalCurve.fit(reference, cohort.times, cohort.events),
-        model_card(manifest, figures),
-    )
-    states = ((entry[0], _state(trainer, member, genes)) for entry, member in zip(entries, kept, strict=True))
-    save(partial, replace(manifest, tables=tables.present()), states, tables)
-    _move(partial, root)
+    purpose = DEMONSTRATION if cohort.simulated else RESEARCH
+    provenance = _facts(trainer, stacks) | {"held_out": _headline(figures)}
+    scales = {name_of(combination): Scale(found.location, found.scale) for combination, found in stacks.items()}
+    reference = next(iter(stacks.values())).reference
+    with placed(root) as partial:
+        carried = carry_weights(settings, partial, weights) if "slide" in reads else settings
+        manifest = Manifest(purpose, NOTICES[purpose], provenance, carried, scales, entries, ())
+        tables = Tables(
+            Calibration.fit(cohort.times, cohort.events, reference, trainer.protocol.calibration),
+            _expression(trainer, genes) if "rna" in reads else None,
+            trainer.vocabulary if "clinical" in reads else None,
+            SurvivalCurve.fit(reference, cohort.times, cohort.events),
+            model_card(manifest, figures),
+        )
+        states = (_state(trainer, member, genes) for member in kept)
+        save(partial, replace(manifest, tables=tables.present()), states, tables)
     families = ", ".join(dict.fromkeys(member.family for member in kept))
     stage("frozen", f"{root}: {count(len(kept), 'member')} of {families}")
+
+
+def _standings(member: Member, stacks: Mapping[Combination, Stacked]) -> dict[str, Standing]:
+    """How a member counts, by the name of each combination in which it does."""
+    key = member.family, member.split.name
+    counted = {combination: found.standings[key] for combination, found in stacks.items() if key in found.standings}
+    return {name_of(combination): standing for combination, standing in counted.items()}
 
 
 def _sizes(trainer: Trainer, family: str, genes: NDArray[np.int64]) -> Any:
@@ -197,40 +187,6 @@ def _state(trainer: Trainer, member: Member, genes: NDArray[np.int64]) -> dict[s
     if "clinical" in modalities:
         state["variables.weight"], state["variables.bias"] = clinical.layer()
     return state
-
-
-def _with_weights(settings: SlideSettings, root: Path, weights: Path | None) -> SlideSettings:
-    """Place the encoder's weights in the bundle as safetensors, under timm's names; or name the embedded ones."""
-    if weights is None:
-        return replace(settings, embedded_sha256=embedded_digest(settings.encoder))
-    encoder = load_encoder(settings.encoder, weights, torch.device("cpu"))
-    file = "encoder/weights.safetensors"
-    (root / file).parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in encoder.network.state_dict().items()}, root / file)
-    return replace(settings, weights=file)
-
-
-def _move(partial: Path, root: Path) -> None:
-    """Put a finished bundle in its place, the manifest last; what may lie beside a bundle stays.
-
-    A folder without a manifest is no bundle, so one that a killed run left half moved is taken up again.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    for path in sorted(partial.iterdir(), key=lambda path: path.name == MANIFEST):
-        target = root / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        path.replace(target)
-    partial.rmdir()
-
-
-def check_place(root: Path, work: Path) -> None:
-    """Raise InputError where ``root`` holds anything but what may lie beside a bundle, or a killed run's remains."""
-    half = root.is_dir() and not (root / MANIFEST).exists() and (work / "members").is_dir()
-    if root.exists() and (not root.is_dir() or (holds_files(root) and not half)):
-        raise InputError(
-            f"{root}: not empty; a bundle is written to a folder of its own (beside it may lie {BESIDE[0]})"
-        )
 
 
 def _curves(members: Sequence[Member]) -> list[MemberCurve]:

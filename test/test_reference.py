@@ -23,7 +23,7 @@ from survfuse.clinical import Vocabulary
 from survfuse.ensemble import Ensemble
 from survfuse.errors import BundleError, InputError
 from survfuse.files import sha256
-from survfuse.reference import import_reference
+from survfuse.reference.command import import_reference
 from survfuse.slide.settings import SlideSettings
 
 KINDS = ("bilinear", "bilinear-residual", "concat")
@@ -636,7 +636,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, sides, monkeypatch):
         (root / "members").mkdir()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("survfuse.reference.save", half)
+    monkeypatch.setattr("survfuse.reference.command.save", half)
     with pytest.raises(OSError, match="No space left"):
         imported([path], sides, tmp_path / "bundle")
     assert set(tmp_path.rglob("*")) == before

@@ -127,8 +127,11 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bundle(cohort, bun
 
 @pytest.mark.parametrize("moved", [0, 1, 3])
 def test_a_bundle_left_half_moved_is_taken_up_again(cohort, bundle, tmp_path, monkeypatch, moved):
+    """Killed while it moves a bundle to a folder that holds a README, which it cannot do in one step."""
     command = ["train", str(cohort), "--out", str(tmp_path / "bundle"), *TINY]
     replace, done = Path.replace, []
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/README.md").write_text("models lie here")
 
     def torn(self, target):
         if self.parent.name == ".bundle.partial":
@@ -139,8 +142,11 @@ def test_a_bundle_left_half_moved_is_taken_up_again(cohort, bundle, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", torn)
+        patch.setattr("survfuse.place._remove", lambda path: None)  # one killed outright clears nothing away
         assert survfuse(command) == 4
+    assert len([path for path in (tmp_path / "bundle").iterdir() if path.name != "README.md"]) == moved
     assert survfuse(command) == 0
+    (tmp_path / "bundle/README.md").unlink()
     same_bytes(bundle, tmp_path / "bundle")
 
 

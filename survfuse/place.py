@@ -1,0 +1,59 @@
+"""Where a bundle is written: beside its place first, then moved there whole."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from survfuse.bundle import BESIDE, MANIFEST, holds_files
+from survfuse.errors import InputError
+
+
+def check_place(root: Path, half_moved: bool = False) -> None:
+    """Raise InputError where ``root`` holds anything but what may lie beside a bundle.
+
+    ``half_moved`` says that a killed run of the same work may have left parts of a bundle there, without a manifest.
+    """
+    remains = half_moved and root.is_dir() and not (root / MANIFEST).exists()
+    if holds_files(root) and not remains:
+        raise InputError(
+            f"{root}: not empty; a bundle is written to a folder of its own (beside it may lie {BESIDE[0]})"
+        )
+
+
+@contextmanager
+def placed(root: Path) -> Iterator[Path]:
+    """A folder beside ``root`` to write a bundle into; leaving the block without an error moves it to ``root``."""
+    root = root.resolve()
+    partial = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _move(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(partial: Path, root: Path) -> None:
+    """Move a finished bundle; what may lie beside one stays, and what an earlier move left half done is replaced."""
+    if not root.exists() or not any(root.iterdir()):
+        partial.replace(root)
+        return
+    moved = []
+    try:
+        # A folder without a manifest is no bundle, so an interrupted move cannot be taken for one.
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == MANIFEST):
+            _remove(root / path.name)
+            moved.append(path.replace(root / path.name))
+    except BaseException:
+        for path in moved:
+            _remove(path)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""The reference's two pickles, for a user who vouches for them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from survfuse.errors import EnvironmentFailure, InputError, named
+from survfuse.files import check_file
+from survfuse.log import count, warn
+
+_SUFFIXES = (".pkl", ".pickle", ".joblib")
+
+
+def is_pickle(path: Path) -> bool:
+    """By its suffix, or by the mark that begins a pickle and cannot begin JSON."""
+    check_file(path, InputError)
+    with path.open("rb") as file:
+        return path.suffix.lower() in _SUFFIXES or file.read(1) == b"\x80"
+
+
+def unpickled(path: Path, trust: bool) -> Any:
+    """What joblib finds in a pickle; raises InputError unless the user trusts it."""
+    if not trust:
+        raise InputError(
+            f"{path.name}: a pickle, and reading one can run any code that its author put there; "
+            "give the table as JSON, or pass --trust-pickles if you trust where the file comes from"
+        )
+    warn(f"{path.name}: reading a pickle, which can run any code, because --trust-pickles vouches for it")
+    try:
+        import joblib
+        import sklearn  # noqa: F401  (what the pickles hold; without it joblib fails in many ways)
+    except ImportError as cause:
+        raise InputError(f"{path.name}: reading it takes scikit-learn, from survfuse's train extra") from cause
+    try:
+        return joblib.load(path)
+    except Exception as cause:
+        # Arbitrary bytes make an unpickler fail in any way. A failing machine is another matter.
+        if isinstance(named(cause), EnvironmentFailure):
+            raise
+        raise InputError(
+            f"{path.name}: cannot be read as a pickle ({type(cause).__name__}: {str(cause)[:200]})"
+        ) from cause
+
+
+def preprocessor(path: Path, value: Any) -> dict[str, Any]:
+    """The reference's preprocessor, (numeric names, categorical names, ColumnTransformer), as its JSON form.
+
+    Raises InputError for anything that computes other columns than standardised numbers followed by one-hot ones.
+    """
+    from sklearn.compose import ColumnTransformer
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    if not isinstance(value, tuple | list) or len(value) != 3 or not isinstance(value[2], ColumnTransformer):
+        raise InputError(f"{path.name}: expected (numeric names, categorical names, ColumnTransformer)")
+    numeric, categorical = (_names(path, names) for names in value[:2])
+    steps = [step for step in getattr(value[2], "transformers_", ()) if not _dropped(step[1])]
+    expected = [("num", StandardScaler, numeric), ("cat", OneHotEncoder, categorical)]
+    fits = len(steps) == 2 and value[2].transformer_weights is None
+    for (name, step, columns), (label, kind, names) in zip(steps, expected, strict=False):
+        fits = fits and name == label and type(step) is kind and _names(path, columns) == names
+    if not fits:
+        raise InputError(
+            f"{path.name}: expected a fitted StandardScaler 'num' and a OneHotEncoder 'cat', in this order"
+        )
+    (_, scaler, _), (_, encoder, _) = steps
+    return {
+        "numeric": [
+            {"name": name, "mean": mean, "scale": scale}
+            for name, mean, scale in zip(numeric, *_statistics(path, scaler, len(numeric)), strict=True)
+        ],
+        "categorical": [
+            {"name": name, "categories": categories}
+            for name, categories in zip(categorical, _categories(path, encoder, len(categorical)), strict=True)
+        ],
+    }
+
+
+def _dropped(step: Any) -> bool:
+    return isinstance(step, str) and step == "drop"
+
+
+def _names(path: Path, value: Any) -> list[str]:
+    names = list(value) if isinstance(value, list | tuple | np.ndarray) or hasattr(value, "tolist") else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path.name}: expected columns by name")
+    return [str(name) for name in names]
+
+
+def _statistics(path: Path, scaler: Any, length: int) -> tuple[list[float], list[float]]:
+    """(means, scales) of a StandardScaler that uses both."""
+    found = [getattr(scaler, name, None) for name in ("mean_", "scale_")]
+    # A scaler told to use no mean keeps one all the same.
+    uses_both = scaler.with_mean and scaler.with_std
+    if not uses_both or not all(isinstance(n, np.ndarray) and n.shape == (length,) for n in found):
+        raise InputError(f"{path.name}: expected a mean and a scale for each of {count(length, 'number')}")
+    means, scales = (numbers.astype(np.float64).tolist() for numbers in found)
+    return means, scales
+
+
+def _categories(path: Path, encoder: Any, length: int) -> list[list[Any]]:
+    """The categories of each variable, from a OneHotEncoder with a column for every one and zeros for others."""
+    found = getattr(encoder, "categories_", ())
+    # Attributes that a release of scikit-learn did not know yet are absent from its pickles.
+    plain = all(getattr(encoder, name, None) is None for name in ("drop_idx_", "min_frequency", "max_categories"))
+    if encoder.handle_unknown != "ignore" or not plain or len(found) != length:
+        raise InputError(f"{path.name}: expected a column for every category, and unknown ones ignored")
+    return [np.asarray(categories).tolist() for categories in found]
+
+
+def calibration_arrays(path: Path, value: Any) -> dict[str, Any]:
+    """The arrays of the reference's calibration as lists."""
+    if not isinstance(value, Mapping):
+        found = type(value).__name__
+        raise InputError(f"{path.name}: expected km_times, km_probs and train_risks by name, found {found}")
+    try:
+        return {str(name): np.asarray(numbers).tolist() for name, numbers in value.items()}
+    except ValueError as cause:  # rows of unequal length
+        raise InputError(f"{path.name}: expected arrays ({cause})") from cause
