@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 
 from survfuse.bags import Bag
 from survfuse.calibration import CONTINUOUS, RANK, Calibration
@@ -345,64 +346,95 @@ def task(folder: Path) -> None:
 
 def tables(folder: Path) -> None:
     """Print README.md's tables from the results in ``folder``."""
-    for name in INTERACTIONS:
-        runs = [json.loads(path.read_text()) for path in sorted(folder.glob(f"simulated-{name}-*.json"))]
-        if runs:
-            _simulated_table(name, runs)
-    everything = [json.loads(path.read_text()) for path in sorted(folder.glob("simulated-*.json"))]
-    if everything:
-        _differences("all simulated cohorts", everything)
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("sampling-*.json"))]
-    for key in ("test", "held_out") if runs else ():
-        mean, low, high = paired_difference([run["32"][key] - run["all"][key] for run in runs])
-        print(f"\n32 tiles a step − all, {key}: {mean:+.3f} ({low:+.3f} to {high:+.3f}), {len(runs)} cohorts")
+    groups = {name: _results(folder, f"simulated-{name}-*") for name in INTERACTIONS}
+    if all(groups.values()):
+        _simulated_tables(groups)
+    if runs := _results(folder, "sampling-*"):
+        print("\n| | 32 tiles a step | all | difference (95% interval) |\n|---|---|---|---|")
+        for key, title in SCORES.items():
+            some, every = (np.array([run[tiles][key] for run in runs]) for tiles in ("32", "all"))
+            print(f"| {title} | {_mean(some)} | {_mean(every)} | {_interval(paired_difference(some - every))} |")
+    folds = {}
     for name in ("gse1992", "breast-cancer"):
-        runs = [
-            json.loads(path.read_text())["folds"]
-            | json.loads(path.with_name(path.name.replace("real", "baselines")).read_text())["folds"]
-            for path in sorted(folder.glob(f"real-{name}-*.json"))
-            if path.with_name(path.name.replace("real", "baselines")).exists()
-        ]
-        if runs:
-            _real_table(name, runs)
+        ours, others = (_results(folder, f"{part}-{name}-*") for part in ("real", "baselines"))
+        if ours and len(ours) == len(others):
+            runs = [own["folds"] | other["folds"] for own, other in zip(ours, others, strict=True)]
+            folds[name] = {model: np.array([run[model] for run in runs]) for model in runs[0]}
+            _real_table(name, folds[name])
+    if len(folds) == 2:
+        _both_cohorts(list(folds.values()))
 
 
-def _simulated_table(name: str, runs: Sequence[dict]) -> None:
-    print(
-        f"\nInteraction {name}, {len(runs)} cohorts, true hazard {np.mean([run['true_hazard'] for run in runs]):.3f}\n"
-    )
-    print("| family | C, test patients | C, nested held-out |\n|---|---|---|")
-    for family in ("stack", *FAMILIES):
-        test, held = (np.array([run["families"][family][key] for run in runs]) for key in ("test", "held_out"))
-        print(f"| `{family}` | {_mean(test)} | {_mean(held)} |")
-    _differences(f"interaction {name}", runs)
+SCORES = {"test": "test patients", "held_out": "nested held-out"}
 
 
-def _differences(title: str, runs: Sequence[dict]) -> None:
-    pairs = [("stack", _best(runs)), ("stack", "clinical"), ("bilinear", "concat")]
-    for key in ("test", "held_out"):
-        for first, second in pairs:
-            scores = ([run["families"][name][key] for run in runs] for name in (first, second))
-            mean, low, high = paired_difference(np.subtract(*map(np.array, scores)))
-            print(f"{title}, {key}: {first} − {second} {mean:+.3f} ({low:+.3f} to {high:+.3f}), {len(runs)} cohorts")
+def _results(folder: Path, pattern: str) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{pattern}.json"))]
+
+
+def _simulated_tables(groups: Mapping[str, Sequence[dict]]) -> None:
+    for key, title in SCORES.items():
+        print(f"\n| C, {title} | {' | '.join(groups)} |\n|---|{'---|' * len(groups)}")
+        if key == "test":
+            truths = (f"{np.mean([run['true_hazard'] for run in runs]):.3f}" for runs in groups.values())
+            print(f"| true hazard | {' | '.join(truths)} |")
+        for family in ("stack", *FAMILIES):
+            means = (_mean(_scores(runs, family, key)) for runs in groups.values())
+            print(f"| `{family}` | {' | '.join(means)} |")
+    print("\n| interaction | difference | test patients | nested held-out |\n|---|---|---|---|")
+    everything = [run for group in groups.values() for run in group]
+    for name, runs in (*groups.items(), ("all", everything)):
+        for first, second in (("stack", _best(runs)), ("stack", "clinical"), ("bilinear", "concat")):
+            found = (paired_difference(_scores(runs, first, key) - _scores(runs, second, key)) for key in SCORES)
+            print(f"| {name} ({len(runs)}) | `{first}` − `{second}` | {' | '.join(map(_interval, found))} |")
+
+
+def _scores(runs: Sequence[dict], family: str, key: str) -> Floats:
+    return np.array([run["families"][family][key] for run in runs])
 
 
 def _best(runs: Sequence[dict]) -> str:
     """The candidate with the highest mean C on test patients: named after the fact, which favours it."""
-    return max(CANDIDATES, key=lambda family: np.mean([run["families"][family]["test"] for run in runs]))
+    return max(CANDIDATES, key=lambda family: float(_scores(runs, family, "test").mean()))
 
 
-def _real_table(name: str, runs: Sequence[Mapping[str, list[float]]]) -> None:
-    print(
-        f"\n{name}, {len(runs)} × {len(runs[0]['stack'])} nested folds\n\n| model | C | stack − model (95% interval) |"
-    )
-    print("|---|---|---|")
-    folds = {model: np.array([run[model] for run in runs]) for model in runs[0]}
-    order = sorted(folds, key=lambda model: -float(np.nanmean(folds[model])))
-    for model in order:
-        difference = (folds["stack"] - folds[model]).ravel()
-        mean, low, high = corrected_difference(difference[~np.isnan(difference)], 0.2, 0.8)
-        print(f"| {model} | {_mean(np.nanmean(folds[model], axis=1))} | {mean:+.3f} ({low:+.3f} to {high:+.3f}) |")
+def _real_table(name: str, folds: Mapping[str, Floats]) -> None:
+    print(f"\n{name}, {len(folds['stack'])} × {len(folds['stack'][0])} nested folds\n")
+    print("| model | C | stack − model (95% interval) | its standard error |\n|---|---|---|---|")
+    for model in sorted(folds, key=lambda model: -float(np.nanmean(folds[model]))):
+        difference = "| |"
+        if model != "stack":
+            found = _difference(folds, model)
+            difference = f"{_interval(found)} | {_error(found):.3f} |"
+        print(f"| {model} | {_mean(np.nanmean(folds[model], axis=1))} | {difference}")
+
+
+def _both_cohorts(cohorts: Sequence[Mapping[str, Floats]]) -> None:
+    """The mean over cohorts of the stack's differences from the best candidate, and from clinical variables alone."""
+    for title, model in (("best candidate of each", None), ("clinical", "clinical")):
+        found = [_difference(folds, model or _best_fold(folds)) for folds in cohorts]
+        mean, error = np.mean([m for m, _, _ in found]), np.linalg.norm([_error(f) for f in found]) / len(found)
+        half = stats.t.ppf(0.975, cohorts[0]["stack"].size - 1) * error
+        print(f"\nboth cohorts: stack − {title} {_interval((mean, mean - half, mean + half))}")
+
+
+def _best_fold(folds: Mapping[str, Floats]) -> str:
+    return max(set(folds) & set(CANDIDATES), key=lambda model: float(np.nanmean(folds[model])))
+
+
+def _difference(folds: Mapping[str, Floats], model: str) -> tuple[float, float, float]:
+    difference = (folds["stack"] - folds[model]).ravel()
+    return corrected_difference(difference[~np.isnan(difference)], 0.2, 0.8)
+
+
+def _error(found: tuple[float, float, float]) -> float:
+    """The standard error behind a 95% interval of the 50 folds' differences."""
+    return (found[2] - found[1]) / 2.0 / float(stats.t.ppf(0.975, 49))
+
+
+def _interval(found: tuple[float, float, float]) -> str:
+    mean, low, high = found
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _mean(values: Floats) -> str:
