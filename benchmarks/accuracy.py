@@ -381,8 +381,10 @@ def _simulated_tables(groups: Mapping[str, Sequence[dict]]) -> None:
         for family in ("stack", *FAMILIES):
             means = (_mean(_scores(runs, family, key)) for runs in groups.values())
             print(f"| `{family}` | {' | '.join(means)} |")
-    print("\n| interaction | difference | test patients | nested held-out |\n|---|---|---|---|")
     everything = [run for group in groups.values() for run in group]
+    spread = _scores(everything, "stack", "spread")
+    print(f"\nspread of new patients' risks {spread.mean():.2f}, {spread.min():.2f} to {spread.max():.2f}")
+    print("\n| interaction | difference | test patients | nested held-out |\n|---|---|---|---|")
     for name, runs in (*groups.items(), ("all", everything)):
         for first, second in (("stack", _best(runs)), ("stack", "clinical"), ("bilinear", "concat")):
             found = (paired_difference(_scores(runs, first, key) - _scores(runs, second, key)) for key in SCORES)

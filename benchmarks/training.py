@@ -1,7 +1,10 @@
 """Time and memory of training at the task's size: 176 patients × about 1,500 tiles × 1,024, all 19,359 genes.
 
-    python benchmarks/training.py FOLDER [--fusion auto]     simulates FOLDER/cohort first, where it is not there
+    python benchmarks/training.py FOLDER [--fusion auto] [OPTION ...]
+    python benchmarks/training.py FOLDER --large --fusion auto --folds 2 --inner 2 --epochs 3
 
+The first time, it simulates FOLDER/cohort. ``--large`` makes 500 patients × 10,000 tiles × 1,024 (20 GB), to measure
+memory. Other options go to ``survfuse train``.
 Prints the command's own log, then wall time, its peak of resident memory and, of that, what is anonymous.
 """
 
@@ -12,24 +15,27 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from survfuse.simulate import simulate
 
 PATIENTS, GENES, TILES, SEED = 176, 19_359, 1500, 11
+LARGE_PATIENTS, LARGE_GENES, LARGE_TILES = 500, 2000, 10_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fusion", default="bilinear")
-    parser.add_argument("--tiles", default="32", help="drawn from each bag for a step")
-    options = parser.parse_args()
+    parser.add_argument("--large", action="store_true")
+    options, others = parser.parse_known_args()
     cohort = options.folder / "cohort"
     if not cohort.exists():
-        simulate(cohort, PATIENTS, SEED, GENES, TILES)
+        _large(cohort) if options.large else simulate(cohort, PATIENTS, SEED, GENES, TILES)
     for leftover in ("bundle", "bundle.training"):
         shutil.rmtree(options.folder / leftover, ignore_errors=True)
     command = [sys.executable, "-m", "survfuse", "train", str(cohort), "--out", str(options.folder / "bundle")]
-    command += ["--fusion", options.fusion, "--select", "none", "--tiles", options.tiles]
+    command += ["--fusion", options.fusion, "--select", "none", *others]
     started = time.monotonic()
     process = subprocess.Popen(command)
     peak = {"VmRSS": 0, "RssAnon": 0}
@@ -39,6 +45,16 @@ def main() -> None:
         time.sleep(0.2)
     print(f"exit code {process.returncode}, {time.monotonic() - started:.0f} s")
     print(f"peak resident {peak['VmRSS'] / 2**20:.2f} GiB, anonymous {peak['RssAnon'] / 2**20:.2f} GiB")
+
+
+def _large(cohort: Path) -> None:
+    """Bags of 64 simulated tiles, each drawn again and again: memory does not ask whether tiles differ."""
+    simulate(cohort, LARGE_PATIENTS, SEED, LARGE_GENES, 64)
+    random = torch.Generator().manual_seed(SEED)
+    for path in sorted((cohort / "features/features").iterdir()):
+        tiles = torch.load(path, weights_only=True)
+        torch.save(tiles[torch.randint(len(tiles), (LARGE_TILES,), generator=random)], path)
+    shutil.rmtree(cohort / "features/coordinates")
 
 
 def _memory(process: int) -> dict[str, int]:

@@ -2,9 +2,9 @@
 
 A unit is one outer fold of one repeat. Its members, fitted to all but one inner part of its training patients each,
 predict those parts out of fold; on these risks the families' weights are learnt, each taken at a step of training
-that the part itself had no say in. The unit's held-out patients are
-then predicted by all its members together, and neither member nor weight has seen them (stacking: Wolpert 1992; with
-non-negative weights, Breiman 1996; cross-validated as by van der Laan et al. 2007).
+that the part itself had no say in. The unit's held-out patients are then predicted by all its members together, and
+neither member nor weight has seen them (stacking: Wolpert 1992; with non-negative weights, Breiman 1996;
+cross-validated as by van der Laan et al. 2007).
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,11 +74,7 @@ def stack(
 ) -> Stacked:
     """Weigh the families that can score ``combination``; raises InputError where none tells patients apart."""
     families = list(dict.fromkeys(m.family for m in members if _own(m.family, combination) in m.risks))
-    units: dict[tuple[int, int], list[Split]] = {}
-    for member in members:
-        splits = units.setdefault((member.split.repeat, member.split.fold), [])
-        if member.family == members[0].family:
-            splits.append(member.split)
+    units = _units(members)
     found = {(member.family, member.split.name): member for member in members}
     standings: dict[tuple[str, str], Standing] = {}
     shares, unit_risks = {}, {}
@@ -107,10 +103,18 @@ def stack(
                 part = weight / (len(splits) * len(units))
                 standings[family, split.name] = Standing(part, location, committee.scale)
         unit_risks[unit] = _combined([(weight, scored[family]) for family, weight in shares[unit].items()], splits)
-    location, spread, reference = _ensemble_scale(unit_risks, len(times))
+    location, spread, reference = _ensemble_scale(unit_risks)
     return Stacked(
         standings, shares, unit_risks, candidates, (reference - reference.mean()) / reference.std(), location, spread
     )
+
+
+def _units(members: Sequence[MemberRisks]) -> dict[tuple[int, int], list[Split]]:
+    """Each unit's splits, by repeat and fold."""
+    units: dict[tuple[int, int], list[Split]] = {}
+    for split in (member.split for member in members if member.family == members[0].family):
+        units.setdefault((split.repeat, split.fold), []).append(split)
+    return units
 
 
 def _own(family: str, combination: Combination) -> Combination:
@@ -216,7 +220,7 @@ def _combined(weighted: Sequence[tuple[float, _Committee]], splits: Sequence[Spl
     return UnitRisks(inner, judged, held_out, single)
 
 
-def _ensemble_scale(units: Mapping[tuple[int, int], UnitRisks], patients: int) -> tuple[float, float, Floats]:
+def _ensemble_scale(units: Mapping[tuple[int, int], UnitRisks]) -> tuple[float, float, Floats]:
     """(location, spread) of the sum over all members for a new patient, and held-out risks [n] averaged over repeats.
 
     A patient of the cohort is predicted by one unit of each repeat, a new one by all. The mean over all units varies
@@ -240,7 +244,6 @@ def _ensemble_scale(units: Mapping[tuple[int, int], UnitRisks], patients: int) -
     total = own + (folds - 1) * min(own, max(0.0, float(np.mean(between))))
     if across:
         total += folds * (repeats - 1) * min(own, max(0.0, float(np.mean(across))))
-    assert len(reference) == patients
     return float(reference.mean()), float(np.sqrt(total / len(units))), reference
 
 
