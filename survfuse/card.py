@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from survfuse.protocol import NONE
+
 if TYPE_CHECKING:
     from survfuse.bundle import Manifest
 
@@ -27,7 +29,7 @@ def model_card(manifest: "Manifest", figures: Mapping[str, Any]) -> str:
         "",
         f"{protocol['repeats']} × {protocol['folds']} outer folds stratified by event and time, {protocol['inner']} "
         "members in each; a member is fitted to all but one part of its fold's training patients and stopped by that "
-        f"part. Genes by {protocol['select']} (at most {protocol['genes']}), expression {protocol['transform']}; "
+        f"part. {_genes(protocol)}, expression {protocol['transform']}; "
         f"modalities hidden with a chance of {optimisation['modality_dropout']:g} at each step. Families and mean "
         "weights, learnt on inner out-of-fold risks:",
         "",
@@ -74,3 +76,7 @@ def _rows(figures: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, float):
             rows.append(f"| {name.replace('_', ' ')} | {value:.4g} |")
     return rows
+
+
+def _genes(protocol: Mapping[str, Any]) -> str:
+    return "All genes" if protocol["select"] == NONE else f"At most {protocol['genes']} genes by {protocol['select']}"
