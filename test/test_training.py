@@ -142,7 +142,7 @@ def test_a_bundle_left_half_moved_is_taken_up_again(cohort, bundle, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", torn)
-        patch.setattr("survfuse.place._remove", lambda path: None)  # one killed outright clears nothing away
+        patch.setattr("survfuse.place._remove", lambda _: None)  # one killed outright clears nothing away
         assert survfuse(command) == 4
     assert len([path for path in (tmp_path / "bundle").iterdir() if path.name != "README.md"]) == moved
     assert survfuse(command) == 0
