@@ -5,7 +5,8 @@
     calibration.json         risk → months                 (survfuse.calibration.Calibration)
     genes.json               expression transform          (survfuse.rna.Expression), where a member reads expression
     clinical.json            clinical vocabulary           (survfuse.clinical.Vocabulary), where one reads variables
-    survival.json            risk → survival curve         (survfuse.curves.SurvivalCurve), where it is known
+    survival.json            risk → survival curve         (survfuse.curves.SurvivalCurve) of each combination, where
+                             it is known
     model-card.md            for people: cohort, protocol, held-out figures, intended use, limits
     encoder/weights.*        optionally the tile encoder's weights
 
@@ -21,7 +22,7 @@ import survfuse
 from survfuse.calibration import Calibration
 from survfuse.clinical import Vocabulary
 from survfuse.combinations import Combination, is_combination, ordered, parts
-from survfuse.curves import SurvivalCurve
+from survfuse.curves import SurvivalCurve, curves_from_json
 from survfuse.errors import BundleError
 from survfuse.files import is_number, read_object, sha256, write_json, write_text
 from survfuse.log import listing
@@ -89,12 +90,12 @@ class Tables:
     calibration: Calibration
     expression: Expression | None
     vocabulary: Vocabulary | None
-    curve: SurvivalCurve | None
+    curves: Mapping[str, SurvivalCurve] | None  # by combination, "slide+rna+clinical" for one
     card: str | None
 
     def present(self) -> tuple[str, ...]:
         """The files of those that are there."""
-        every = (self.calibration, self.expression, self.vocabulary, self.curve, self.card)
+        every = (self.calibration, self.expression, self.vocabulary, self.curves, self.card)
         return tuple(name for name, table in zip(TABLES, every, strict=True) if table is not None)
 
 
@@ -107,7 +108,7 @@ class Bundle:
     calibration: Calibration
     expression: Expression | None
     vocabulary: Vocabulary | None
-    curve: SurvivalCurve | None
+    curves: Mapping[str, SurvivalCurve] | None  # by combination
 
     @property
     def modalities(self) -> Combination:
@@ -148,8 +149,10 @@ def load(root: Path) -> Bundle:
         table(CALIBRATION, Calibration.from_json),
         table(GENES, Expression.from_json),
         table(CLINICAL, Vocabulary.from_json),
-        table(SURVIVAL, SurvivalCurve.from_json),
+        table(SURVIVAL, curves_from_json),
     )
+    if bundle.curves is not None and bundle.curves.keys() != manifest.combinations.keys():
+        raise BundleError(f"{SURVIVAL}: expected a curve for each combination: {', '.join(manifest.combinations)}")
     _check_sizes(bundle)
     return bundle
 
@@ -207,10 +210,12 @@ def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], ta
         (CALIBRATION, tables.calibration),
         (GENES, tables.expression),
         (CLINICAL, tables.vocabulary),
-        (SURVIVAL, tables.curve),
     ):
         if table is not None:
             write_json(root / name, table.to_json(), indent=None)
+    if tables.curves is not None:
+        curves = {combination: curve.to_json() for combination, curve in tables.curves.items()}
+        write_json(root / SURVIVAL, curves, indent=None)
     if tables.card is not None:
         write_text(root / CARD, tables.card)
     value = {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from survfuse.combinations import parts
 from survfuse.protocol import NONE
 
 if TYPE_CHECKING:
@@ -22,16 +23,16 @@ def model_card(manifest: "Manifest", figures: Mapping[str, Any]) -> str:
         "## Trained on",
         "",
         f"{facts['patients']} {'simulated ' if facts['simulated'] else ''}patients, {facts['events']} with the event; "
-        f"follow-up {middle:g} months in the median, {longest:g} at most. Tile features by {manifest.slide.encoder}, "
-        f"{manifest.slide.tile_px} px at {manifest.slide.mpp:g} µm per pixel.",
+        f"follow-up {middle:g} months in the median, {longest:g} at most.{_slide(manifest)}",
         "",
         "## Protocol",
         "",
         f"{protocol['repeats']} × {protocol['folds']} outer folds stratified by event and time, {protocol['inner']} "
-        "members in each; a member is fitted to all but one part of its fold's training patients and stopped by that "
-        f"part. {_genes(protocol)}, expression {protocol['transform']}; "
-        f"modalities hidden with a chance of {optimisation['modality_dropout']:g} at each step. Families and mean "
-        "weights, learnt on inner out-of-fold risks:",
+        "members in each; a member is fitted to all but one part of its fold's training patients, which part decides "
+        "when a network stops and how strongly a linear model is penalised. "
+        f"{_genes(protocol)}, expression {protocol['transform']}; networks have modalities hidden from them with a "
+        f"chance of {optimisation['modality_dropout']:g} at each step. Families and mean weights, learnt on inner "
+        "out-of-fold risks:",
         "",
         "| family | weight |",
         "|---|---|",
@@ -40,7 +41,8 @@ def model_card(manifest: "Manifest", figures: Mapping[str, Any]) -> str:
         "## Held-out figures",
         "",
         "Of patients that no weight, epoch, family, standardisation or gene selection had seen; 95% intervals by "
-        "bootstrap over patients.",
+        "bootstrap over patients. Months and survival curves take one factor more: how much less the mean over a "
+        "fold's members varies than one member, by the inputs of the others held out with a patient.",
         "",
         "| figure | value |",
         "|---|---|",
@@ -52,8 +54,10 @@ def model_card(manifest: "Manifest", figures: Mapping[str, Any]) -> str:
         "",
         "## Intended use",
         "",
-        "Research: ranking patients with high-risk non-muscle-invasive bladder cancer by time to recurrence, on "
-        "slides, expression and variables measured as the training cohort's were.",
+        "Research: ranking patients by time to the event that the training cohort's outcomes are of, for patients who "
+        "would have entered that cohort and were measured as its patients were. Made for CHIMERA Task 3, recurrence "
+        "of high-risk non-muscle-invasive bladder cancer; whether this cohort is one of that disease, who trained on "
+        "it knows.",
         "",
         "## Limits",
         "",
@@ -73,9 +77,21 @@ def _rows(figures: Mapping[str, Any]) -> list[str]:
             bounds = [value.get("low"), value.get("high")]
             interval = f" ({bounds[0]:.3f} to {bounds[1]:.3f})" if all(b is not None for b in bounds) else ""
             rows.append(f"| {name.replace('_', ' ')} | {value['value']:.3f}{interval} |")
+        elif name == "auc":
+            rows += _rows({f"AUC at {months} months": area for months, area in value.items()})
+        elif name == "d_calibration" and value["p"] is not None:
+            rows.append(f"| D-calibration, χ² and p | {value['statistic']:.2f}, {value['p']:.2g} |")
         elif isinstance(value, float):
             rows.append(f"| {name.replace('_', ' ')} | {value:.4g} |")
     return rows
+
+
+def _slide(manifest: "Manifest") -> str:
+    """Of the tile features, where the ensemble reads any."""
+    slide = manifest.slide
+    if not any("slide" in parts(name) for name in manifest.combinations):
+        return ""
+    return f" Tile features by {slide.encoder}, {slide.tile_px} px at {slide.mpp:g} µm per pixel."
 
 
 def _genes(protocol: Mapping[str, Any]) -> str:

@@ -48,6 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("cohort", type=Path)
     predict.add_argument("--model", type=Path, required=True, metavar="BUNDLE")
     predict.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
+    predict.add_argument(
+        "--survival",
+        type=Path,
+        metavar="survival.csv",
+        help="write survival curves: case_id, a column a year",
+    )
     predict.add_argument("--modalities", nargs="+", choices=MODALITIES, help="to use (default: all the bundle's)")
     predict.add_argument("--cache", type=Path, help="folder for copies of features that cannot be mapped")
     _device_option(predict)
@@ -226,7 +232,7 @@ def _train(options: argparse.Namespace) -> None:
     from survfuse.training import Trainer
 
     work = options.work or options.out.with_name(f"{options.out.name}.training")
-    check_place(options.out, half_moved=(work / "members").is_dir())
+    check_place(options.out, remains=any((work / "members").glob("*")))
     settings, sizes, protocol = _slide_settings(options, 0.5), _sizes(options), _protocol(options)
     device = chosen_device(options.device)
     if device.type == "cpu":
@@ -266,11 +272,14 @@ def _predict(options: argparse.Namespace) -> None:
     from survfuse.device import chosen_device
     from survfuse.predict import predict
 
-    if not options.out.parent.is_dir():
-        raise InputError(f"{options.out.parent}: no such folder for the predictions")
+    for path in filter(None, (options.out, options.survival)):
+        if not path.parent.is_dir():
+            raise InputError(f"{path.parent}: no such folder for the predictions")
     cache = options.cache or options.out.with_name(f"{options.out.name}.features")
     modalities = ordered(options.modalities) if options.modalities else None
-    predict(options.cohort, options.model, options.out, cache, modalities, chosen_device(options.device))
+    predict(
+        options.cohort, options.model, options.out, options.survival, cache, modalities, chosen_device(options.device)
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ Applying a curve needs numpy alone; fitting one uses lifelines.
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from survfuse.errors import BundleError, InputError
 
 Floats = NDArray[np.float64]
 
+MONTHS = (12.0, 24.0, 60.0)  # at which a prediction is stated and judged
 _FLAT = 1e-9  # standard deviation of risks, relative to their size, below which they are one risk
+_STEEPEST = 500.0  # exponent of e: beyond it survival is 0 or 1 in any case, and infinity times a hazard of 0 NaN
 _RIDGE = 0.1  # lifelines' penaliser of the standardised coefficient where the likelihood has no maximum
 
 
@@ -48,11 +50,24 @@ class SurvivalCurve:
         if not (np.isfinite(risks).all() and np.isfinite(times).all() and (times >= 0).all() and happened.any()):
             raise InputError("survival curve: expected finite risks, follow-up times of at least 0 and an event")
         centre = float(risks.mean())
-        if risks.std() > _FLAT * max(1.0, abs(centre)):
-            coefficient, at, hazard = _cox(risks - centre, times, happened)
-            if coefficient > 0.0:
-                return cls(coefficient, centre, at, hazard)
-        return cls(0.0, centre, *_nelson_aalen(times, happened))
+        spread = risks.std() > _FLAT * max(1.0, abs(centre))
+        coefficient = max(0.0, _coefficient(risks - centre, times, happened)) if spread else 0.0
+        return cls(coefficient, centre, *_breslow(coefficient * (risks - centre), times, happened))
+
+    def steeper(self, factor: float, risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> "SurvivalCurve":
+        """The curve, fitted to these values, for risks of the same spread that err less: its coefficient times
+        ``factor``, and the baseline hazard that goes with it.
+
+        Risks averaged over more models vary less, by what was error. Brought back to the spread of those that the
+        curve was fitted to, they say more per unit: error dilutes a coefficient by its share of the variance (Fuller
+        1987), so ``factor`` is the ratio of the two spreads before.
+        """
+        coefficient = self.coefficient * factor
+        centred = np.asarray(risks, dtype=np.float64) - self.centre
+        at, hazard = _breslow(
+            coefficient * centred, np.asarray(times, dtype=np.float64), np.asarray(events, dtype=bool)
+        )
+        return replace(self, coefficient=coefficient, times=at, hazard=hazard)
 
     def survival(self, risks: ArrayLike, at: ArrayLike) -> Floats:
         """Probability of no event by the months ``at`` [T] for finite ``risks`` [n]: [n, T].
@@ -61,9 +76,8 @@ class SurvivalCurve:
         """
         step = np.searchsorted(self.times, np.asarray(at, dtype=np.float64), side="right")
         baseline = np.concatenate([[0.0], self.hazard])[step]  # [T]
-        # Beyond e^±500 the survival is 0 or 1 in any case, and infinity times a hazard of 0 would be NaN.
         exponent = self.coefficient * (np.asarray(risks, dtype=np.float64) - self.centre)
-        return np.exp(-np.exp(np.clip(exponent, -500.0, 500.0))[:, np.newaxis] * baseline)
+        return np.exp(-np.exp(np.clip(exponent, -_STEEPEST, _STEEPEST))[:, np.newaxis] * baseline)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -92,6 +106,17 @@ class SurvivalCurve:
         return cls(float(coefficient), float(centre), times, hazard)
 
 
+def curves_from_json(value: Mapping[str, Any]) -> dict[str, SurvivalCurve]:
+    """The curves of ``survival.json`` by combination; raises BundleError naming the one that is not sound."""
+    curves = {}
+    for combination, curve in value.items():
+        try:
+            curves[combination] = SurvivalCurve.from_json(curve)
+        except BundleError as problem:
+            raise BundleError(f"{combination[:80]}: {problem}") from problem
+    return curves
+
+
 def _numbers(value: Any) -> Floats:
     """A JSON number or list of numbers; text and booleans, which numpy would convert, raise TypeError."""
     found = np.asarray(value)
@@ -100,8 +125,8 @@ def _numbers(value: Any) -> Floats:
     return found.astype(np.float64)
 
 
-def _cox(risks: Floats, times: Floats, happened: NDArray[np.bool_]) -> tuple[float, Floats, Floats]:
-    """(coefficient, times [K], cumulative baseline hazard [K] at risk 0) of centred risks."""
+def _coefficient(risks: Floats, times: Floats, happened: NDArray[np.bool_]) -> float:
+    """Cox's coefficient of centred risks [n]."""
     import pandas as pd
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError, ConvergenceWarning
@@ -114,17 +139,13 @@ def _cox(risks: Floats, times: Floats, happened: NDArray[np.bool_]) -> tuple[flo
         except (ConvergenceError, ConvergenceWarning):
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = CoxPHFitter(penalizer=_RIDGE).fit(table, "time", "event")
-    hazard = fitted.baseline_cumulative_hazard_
-    return (
-        float(fitted.params_["risk"]),
-        hazard.index.to_numpy(dtype=np.float64),
-        hazard.iloc[:, 0].to_numpy(dtype=np.float64),
-    )
+    return float(fitted.params_["risk"])
 
 
-def _nelson_aalen(times: Floats, happened: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """(times [K], cumulative hazard [K]): Breslow's estimate where the coefficient is 0."""
-    from lifelines import NelsonAalenFitter
-
-    hazard = NelsonAalenFitter(nelson_aalen_smoothing=False).fit(times, happened).cumulative_hazard_
-    return hazard.index.to_numpy(dtype=np.float64), hazard.iloc[:, 0].to_numpy(dtype=np.float64)
+def _breslow(exponent: Floats, times: Floats, happened: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """(times [K], cumulative hazard [K] where the exponent is 0) of patients with hazards e^exponent [n]."""
+    at, place = np.unique(times, return_inverse=True)
+    leaving = np.bincount(place, np.exp(np.clip(exponent, -_STEEPEST, _STEEPEST)))
+    # Summed from the end: taken off a total instead, the smallest risk sets would be rounding errors.
+    at_risk = np.cumsum(leaving[::-1])[::-1]
+    return at, np.cumsum(np.bincount(place, happened) / at_risk)

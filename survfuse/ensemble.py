@@ -27,6 +27,7 @@ class Member:
 class EnsembleRisk:
     """risk = baseline + Σ terms = (Σ_m weight · (member risk − location) / scale − the sum's location) / its scale."""
 
+    combination: str  # of the modalities that the case has, "slide+rna+clinical" for one
     risk: float
     baseline: float
     terms: dict[str, float]  # the members' additive terms by name
@@ -77,7 +78,9 @@ class Ensemble:
                 looking += float(weight.sum())
         baseline /= scale.scale
         seen = attention / looking if attention is not None and looking else None
-        return EnsembleRisk(baseline + sum(terms.values()), baseline, terms, torch.cat(risks), seen)
+        return EnsembleRisk(
+            name_of(combination), baseline + sum(terms.values()), baseline, terms, torch.cat(risks), seen
+        )
 
     def _scale(self, combination: Combination) -> Scale:
         name = name_of(combination)

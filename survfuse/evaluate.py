@@ -15,9 +15,10 @@ import pandas as pd
 from lifelines.statistics import logrank_test
 from numpy.typing import ArrayLike, NDArray
 
+from survfuse.curves import MONTHS
 from survfuse.errors import InputError
 from survfuse.log import count, listing
-from survfuse.metrics import MONTHS, Floats, auc_at, concordance, percentile_interval, resampled, uno_concordance
+from survfuse.metrics import Floats, auc_at, concordance, percentile_interval, resampled, uno_concordance
 
 TIME_NAMES = ("time", "time_months", "time_to_prog_or_fuend")
 EVENT_NAMES = ("progression", "event")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from survfuse.bundle import (
     DEMONSTRATION,
+    MANIFEST,
     RESEARCH,
     Manifest,
     MemberEntry,
@@ -24,13 +25,15 @@ from survfuse.bundle import (
 )
 from survfuse.calibration import Calibration
 from survfuse.card import model_card
+from survfuse.cohort import Cohort
 from survfuse.combinations import Combination, all_combinations, name_of, ordered
 from survfuse.curves import SurvivalCurve
-from survfuse.errors import InputError
+from survfuse.errors import BundleError, InputError
+from survfuse.files import read_object
 from survfuse.fusion import FAMILIES
 from survfuse.log import count, stage
 from survfuse.metrics import concordance
-from survfuse.place import placed
+from survfuse.place import check_place, placed
 from survfuse.report import HeldOut, MemberCurve, write_report
 from survfuse.rna import Expression
 from survfuse.slide.carried import carry_weights
@@ -53,8 +56,14 @@ def train(
 
     ``weights`` is a tile encoder's weight file to carry along, ``draws`` the bootstrap's in the report. The bundle
     appears whole, and the members kept in ``work`` go only then: a run that was killed and is started again ends with
-    the same bundle.
+    the same bundle. Raises InputError where ``root`` holds another bundle.
     """
+    if (root / MANIFEST).exists():
+        if not _written_by(trainer, root):
+            check_place(root)
+        stage("resumed", f"{root} was finished before")
+        shutil.rmtree(trainer.state, ignore_errors=True)
+        return
     if weights is not None:
         load_encoder(settings.encoder, weights, torch.device("cpu"))  # what is wrong with it shows before training
     members = list(trainer.members())
@@ -64,6 +73,15 @@ def train(
     stage("report", f"{work / 'report.html'}; held-out C {concordance(held.times, held.events, held.risks):.3f}")
     freeze(trainer, members, stacks, settings, root, weights, figures)
     shutil.rmtree(trainer.state, ignore_errors=True)
+
+
+def _written_by(trainer: Trainer, root: Path) -> bool:
+    """Whether the bundle at ``root`` is that of this training, which was killed before it cleared its members away."""
+    stated = read_object(root / MANIFEST, BundleError).get("provenance")
+    if not trainer.state.is_dir() or not isinstance(stated, dict):
+        return False
+    facts = _training_facts(trainer)
+    return {name: stated.get(name) for name in facts} == facts
 
 
 def ensemble_stacks(trainer: Trainer, members: Sequence[Member]) -> dict[Combination, Stacked]:
@@ -91,23 +109,25 @@ def held_out(trainer: Trainer, stacked: Stacked) -> HeldOut:
     """Nested predictions of every patient: risk, survival curve and months by units that have not seen them.
 
     A unit's curve and calibration come from its inner out-of-fold risks. Those are of single members, the held-out
-    patients' are means over members: the latter are first brought to the former's spread.
+    patients' are means over members, which vary less: they are brought to the former's spread by a factor that comes
+    from the others held out with them, and from no outcome.
     """
-    cohort = trainer.cohort
+    cohort, protocol = trainer.cohort, trainer.protocol
     grid = np.linspace(0.0, float(cohort.times.max()), 51)[1:]
-    repeats = trainer.protocol.repeats
     survival, months = np.zeros((len(cohort.times), len(grid))), np.zeros(len(cohort.times))
     folds = np.zeros(len(cohort.times), dtype=np.int64)
     for (repeat, fold), unit in stacked.units.items():
         rows, training = np.flatnonzero(~np.isnan(unit.held_out)), np.flatnonzero(~np.isnan(unit.judged))
-        spread = float(unit.held_out[rows].std())
-        risks = unit.held_out[rows] * (unit.single / spread if spread > 0.0 else 1.0)
-        known = (unit.judged[training], cohort.times[training], cohort.events[training])
-        survival[rows] += SurvivalCurve.fit(*known).survival(risks, grid) / repeats
-        table = Calibration.fit(known[1], known[2], known[0], trainer.protocol.calibration)
-        months[rows] += table.months(risks).months / repeats
+        known = unit.judged[training], cohort.times[training], cohort.events[training]
+        dilution = unit.dilution()
+        risks = unit.held_out[rows] * dilution
+        curve = SurvivalCurve.fit(*known)
+        for row, risk, factor in zip(rows, risks, dilution, strict=True):
+            survival[row] += curve.steeper(factor, *known).survival([risk], grid)[0] / protocol.repeats
+        months[rows] += Calibration.fit(known[1], known[2], known[0], protocol.calibration).months(risks).months
         if repeat == 0:
             folds[rows] = fold
+    months /= protocol.repeats
     reference, candidates = stacked.reference, stacked.candidates
     return HeldOut(cohort.times, cohort.events, folds, reference, candidates, grid, survival, months)
 
@@ -123,6 +143,8 @@ def freeze(
 ) -> None:
     """Write the ensemble of ``stacks`` to ``root`` as a bundle, whole or not at all."""
     cohort = trainer.cohort
+    # A split's members together: they share their input maps.
+    members = sorted(members, key=lambda member: member.split.name)
     standings = [_standings(member, stacks) for member in members]
     kept = [member for member, own in zip(members, standings, strict=True) if own]
     genes = _genes_used(trainer, kept)
@@ -142,13 +164,19 @@ def freeze(
             Calibration.fit(cohort.times, cohort.events, reference, trainer.protocol.calibration),
             _expression(trainer, genes) if "rna" in reads else None,
             trainer.vocabulary if "clinical" in reads else None,
-            SurvivalCurve.fit(reference, cohort.times, cohort.events),
+            {name_of(combination): _curve(found, cohort) for combination, found in stacks.items()},
             model_card(manifest, figures),
         )
         states = (_state(trainer, member, genes) for member in kept)
         save(partial, replace(manifest, tables=tables.present()), states, tables)
     families = ", ".join(dict.fromkeys(member.family for member in kept))
     stage("frozen", f"{root}: {count(len(kept), 'member')} of {families}")
+
+
+def _curve(stacked: Stacked, cohort: Cohort) -> SurvivalCurve:
+    """Risk → survival of new patients, whose risks are means over more members than the reference risks are."""
+    known = stacked.reference, cohort.times, cohort.events
+    return SurvivalCurve.fit(*known).steeper(stacked.dilution, *known)
 
 
 def _standings(member: Member, stacks: Mapping[Combination, Stacked]) -> dict[str, Standing]:
@@ -211,18 +239,26 @@ def _facts(trainer: Trainer, stacks: Mapping[Combination, Stacked]) -> dict[str,
     full = next(iter(stacks.values()))
     families = sorted({family for shares in full.shares.values() for family in shares})
     mean = {f: float(np.mean([shares.get(f, 0.0) for shares in full.shares.values()])) for f in families}
-    return {
-        "patients": len(cohort.ids),
-        "events": int(cohort.events.sum()),
-        "follow_up_months": [float(np.median(cohort.times)), float(cohort.times.max())],
-        "simulated": cohort.simulated,
-        "protocol": asdict(trainer.protocol),
-        "candidates": list(trainer.families),
+    return _training_facts(trainer) | {
         "family_weights": {family: round(share, 4) for family, share in mean.items()},
         "combinations": {
             name_of(combination): round(concordance(cohort.times, cohort.events, found.reference), 4)
             for combination, found in stacks.items()
         },
+    }
+
+
+def _training_facts(trainer: Trainer) -> dict[str, Any]:
+    """Of a training, before it has begun."""
+    cohort = trainer.cohort
+    return {
+        "patients": len(cohort.ids),
+        "events": int(cohort.events.sum()),
+        "follow_up_months": [float(np.median(cohort.times)), float(cohort.times.max())],
+        "simulated": cohort.simulated,
+        "fingerprint": trainer.state.name,
+        "protocol": asdict(trainer.protocol),
+        "candidates": list(trainer.families),
     }
 
 

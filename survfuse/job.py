@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from survfuse.bundle import DEMONSTRATION, Bundle, holds_files, load, load_members
+from survfuse.curves import MONTHS
 from survfuse.errors import BundleError, EnvironmentFailure, InputError, named
 from survfuse.files import read_object, write_text
 from survfuse.log import count, stage, warn
@@ -101,6 +102,10 @@ def run(input_root: Path, output_root: Path, model: Path | None) -> None:
         raise BundleError(f"calibration gives {months} months; expected a finite number of at least 0")
     beyond = "; beyond the last observed event" if predicted.beyond else ""
     stage("months", f"{months:.3f} ({bundle.calibration.mode} calibration{beyond})")
+    if bundle.curves is not None:
+        survival = bundle.curves[found.combination].survival([found.risk], MONTHS)[0]
+        shares = ", ".join(f"{share:.1%} by {month:g} months" for share, month in zip(survival, MONTHS, strict=True))
+        stage("survival", f"without the event: {shares}")
     try:
         write_text(output, f"{months!r}\n")
     except OSError as cause:

@@ -15,16 +15,19 @@ from torch import Tensor
 
 from survfuse.bags import Bag
 from survfuse.combinations import Combination, all_combinations
+from survfuse.errors import InputError
 from survfuse.folds import Rows
 from survfuse.fusion import FAMILIES, cluster_shares
 from survfuse.loss import EfronLoss
 from survfuse.neural import Fitted, Prepared
+from survfuse.transforms import varying
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 # Beside clinical variables, what else there is may count for less, or for more: how many times its scale.
 RATIOS = (0.25, 1.0, 4.0)
 COMPONENTS = 40  # of expression, beside other modalities
 _TILES_CLUSTERED = 64  # of each patient
+_LEAST_SPREAD = 0.01  # of a cluster's shares of tiles: what varies less is not blown up to the others' scale
 
 Floats = NDArray[np.float64]
 
@@ -91,7 +94,8 @@ def fit_fold(
                 found = design.standard[design.member.split.inner] @ weight
                 risks[place, : len(found)] = torch.from_numpy(found)
             steps.append(_Step(ratio, penalty, weights, inner(risks).numpy()))
-    assert steps, "the strongest penalty always has a solution"
+    if not steps:
+        raise InputError(f"{family}: no penalty up to {PENALTIES[-1]:g} gives a finite solution")
     best = min(steps, key=lambda step: float(step.losses @ events_inside))
     fitted = []
     for place in range(len(members)):
@@ -160,7 +164,9 @@ def _design(family: str, member: Prepared, clusters: Clusters | None, ratio: flo
         if modality == "slide":
             assert clusters is not None
             values = clusters.shares.double().numpy()
-            scale = values[rows].std(axis=0) / ratio
+            # A cluster that hardly anybody has would blow up whoever has it next.
+            spread = np.maximum(values[rows].std(axis=0), _LEAST_SPREAD)
+            scale = np.where(varying(values[rows]), spread, 0.0) / ratio
         elif modality == "rna":
             assert member.rna is not None
             values = member.rna.double().numpy()

@@ -21,7 +21,8 @@ from sksurv.metrics import (
 from sksurv.nonparametric import CensoringDistributionEstimator
 from sksurv.util import Surv
 
-MONTHS = (12.0, 24.0, 60.0)
+from survfuse.curves import MONTHS
+
 NAN = float("nan")
 
 Floats = NDArray[np.float64]

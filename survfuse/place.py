@@ -9,13 +9,12 @@ from survfuse.bundle import BESIDE, MANIFEST, holds_files
 from survfuse.errors import InputError
 
 
-def check_place(root: Path, half_moved: bool = False) -> None:
+def check_place(root: Path, remains: bool = False) -> None:
     """Raise InputError where ``root`` holds anything but what may lie beside a bundle.
 
-    ``half_moved`` says that a killed run of the same work may have left parts of a bundle there, without a manifest.
+    ``remains`` says that a killed run of the same work may have left a bundle there, whole or in part.
     """
-    remains = half_moved and root.is_dir() and not (root / MANIFEST).exists()
-    if holds_files(root) and not remains:
+    if holds_files(root) and not (remains and root.is_dir()):
         raise InputError(
             f"{root}: not empty; a bundle is written to a folder of its own (beside it may lie {BESIDE[0]})"
         )

@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,29 +20,54 @@ from survfuse.slide.encoders import ENCODERS
 
 
 def predict(
-    root: Path, model: Path, out: Path, cache: Path, modalities: Combination | None, device: torch.device
+    root: Path,
+    model: Path,
+    out: Path,
+    survival: Path | None,
+    cache: Path,
+    modalities: Combination | None,
+    device: torch.device,
 ) -> None:
     """Score every patient under ``root`` with the bundle at ``model`` and write ``out``: case_id, risk, months, terms.
 
-    ``modalities`` are those to read and use, all that the bundle was trained on if None; no outcome is needed.
-    Raises InputError for a cohort that cannot be read, or does not fit the bundle.
+    ``survival`` is a second table, of the patients' survival curves. ``modalities`` are those to read and use, all that
+    the bundle was trained on if None; no outcome is needed. Raises InputError for a cohort that cannot be read, or does
+    not fit the bundle, and for one without curves where they are asked for.
     """
     bundle = load(model)
+    if survival is not None and bundle.curves is None:
+        raise InputError(f"{model}: holds no survival curves, which --survival asks for")
     chosen = modalities or bundle.modalities
     cohort = read_cohort(root, cache, modalities=chosen, with_outcomes=False)
     stage("cohort", f"{count(len(cohort.ids), 'patient')}, scored by {', '.join(chosen)}")
-    rows = []
-    for name, found in zip(cohort.ids, cohort_risks(bundle, cohort, device), strict=True):
-        months = float(bundle.calibration.months(found.risk).months)
-        rows.append({"case_id": name, "risk": found.risk, "months": months, **found.terms})
+    scored = list(zip(cohort.ids, cohort_risks(bundle, cohort, device), strict=True))
+    months = bundle.calibration.months([found.risk for _, found in scored]).months.tolist()
+    rows = [
+        {"case_id": name, "risk": found.risk, "months": time, **found.terms}
+        for (name, found), time in zip(scored, months, strict=True)
+    ]
+    if survival is not None:
+        _write_table(survival, [{"case_id": name} | _curve(bundle, found) for name, found in scored])
+    _write_table(out, rows)
+    if bundle.demonstration:
+        stage("notice", f"DEMONSTRATION WEIGHTS. {bundle.manifest.notice}")
+    stage("written", f"{out}: {count(len(rows), 'case')}")
+
+
+def _curve(bundle: Bundle, found: EnsembleRisk) -> dict[str, float]:
+    """Probability of no event by every year to the end of the bundle's follow-up, by month."""
+    assert bundle.curves is not None
+    curve = bundle.curves[found.combination]
+    years = np.arange(12.0, max(12.0, float(curve.times[-1])) + 1.0, 12.0)
+    return dict(zip((f"{month:g}" for month in years), curve.survival([found.risk], years)[0].tolist(), strict=True))
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(out, table.getvalue())
-    if bundle.demonstration:
-        stage("notice", f"DEMONSTRATION WEIGHTS. {bundle.manifest.notice}")
-    stage("written", f"{out}: {count(len(rows), 'case')}")
+    write_text(path, table.getvalue())
 
 
 def cohort_risks(bundle: Bundle, cohort: Cohort, device: torch.device | str = "cpu") -> Iterator[EnsembleRisk]:

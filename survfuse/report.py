@@ -20,11 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from survfuse.curves import MONTHS
 from survfuse.evaluate import discrimination, figure, high_risk, log_rank_p, null, number_text
 from survfuse.files import write_json, write_text
 from survfuse.log import count
 from survfuse.metrics import (
-    MONTHS,
     Floats,
     concordance,
     corrected_difference,

@@ -49,7 +49,15 @@ class UnitRisks:
     inner: Floats  # [n] by the one member that was not fitted to the patient; NaN for held-out patients
     judged: Floats  # [n] the same, at the step that the unit's other members would have chosen
     held_out: Floats  # [n] by all members; NaN for training patients
-    single: float  # mean standard deviation of one inner part's members over the held-out patients
+    singles: Floats  # [J, n] by the members of each inner part, for the held-out patients; their mean is held_out
+
+    def dilution(self) -> Floats:
+        """How much further a single member's risks spread than the mean over members, for each held-out patient [r] by
+        the others held out with them: a factor that brings the mean to the scale of the inner risks."""
+        rows = np.flatnonzero(~np.isnan(self.held_out))
+        single = np.mean([_spread_of_others(risks) for risks in self.singles[:, rows]], axis=0)
+        mean = _spread_of_others(self.held_out[rows])
+        return np.where(mean > _CONSTANT, single / np.where(mean > _CONSTANT, mean, 1.0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Stacked:
     reference: Floats  # [n] held-out risks, mean 0 and standard deviation 1
     location: float  # of the ensemble's sum for a new patient …
     scale: float  # … and its spread there, which puts risks of new patients on the reference's scale
+    dilution: float  # how much further held-out risks spread than the sum does
 
 
 def stack(
@@ -102,11 +111,11 @@ def stack(
             for split, location in zip(splits, committee.locations, strict=True):
                 part = weight / (len(splits) * len(units))
                 standings[family, split.name] = Standing(part, location, committee.scale)
-        unit_risks[unit] = _combined([(weight, scored[family]) for family, weight in shares[unit].items()], splits)
+        unit_risks[unit] = _combined([(weight, scored[family]) for family, weight in shares[unit].items()])
     location, spread, reference = _ensemble_scale(unit_risks)
-    return Stacked(
-        standings, shares, unit_risks, candidates, (reference - reference.mean()) / reference.std(), location, spread
-    )
+    spread_held_out = float(reference.std())
+    standard = (reference - reference.mean()) / spread_held_out
+    return Stacked(standings, shares, unit_risks, candidates, standard, location, spread, spread_held_out / spread)
 
 
 def _units(members: Sequence[MemberRisks]) -> dict[tuple[int, int], list[Split]]:
@@ -204,20 +213,27 @@ def _judged(members: Sequence[MemberRisks], own: Combination, events: NDArray[np
     risks = np.full(len(events), np.nan)
     for place, member in enumerate(members):
         others = np.arange(len(members)) != place
-        step = int(np.argmin(happened[others] @ losses[others]))
+        step = int(np.argmin(np.nan_to_num(happened[others] @ losses[others], nan=np.inf)))
         found = member.judged[own][min(step, len(member.losses) - 1)]
         risks[member.split.inner] = found - found.mean()
     spread = float(np.nanstd(risks))
     return risks / (spread if spread > _CONSTANT else 1.0)
 
 
-def _combined(weighted: Sequence[tuple[float, _Committee]], splits: Sequence[Split]) -> UnitRisks:
+def _combined(weighted: Sequence[tuple[float, _Committee]]) -> UnitRisks:
     inner = sum(weight * committee.inner for weight, committee in weighted)
     judged = sum(weight * committee.judged for weight, committee in weighted)
     held_out = sum(weight * committee.held_out for weight, committee in weighted)
     singles = sum(weight * committee.singles for weight, committee in weighted)
-    single = float(singles[:, splits[0].held_out].std(axis=1).mean())
-    return UnitRisks(inner, judged, held_out, single)
+    return UnitRisks(inner, judged, held_out, singles)
+
+
+def _spread_of_others(values: Floats) -> Floats:
+    """Standard deviation [n] of ``values`` [n] without each of them in turn."""
+    number = len(values) - 1
+    centred = values - values.mean()
+    mean, square = (centred.sum() - centred) / number, ((centred**2).sum() - centred**2) / number
+    return np.sqrt(np.maximum(square - mean**2, 0.0))
 
 
 def _ensemble_scale(units: Mapping[tuple[int, int], UnitRisks]) -> tuple[float, float, Floats]:

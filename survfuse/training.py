@@ -5,6 +5,7 @@ What follows from their risks (weights, scales, calibration, the bundle, the rep
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ import survfuse
 from survfuse.clinical import Vocabulary, fit_vocabulary
 from survfuse.cohort import Cohort
 from survfuse.combinations import MODALITIES, Combination, all_combinations, name_of, parts
+from survfuse.errors import InputError
 from survfuse.files import whole
 from survfuse.folds import Split, nested_splits
 from survfuse.fusion import FAMILIES, Network, Sizes, build
@@ -32,7 +34,7 @@ from survfuse.protocol import NONE, Protocol
 from survfuse.rna import LOG_STANDARDISE, Expression
 from survfuse.scoring import cohort_risks
 from survfuse.stacking import MemberRisks
-from survfuse.transforms import ClinicalMap, ExpressionMap, choose_genes
+from survfuse.transforms import ClinicalMap, ExpressionMap, choose_genes, varying
 
 _STACK_BYTES = 1.5e9  # of activations that one stacked pass may hold
 
@@ -69,6 +71,11 @@ class Trainer:
             if has is not None and has is not False
         )
         self.families = protocol.families(self.modalities)
+        if self.rna is not None and not varying(self.rna).any():
+            raise InputError(
+                "expression: no gene differs between patients, so there is nothing to learn from; leave it out "
+                "with --modalities"
+            )
         self.splits = nested_splits(
             cohort.times, cohort.events, protocol.folds, protocol.inner, protocol.repeats, protocol.seed
         )
@@ -84,6 +91,7 @@ class Trainer:
             standardised=True,
             stand_ins=protocol.optimisation.modality_dropout > 0.0,
         )
+        self._last_maps: tuple[str, ExpressionMap | None, ClinicalMap | None] | None = None
         self._known_inputs: dict[str, tuple[Tensor | None, Tensor | None]] = {}
         self._known_clusters: dict[tuple[int, int], Clusters] = {}
         self.state = work / "members" / self._fingerprint()
@@ -126,7 +134,12 @@ class Trainer:
         return replace(self.sizes, components=components, stand_ins=self.sizes.stand_ins and not network.linear)
 
     def maps(self, split: Split) -> tuple[ExpressionMap | None, ClinicalMap | None]:
-        """What a member does to its inputs, learnt from its fitted patients alone."""
+        """What a member does to its inputs, learnt from its fitted patients alone; those asked for last are kept."""
+        if self._last_maps is None or self._last_maps[0] != split.name:
+            self._last_maps = split.name, *self._fitted_maps(split)
+        return self._last_maps[1:]
+
+    def _fitted_maps(self, split: Split) -> tuple[ExpressionMap | None, ClinicalMap | None]:
         rows, expression, clinical = split.fitted, None, None
         if self.rna is not None:
             outcomes = (self.cohort.times[rows], self.cohort.events[rows])
@@ -193,11 +206,11 @@ class Trainer:
                 self.protocol.seed, self.device,
             )  # fmt: skip
             note = f"best epochs {min(f.best_epoch for f in fitted)} to {max(f.best_epoch for f in fitted)}"
+        self._write_scalars(family, task, fitted)  # first: a member that is there is not trained again
         for member, found in zip(prepared, fitted, strict=True):
             network = build(family, sizes)
             network.load_state_dict(found.state)
             self._write(family, member, found, self._risks(network, member))
-        self._write_scalars(family, task, fitted)
         folds = ", ".join(sorted({f"{split.repeat + 1}.{split.fold + 1}" for split in task}))
         stage("trained", f"{family}: {count(len(task), 'member')} of fold {folds}; {note}")
 
@@ -259,7 +272,9 @@ class Trainer:
 
         for split, found in zip(task, fitted, strict=True):
             if found.training:
-                with SummaryWriter(str(self.scalars / f"{family}-{split.name}")) as writer:
+                folder = self.scalars / f"{family}-{split.name}"
+                shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before it wrote the member
+                with SummaryWriter(str(folder)) as writer:
                     for epoch, losses in enumerate(zip(found.training, found.inner, strict=True), start=1):
                         writer.add_scalar("loss/training", losses[0], epoch)
                         writer.add_scalar("loss/inner", losses[1], epoch)
