@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from survfuse.bags import Bag
+from survfuse.combinations import MODALITIES, all_combinations
 from survfuse.errors import InputError
 from survfuse.folds import Split, nested_splits, strata
 from survfuse.fusion import Sizes, build
 from survfuse.loss import EfronLoss
 from survfuse.neural import Fitted, Prepared, TileSampler, fit_stack
 from survfuse.protocol import Optimisation
+from survfuse.scoring import cohort_risks
 
 SIZES = Sizes(
     tile=6, bag=8, attention=4, genes=7, rna=(8, 6), clinical=5, rank=4, pairs=(4, 3, 2), hidden=5, embedding=3,
@@ -87,6 +89,30 @@ def test_members_stop_where_their_inner_patients_are_predicted_best(cohort):
             risk = network.eval()(tiles[rows], member.rna[rows], member.clinical[rows], present[rows]).risk
         kept = EfronLoss([(times[rows], events[rows])])(risk[None])[0]
         assert float(kept) == pytest.approx(min(found.inner), rel=1e-5)
+
+
+def test_inner_patients_are_judged_by_each_combination_as_the_network_scores_it(cohort):
+    """The step that was kept, under every combination of modalities: what the network says of a case that lacks the
+    rest, and the same from a whole cohort's scoring."""
+    members, bags, *_ = cohort
+    found = fitted(cohort, members[:2], modality_dropout=0.3)
+    for member, of in zip(members, found, strict=False):
+        network = build("bilinear", SIZES).eval()
+        network.load_state_dict(of.state)
+        rows = member.split.inner
+        combinations = all_combinations(MODALITIES)
+        scored = cohort_risks(network, bags, member.rna, member.clinical, combinations, rows.tolist(), CPU)
+        assert list(of.judged) == list(scored) == combinations
+        for combination in combinations:
+            expected = []
+            for row in rows:
+                given = {"slide": bags[row].rows(None), "rna": member.rna[row], "clinical": member.clinical[row]}
+                case = [value[None] if name in combination else None for name, value in given.items()]
+                with torch.no_grad():
+                    expected.append(float(network(*case).risk))
+            assert np.std(expected) > 0.0
+            assert of.judged[combination][of.best_epoch - 1].tolist() == pytest.approx(expected, abs=1e-5)
+            assert scored[combination].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_fitting_is_plain_adamw_on_the_cox_loss(cohort):
@@ -189,6 +215,16 @@ def test_a_cohort_too_small_for_its_parts_is_refused():
     few[:4] = True
     with pytest.raises(InputError, match="4 events among 60 patients: 5 folds need at least 10"):
         nested_splits(times, few, 5, 5, 1, 0)
-    with pytest.raises(InputError, match="fold 1 trains on 2 events and 28 patients without: too few for 5 inner"):
+    with pytest.raises(InputError, match="fold 1 trains on 2 events: too few for 5 inner"):
         nested_splits(times, few, 2, 5, 1, 0)
     assert isinstance(nested_splits(times, few, 2, 2, 1, 0)[0], Split)
+
+
+@pytest.mark.parametrize("censored", [0, 1, 3])
+def test_a_cohort_with_hardly_any_censoring_has_splits(censored):
+    """Patients without the event are not needed; every part has events."""
+    times, events = np.arange(1.0, 61.0), np.arange(60) >= censored
+    splits = nested_splits(times, events, 5, 5, 1, 0)
+    held = [split.held_out for split in splits if split.number == 0]
+    assert sorted(np.concatenate(held).tolist()) == list(range(60))
+    assert min(events[part].sum() for split in splits for part in (split.inner, split.held_out)) >= 7

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, TINY, edit_json
+from lifelines import CoxPHFitter
 from sksurv.metrics import concordance_index_censored
 
 from survfuse.bundle import Bundle, load, load_members
@@ -42,8 +44,8 @@ def same_bytes(first: Path, second: Path) -> None:
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
-def member_risks(bundle: Bundle, patients: Cohort) -> np.ndarray:
-    """Each member's own risk of each patient [M, n], from the files alone."""
+def member_risks(bundle: Bundle, patients: Cohort, combination: str = FULL) -> np.ndarray:
+    """Each member's own risk of each patient [M, n] by the modalities of ``combination``, from the files alone."""
     genes = {gene: place for place, gene in enumerate(patients.genes)}
     chosen = [genes[gene] for gene in bundle.expression.genes]
     rna = torch.from_numpy(bundle.expression.transformed(patients.expression[:, chosen]))
@@ -52,35 +54,63 @@ def member_risks(bundle: Bundle, patients: Cohort) -> np.ndarray:
     for member in load_members(bundle):
         network = build(member.family, member.sizes).eval()
         network.load_state_dict(member.state)
-        with torch.no_grad():
-            cases = [
-                network(bag.rows(None)[None], rna[[row]], clinical[[row]]) for row, bag in enumerate(patients.bags)
-            ]
-        found.append([case.risk.item() for case in cases])
+        risks = []
+        for row, bag in enumerate(patients.bags):
+            given = {"slide": bag.rows(None)[None], "rna": rna[[row]], "clinical": clinical[[row]]}
+            with torch.no_grad():
+                risks.append(
+                    network(*(x if name in combination.split("+") else None for name, x in given.items())).risk
+                )
+        found.append(torch.cat(risks).numpy())
     return np.array(found)
 
 
-def test_the_written_bundle_is_what_training_measured(cohort, bundle, tmp_path):
-    """Folds made again, each member's risks for its inner and its held-out patients."""
-    patients, frozen = read_cohort(cohort, tmp_path), load(bundle)
-    splits = nested_splits(patients.times, patients.events, 2, 2, 1, 0)
-    risks, reference = member_risks(frozen, patients), np.zeros(len(patients.ids))
-    for fold in range(2):
-        rows = [place for place, split in enumerate(splits) if split.fold == fold]
-        standings = [frozen.manifest.members[row].standings[FULL] for row in rows]
+@pytest.fixture(scope="module")
+def twice(cohort, tmp_path_factory) -> Path:
+    """Two repeats of the partition."""
+    root = tmp_path_factory.mktemp("twice") / "bundle"
+    assert survfuse(["train", str(cohort), "--out", str(root), *TINY, "--repeats=2"]) == 0
+    return root
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("combination", [FULL, "slide+clinical", "rna"])
+def test_the_written_bundle_is_what_training_measured(cohort, bundle, twice, tmp_path, repeats, combination):
+    """Folds made again, each member's risks for its inner and its held-out patients, by all modalities and by fewer."""
+    patients, frozen = read_cohort(cohort, tmp_path), load(bundle if repeats == 1 else twice)
+    splits = nested_splits(patients.times, patients.events, 2, 2, repeats, 0)
+    risks, reference = member_risks(frozen, patients, combination), np.zeros(len(patients.ids))
+    by_split = dict(zip((split.name for split in splits), range(len(splits)), strict=True))
+    assert list(by_split) == sorted(by_split)  # as the bundle has them
+    for unit in {(split.repeat, split.fold) for split in splits}:
+        rows = [place for place, split in enumerate(splits) if (split.repeat, split.fold) == unit]
+        standings = [frozen.manifest.members[row].standings[combination] for row in rows]
         centred = [risks[row][splits[row].inner] - risks[row][splits[row].inner].mean() for row in rows]
         for row, standing in zip(rows, standings, strict=True):
             assert standing.location == pytest.approx(risks[row][splits[row].inner].mean(), abs=1e-4)
             assert standing.scale == pytest.approx(np.concatenate(centred).std(), rel=1e-3)
-            assert standing.weight == pytest.approx(1 / 4)
+            assert standing.weight == pytest.approx(1 / len(splits))
             held_out = splits[row].held_out
-            reference[held_out] += (risks[row][held_out] - standing.location) / standing.scale / 2
+            reference[held_out] += (risks[row][held_out] - standing.location) / standing.scale / 2 / repeats
     standard = (reference - reference.mean()) / reference.std()
-    assert frozen.calibration.reference_risks == pytest.approx(np.sort(standard), abs=5e-3)
+    scale = frozen.manifest.combinations[combination]
+    assert scale.location == pytest.approx(reference.mean(), abs=1e-3)
     found = concordance_index_censored(patients.events, patients.times, reference)[0]
-    held = frozen.manifest.provenance["held_out"]
-    assert held["harrell_concordance"]["value"] == pytest.approx(found, abs=2e-3)
-    assert frozen.manifest.combinations[FULL].location == pytest.approx(reference.mean(), abs=1e-3)
+    assert frozen.manifest.provenance["combinations"][combination] == pytest.approx(found, abs=2e-3)
+    if combination == FULL:
+        assert frozen.calibration.reference_risks == pytest.approx(np.sort(standard), abs=5e-3)
+        held = frozen.manifest.provenance["held_out"]
+        assert held["harrell_concordance"]["value"] == pytest.approx(found, abs=2e-3)
+    # The combination's own curve, as much steeper as reference risks spread further than a new patient's do.
+    table = pd.DataFrame({"risk": standard, "time": patients.times, "event": patients.events})
+    slope = max(0.0, float(CoxPHFitter().fit(table, "time", "event").params_["risk"]))
+    curve = frozen.curves[combination]
+    assert curve.coefficient == pytest.approx(slope * reference.std() / scale.scale, rel=2e-2, abs=1e-3)
+    relative = np.exp(curve.coefficient * standard)
+    first = patients.times == patients.times[patients.events].min()
+    assert curve.hazard[curve.times == patients.times[patients.events].min()] == pytest.approx(
+        (patients.events & first).sum() / relative[patients.times >= patients.times[first].min()].sum(), rel=2e-2
+    )
 
 
 def test_a_trained_bundle_is_the_same_for_the_same_seed(cohort, bundle, tmp_path):
@@ -150,6 +180,23 @@ def test_a_bundle_left_half_moved_is_taken_up_again(cohort, bundle, tmp_path, mo
     same_bytes(bundle, tmp_path / "bundle")
 
 
+def test_a_run_killed_after_its_bundle_was_placed_is_finished(cohort, bundle, tmp_path, monkeypatch, capsys):
+    """Started again it clears its members away and leaves the bundle; another run's bundle is not taken for its own."""
+    out, kept = tmp_path / "bundle", []
+    command = ["train", str(cohort), "--out", str(out), *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr("survfuse.freezing.shutil.rmtree", lambda path, **_: kept.append(path))
+        assert survfuse(command) == 0
+    assert kept[-1].is_dir()
+    capsys.readouterr()
+    assert survfuse([*command, "--calibration=rank"]) == 2  # the same members, another bundle
+    assert "not empty" in capsys.readouterr().err
+    assert survfuse(command) == 0
+    assert "was finished before" in capsys.readouterr().out and not kept[-1].exists()
+    same_bytes(bundle, out)
+    assert survfuse(command) == 2
+
+
 def test_state_of_another_cohort_or_protocol_is_not_taken_up(cohort, tmp_path):
     def state(root: Path, **changes) -> str:
         read = read_cohort(root, tmp_path)
@@ -199,6 +246,11 @@ def test_held_out_patients_do_not_touch_their_fold(cohort, tmp_path):
         # all risks has no gradient but rounding.
         risks = [member.risks[tuple(FAMILIES[member.family].modalities)][others] for member in (before, after)]
         same = np.allclose(risks[0] - risks[0].mean(), risks[1] - risks[1].mean(), rtol=1e-3, atol=1e-4)
+        if place not in before.split.fitted:  # nor does a patient who only stops a member touch its input maps
+            inputs = [trainer._inputs(before.split) for trainer in (first, second)]
+            unchanged = np.setdiff1d(np.arange(len(patients.ids)), [place])
+            for own, others_own in zip(*inputs, strict=True):
+                assert np.allclose(own[unchanged], others_own[unchanged], rtol=1e-3, atol=1e-3)
         if place in before.split.held_out:
             assert same, before.family
             axes = [trainer.maps(before.split)[0].factor != 0.0 for trainer in (first, second)]
@@ -347,6 +399,41 @@ def test_a_cohort_without_slides_trains_the_families_that_need_none(cohort, tmp_
     candidates = load(root).manifest.provenance["candidates"]
     assert candidates == ["clinical", "cox-rna", "cox-rna+clinical", "rna+clinical"]
     assert survfuse(["train", str(bare), "--out", str(tmp_path / "none"), *TINY, *options[:3]]) == 2
+
+
+def test_cohorts_without_censoring_train_and_constant_expression_is_refused(cohort, tmp_path, capsys):
+    everyone, flat = (Path(shutil.copytree(cohort, tmp_path / name)) for name in ("everyone", "flat"))
+    for path in everyone.glob("data/*/*_CD.json"):
+        edit_json(path, progression=1)
+    for path in flat.glob("data/*/*_RNA.json"):
+        path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), 3.0)))
+    assert survfuse(["train", str(everyone), "--out", str(tmp_path / "all"), *AUTO]) == 0
+    assert load(tmp_path / "all").manifest.provenance["events"] == 60
+    capsys.readouterr()
+    assert survfuse(["train", str(flat), "--out", str(tmp_path / "none"), *TINY]) == 2
+    captured = capsys.readouterr()
+    assert "no gene differs between patients" in captured.err and "trained" not in captured.out
+    assert survfuse(["train", str(flat), "--out", str(tmp_path / "rest"), *AUTO, "--modalities", "clinical"]) == 0
+    card = (tmp_path / "rest/model-card.md").read_text()
+    assert "Tile features" not in card and "D-calibration" in card
+
+
+def test_survival_curves_of_a_cohort_are_those_of_the_bundle(auto, cohort, tmp_path, capsys):
+    """With fewer modalities: the curve of that combination, at each year to the end of follow-up."""
+    out, survival = tmp_path / "p.csv", tmp_path / "s.csv"
+    command = ["predict", str(cohort), "--model", str(auto), "--out", str(out), "--survival", str(survival)]
+    assert survfuse([*command, "--modalities", "slide", "clinical"]) == 0
+    risks = {name: row["risk"] for name, row in read_table(out).items()}
+    curve, found = load(auto).curves["slide+clinical"], read_table(survival)
+    assert list(found) == list(risks)
+    years = [float(month) for month in next(iter(found.values()))]
+    assert years == [12.0 * (k + 1) for k in range(len(years))] and years[-1] <= curve.times[-1] < years[-1] + 12.0
+    for name, row in found.items():
+        hazard = [curve.hazard[curve.times <= month].max(initial=0.0) for month in years]
+        expected = np.exp(-np.array(hazard) * np.exp(curve.coefficient * (risks[name] - curve.centre)))
+        assert list(row.values()) == pytest.approx(expected, abs=1e-12)
+    assert survfuse([*command[:-1], str(tmp_path / "none/s.csv")]) == 2
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_every_broken_patient_is_reported_at_once(cohort, tmp_path, capsys):
