@@ -49,6 +49,7 @@ SIZES = Sizes(bag=64, attention=32, rna=(64, 32, 16), rank=16, pairs=(16, 8, 8),
 OPTIMISATION = Optimisation(learning_rate=1e-3, epochs=150)
 TILE_FEATURES, TILES = 128, 24
 TRAINING, TEST = 176, 200
+SETTLED_SEEDS, SETTLED_REPEATS = 2, 5  # the first, which choices of the stack were settled on
 INTERACTIONS = {"none": 0.0, "moderate": 1.0, "strong": 2.0}
 
 
@@ -369,7 +370,9 @@ SCORES = {"test": "test patients", "held_out": "nested held-out"}
 
 
 def _results(folder: Path, pattern: str) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{pattern}.json"))]
+    """By seed."""
+    paths = sorted(folder.glob(f"{pattern}.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    return [json.loads(path.read_text()) for path in paths]
 
 
 def _simulated_tables(groups: Mapping[str, Sequence[dict]]) -> None:
@@ -385,10 +388,21 @@ def _simulated_tables(groups: Mapping[str, Sequence[dict]]) -> None:
     spread = _scores(everything, "stack", "spread")
     print(f"\nspread of new patients' risks {spread.mean():.2f}, {spread.min():.2f} to {spread.max():.2f}")
     print("\n| interaction | difference | test patients | nested held-out |\n|---|---|---|---|")
-    for name, runs in (*groups.items(), ("all", everything)):
-        for first, second in (("stack", _best(runs)), ("stack", "clinical"), ("bilinear", "concat")):
-            found = (paired_difference(_scores(runs, first, key) - _scores(runs, second, key)) for key in SCORES)
-            print(f"| {name} ({len(runs)}) | `{first}` − `{second}` | {' | '.join(map(_interval, found))} |")
+    for name, runs in groups.items():
+        _differences(name, [runs], _best(runs))
+    _differences("all", list(groups.values()), _best(everything))
+    for title, rows in (("settled on", slice(0, SETTLED_SEEDS)), ("not settled on", slice(SETTLED_SEEDS, None))):
+        _differences(f"all, {title}", [runs[rows] for runs in groups.values()], _best(everything))
+
+
+def _differences(name: str, groups: Sequence[Sequence[dict]], best: str) -> None:
+    """Rows of paired differences. A seed's cohorts share their patients, whatever the interaction: they are one."""
+    for first, second in (("stack", best), ("stack", "clinical"), ("bilinear", "concat")):
+        found = []
+        for key in SCORES:
+            by_group = [_scores(runs, first, key) - _scores(runs, second, key) for runs in groups]
+            found.append(_interval(paired_difference(np.mean(by_group, axis=0))))
+        print(f"| {name} ({len(groups[0])}) | `{first}` − `{second}` | {' | '.join(found)} |")
 
 
 def _scores(runs: Sequence[dict], family: str, key: str) -> Floats:
@@ -409,6 +423,10 @@ def _real_table(name: str, folds: Mapping[str, Floats]) -> None:
             found = _difference(folds, model)
             difference = f"{_interval(found)} | {_error(found):.3f} |"
         print(f"| {model} | {_mean(np.nanmean(folds[model], axis=1))} | {difference}")
+    best = _best_fold(folds)
+    for title, rows in (("settled on", slice(0, SETTLED_REPEATS)), ("not settled on", slice(SETTLED_REPEATS, None))):
+        parts = [f"{np.nanmean((folds['stack'] - folds[model])[rows]):+.3f}" for model in (best, "clinical")]
+        print(f"\nrepeats {title}: stack − {best} {parts[0]}, stack − clinical {parts[1]}")
 
 
 def _both_cohorts(cohorts: Sequence[Mapping[str, Floats]]) -> None:

@@ -210,6 +210,19 @@ def test_a_combination_that_no_member_scores_is_refused(copy):
         load(copy)
 
 
+def test_survival_curves_are_one_for_each_combination(copy):
+    curves = json.loads((copy / "survival.json").read_text())
+    assert list(curves) == list(json.loads((copy / "manifest.json").read_text())["combinations"])
+    for changed, message in (
+        ({name: curve for name, curve in curves.items() if name != "rna"}, "a curve for each combination"),
+        (curves | {"rna": {}}, "rna: survival curve: not a stored curve"),
+    ):
+        (copy / "survival.json").write_text(json.dumps(changed))
+        reseal(copy, "survival.json")
+        with pytest.raises(BundleError, match=message):
+            load(copy)
+
+
 def test_a_network_without_stand_ins_cannot_score_less_than_all(copy):
     sizes = json.loads((copy / "manifest.json").read_text())["members"][0]["sizes"]
     edit_member(copy, 0, sizes=sizes | {"stand_ins": False})

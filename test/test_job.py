@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -85,6 +87,14 @@ def test_sample_cases_give_their_snapshots(name, output):
         assert part in ended.stdout
     assert ("11 tiles kept of 35" in ended.stdout) == (name == "interf0")
     assert all(line.startswith("[") and " s] " in line[:14] for line in ended.stdout.splitlines())
+    # The survival curve of complete cases, at the risk that the log states.
+    risk = float(re.search(r"risk +(\S+) = ", ended.stdout).group(1))
+    curve = json.loads((DEMONSTRATION / "survival.json").read_text())["slide+rna+clinical"]
+    for month in (12, 24, 60):
+        hazard = max(h for h, time in zip(curve["hazard"], curve["times"], strict=True) if time <= month)
+        share = math.exp(-hazard * math.exp(curve["coefficient"] * (risk - curve["centre"])))
+        stated = float(re.search(rf"(\S+)% by {month} months", ended.stdout).group(1))
+        assert stated == pytest.approx(100.0 * share, abs=0.06)
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
