@@ -13,6 +13,7 @@
 Nothing is unpickled. Every file is checked against the manifest before any of it is used.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -127,6 +128,17 @@ class Bundle:
 def holds_files(root: Path) -> bool:
     """Whether a model folder holds anything but what may lie beside a bundle; a file in its place does as well."""
     return root.exists() and (not root.is_dir() or any(path.name not in BESIDE for path in root.iterdir()))
+
+
+def model_required() -> bool:
+    """Whether SURVFUSE_REQUIRE_MODEL forbids demonstration weights, as it does in an exported image."""
+    return os.environ.get("SURVFUSE_REQUIRE_MODEL", "") not in ("", "0")
+
+
+def check_purpose(bundle: Bundle) -> None:
+    """Raise BundleError for a demonstration bundle where one is forbidden."""
+    if bundle.demonstration and model_required():
+        raise BundleError(f"{bundle.root}: a demonstration bundle, which SURVFUSE_REQUIRE_MODEL forbids")
 
 
 def load(root: Path) -> Bundle:

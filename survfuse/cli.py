@@ -143,7 +143,7 @@ def _number(parser: argparse.ArgumentParser, name: str, default: float, text: st
 
 def _device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s: GPU if there is)"
+        "--device", choices=("auto", "cpu", "cuda"), help="(default: SURVFUSE_DEVICE, else auto: GPU if there is)"
     )
 
 
@@ -177,11 +177,12 @@ def _extract(options: argparse.Namespace) -> None:
 def _verify(options: argparse.Namespace) -> None:
     import torch
 
-    from survfuse.bundle import load, load_members
+    from survfuse.bundle import check_purpose, load, load_members
     from survfuse.errors import BundleError
     from survfuse.slide.encoders import load_encoder
 
     bundle = load(options.bundle)
+    check_purpose(bundle)
     members = load_members(bundle)
     if bundle.encoder_weights() is not None:
         load_encoder(bundle.manifest.slide.encoder, bundle.encoder_weights(), torch.device("cpu"), BundleError)

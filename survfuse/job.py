@@ -17,11 +17,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from survfuse.bundle import DEMONSTRATION, Bundle, holds_files, load, load_members
+from survfuse.bundle import DEMONSTRATION, Bundle, check_purpose, holds_files, load, load_members, model_required
 from survfuse.curves import MONTHS
 from survfuse.errors import BundleError, EnvironmentFailure, InputError, named
 from survfuse.files import read_object, write_text
-from survfuse.log import count, stage, warn
+from survfuse.log import count, peak_memory, stage, warn
 from survfuse.sockets import OUTPUT_FILE, Case, read_case
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ def run(input_root: Path, output_root: Path, model: Path | None) -> None:
 
     import torch
 
-    from survfuse.device import best_device
+    from survfuse.device import chosen_device
     from survfuse.ensemble import Ensemble
 
-    device = best_device()
+    device = chosen_device()
     if "slide" not in bundle.modalities:
         stage("slide", "not used by this bundle")
     tiles = _tiles(case, bundle, device) if "slide" in bundle.modalities else None
@@ -110,7 +110,7 @@ def run(input_root: Path, output_root: Path, model: Path | None) -> None:
         write_text(output, f"{months!r}\n")
     except OSError as cause:
         raise EnvironmentFailure(f"{output}: cannot be written ({cause.strerror})") from cause
-    stage("written", str(output))
+    stage("written", f"{output}; {peak_memory()}")
 
 
 def _prepared(output_root: Path) -> Path:
@@ -126,15 +126,13 @@ def _prepared(output_root: Path) -> Path:
 
 def _chosen_bundle(model: Path | None) -> Bundle:
     """The bundle asked for, else the mounted one, else the demonstration's, unless that is forbidden."""
-    required = os.environ.get("SURVFUSE_REQUIRE_MODEL", "") not in ("", "0")
     mounted = MOUNTED_MODEL if holds_files(MOUNTED_MODEL) else None
-    if required and model is None and mounted is None:
+    if model_required() and model is None and mounted is None:
         raise BundleError(f"{MOUNTED_MODEL} holds no bundle, and SURVFUSE_REQUIRE_MODEL forbids the demonstration's")
     if model is None and mounted is None and MOUNTED_MODEL.is_dir():
         stage("bundle", f"{MOUNTED_MODEL} is empty or has a README alone: the demonstration bundle is used")
     bundle = load(model or mounted or RESOURCES / DEMONSTRATION)
-    if required and bundle.demonstration:
-        raise BundleError(f"{bundle.root}: a demonstration bundle, which SURVFUSE_REQUIRE_MODEL forbids")
+    check_purpose(bundle)
     return bundle
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -48,6 +49,12 @@ def _bar(total: int, name: str) -> "AbstractContextManager[tqdm | None]":  # noq
     from tqdm import tqdm
 
     return tqdm(total=total, desc=name, leave=False, mininterval=0.1)
+
+
+def peak_memory() -> str:
+    """The most memory that this process has held resident, mapped files among it: 'peak memory 948 MB' (10^6 bytes)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return f"peak memory {int(status.split('VmHWM:')[1].split()[0]) * 1024 / 1e6:,.0f} MB"
 
 
 def count(number: int, noun: str) -> str:

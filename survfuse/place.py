@@ -29,9 +29,17 @@ def placed(root: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        _open_weights(partial)
         _move(partial, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open_weights(folder: Path) -> None:
+    """Give weights the mode of the manifest: safetensors writes them for their owner alone, and a container's user is
+    another."""
+    for file in folder.rglob("*.safetensors"):
+        file.chmod((folder / MANIFEST).stat().st_mode)
 
 
 def _move(partial: Path, root: Path) -> None:

@@ -1,0 +1,61 @@
+# The inference container. Built by build.sh; exported for the platform by export.sh.
+#
+#   BASE_IMAGE              any Debian or Ubuntu with Python 3.11 as `python`
+#   REQUIREMENTS            requirements.lock         torch 2.9.1, CUDA 12.8: NVIDIA driver 525 or newer
+#                           requirements-cuda13.lock  torch 2.12.1, CUDA 13.0: NVIDIA driver 580 or newer
+#   SURVFUSE_REQUIRE_MODEL  1: without a bundle at /opt/ml/model a job ends with an error, as a submission must
+ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
+
+# --- The environment: everything in it is hashed in a lock file, nothing is compiled from source. ---
+FROM ${BASE_IMAGE} AS environment
+LABEL survfuse.stage=build
+ARG REQUIREMENTS=requirements.lock
+COPY ${REQUIREMENTS} /tmp/requirements.lock
+# The environment has no pip of its own; the base's installs into it. Headers, static libraries and type stubs serve
+# only those who compile. Bytecode is checked by nothing at run time: in a read-only image it cannot go stale.
+RUN python -m venv --without-pip /opt/venv \
+    && python -m pip --python /opt/venv/bin/python --no-cache-dir --disable-pip-version-check install --quiet \
+        --require-hashes --no-deps --only-binary :all: --no-compile --root-user-action ignore -r /tmp/requirements.lock \
+    && find /opt/venv/lib -depth \( -path '*/torch/include' -o -path '*/nvidia/*/include' -o -path '*/torch/share' \
+        -o -name '*.a' -o -name '*.pyi' \) -exec rm -rf {} + \
+    && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
+
+# --- What the image is made of: a CycloneDX bill of materials and a table of licences. ---
+FROM environment AS inventory
+COPY requirements-sbom.lock /tmp/
+RUN python -m venv /opt/tools \
+    && /opt/tools/bin/python -m pip --no-cache-dir --disable-pip-version-check install --quiet \
+        --require-hashes --no-deps --only-binary :all: -r /tmp/requirements-sbom.lock
+COPY survfuse/inventory.py /tmp/
+RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /tmp/python.json /opt/venv/bin/python \
+    && mkdir /opt/inventory && /opt/tools/bin/python /tmp/inventory.py /tmp/python.json /opt/venv /opt/inventory
+
+# --- The code, readable by everyone whatever its modes were outside. ---
+FROM environment AS application
+COPY resources /opt/app/resources
+COPY inference.py /opt/app/
+COPY survfuse /opt/app/survfuse
+RUN chmod -R u=rwX,go=rX /opt/app \
+    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/app
+
+# --- The image. ---
+FROM ${BASE_IMAGE}
+LABEL survfuse.stage=image
+RUN python -m pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel \
+    && groupadd --gid 1000 user && useradd --uid 1000 --gid 1000 --no-log-init --create-home user
+COPY --from=environment /opt/venv /opt/venv
+COPY --from=inventory /opt/inventory /opt/inventory
+COPY --from=application /opt/app /opt/app
+WORKDIR /opt/app
+USER user
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ARG SURVFUSE_REQUIRE_MODEL=
+ENV SURVFUSE_REQUIRE_MODEL=${SURVFUSE_REQUIRE_MODEL}
+ARG VERSION=
+ARG REVISION=
+LABEL org.opencontainers.image.title=survfuse \
+    org.opencontainers.image.description="Months to recurrence from a slide, bulk expression and clinical variables" \
+    org.opencontainers.image.licenses=Apache-2.0 \
+    org.opencontainers.image.version=${VERSION} \
+    org.opencontainers.image.revision=${REVISION}
+ENTRYPOINT ["/opt/venv/bin/python", "/opt/app/inference.py"]

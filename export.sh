@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Writes what is uploaded to the platform: the image and the bundle, each checked first.
+#
+#   ./export.sh          image and bundle
+#   ./export.sh image    the image alone, when only code changed
+#   ./export.sh model    the bundle alone, when only weights changed
+#
+#   MODEL             the bundle (model/)
+#   EXPORT            where the files go (build/export)
+#   IMAGE             the image's name (survfuse-export:VERSION); it never falls back to demonstration weights
+#   CONTAINER_ENGINE, BASE_IMAGE, BUILD_FLAGS   as for build.sh
+#   RUN_FLAGS         further flags for the engine's run, split at spaces
+#
+# Files appear under their names whole and all together, or not at all.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+fail() {
+  echo "export.sh: $1" >&2
+  exit "${2:-2}"
+}
+
+what=${1:-all}
+[[ $what =~ ^(all|image|model)$ && $# -le 1 ]] || fail "expected image, model or nothing, found: $*"
+engine=${CONTAINER_ENGINE:-$(command -v docker || command -v podman)} ||
+  fail "neither docker nor podman was found; set CONTAINER_ENGINE" 4
+model=${MODEL:-model}
+export_to=${EXPORT:-build/export}
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' survfuse/__init__.py)
+export IMAGE=${IMAGE:-survfuse-export:$version}
+name=survfuse-$version-$(date -u +%Y%m%d)
+compress=$(command -v pigz || command -v gzip) || fail "neither pigz nor gzip was found" 4
+read -ra run_flags <<<"${RUN_FLAGS:-}"
+
+mkdir -p "$export_to"
+part=$(mktemp -d "$export_to/.part.XXXXXX")
+trap 'rm -rf "$part"' EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT HUP
+
+# What is not the bundle's: the folder's own README, and what file managers leave behind.
+pack_model() {
+  [[ -f $model/manifest.json ]] || fail "$model holds no bundle (no manifest.json); see README.md, Your own cohort" 3
+  tar --create --directory "$model" --exclude ./README.md --exclude ./.gitkeep --exclude ./.gitignore \
+    --exclude .DS_Store --sort name --format posix --pax-option delete=atime,delete=ctime --owner 0 --group 0 \
+    --numeric-owner --mode u=rwX,go=rX . | "$compress" -n >"$part/$name-model.tar.gz"
+}
+
+# The very archive is unpacked and verified, by the image's own code and user, under the rule that the platform will
+# apply: a demonstration bundle is refused.
+verify_model() {
+  mkdir "$part/model"
+  tar --extract --gzip --directory "$part/model" --file "$part/$name-model.tar.gz" --preserve-permissions --no-same-owner
+  chmod 755 "$part" "$part/model"
+  "$engine" run --rm --platform linux/amd64 --network none "${run_flags[@]}" \
+    --volume "$PWD_MODEL:/opt/ml/model:ro" --entrypoint /opt/venv/bin/python "$IMAGE" \
+    -m survfuse verify /opt/ml/model || fail "$model does not pass verify" 3
+  rm -rf "$part/model"
+}
+
+save_image() {
+  "$engine" save "$IMAGE" | "$compress" -n >"$part/$name-image.tar.gz"
+  for file in sbom.cdx.json licences.txt; do
+    "$engine" run --rm --network none "${run_flags[@]}" --entrypoint /bin/cat "$IMAGE" "/opt/inventory/$file" \
+      >"$part/$name-$file"
+  done
+}
+
+[[ $what == image ]] || pack_model
+./build.sh --build-arg SURVFUSE_REQUIRE_MODEL=1
+if [[ $what != image ]]; then
+  PWD_MODEL=$(cd "$part" && pwd)/model
+  verify_model
+fi
+[[ $what == model ]] || save_image
+
+(cd "$part" && sha256sum -- *) >"$part/$name.sha256"
+mv -f "$part"/* "$export_to/"
+ls -l "$export_to/$name"* | awk '{print $5, $9}'
