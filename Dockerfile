@@ -11,11 +11,13 @@ FROM ${BASE_IMAGE} AS environment
 LABEL survfuse.stage=build
 ARG REQUIREMENTS=requirements.lock
 COPY ${REQUIREMENTS} /tmp/requirements.lock
-# The environment has no pip of its own; the base's installs into it. Headers, static libraries and type stubs serve
+# The base's pip installs into an environment without one, and then goes. Headers, static libraries and type stubs serve
 # only those who compile. Bytecode is checked by nothing at run time: in a read-only image it cannot go stale.
-RUN python -m venv --without-pip /opt/venv \
+RUN groupadd --gid 1000 user && useradd --uid 1000 --gid 1000 --no-log-init --create-home user \
+    && python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python --no-cache-dir --disable-pip-version-check install --quiet \
         --require-hashes --no-deps --only-binary :all: --no-compile --root-user-action ignore -r /tmp/requirements.lock \
+    && python -m pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel \
     && find /opt/venv/lib -depth \( -path '*/torch/include' -o -path '*/nvidia/*/include' -o -path '*/torch/share' \
         -o -name '*.a' -o -name '*.pyi' \) -exec rm -rf {} + \
     && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
@@ -31,19 +33,16 @@ RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /
     && mkdir /opt/inventory && /opt/tools/bin/python /tmp/inventory.py /tmp/python.json /opt/venv /opt/inventory
 
 # --- The code, readable by everyone whatever its modes were outside. ---
-FROM environment AS application
+FROM ${BASE_IMAGE} AS application
+LABEL survfuse.stage=build
 COPY resources /opt/app/resources
 COPY inference.py /opt/app/
 COPY survfuse /opt/app/survfuse
-RUN chmod -R u=rwX,go=rX /opt/app \
-    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/app
+RUN chmod -R u=rwX,go=rX /opt/app && python -m compileall -q --invalidation-mode unchecked-hash /opt/app
 
 # --- The image. ---
-FROM ${BASE_IMAGE}
+FROM environment
 LABEL survfuse.stage=image
-RUN python -m pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel \
-    && groupadd --gid 1000 user && useradd --uid 1000 --gid 1000 --no-log-init --create-home user
-COPY --from=environment /opt/venv /opt/venv
 COPY --from=inventory /opt/inventory /opt/inventory
 COPY --from=application /opt/app /opt/app
 WORKDIR /opt/app

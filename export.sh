@@ -22,8 +22,8 @@ fail() {
 
 what=${1:-all}
 [[ $what =~ ^(all|image|model)$ && $# -le 1 ]] || fail "expected image, model or nothing, found: $*"
-engine=${CONTAINER_ENGINE:-$(command -v docker || command -v podman)} ||
-  fail "neither docker nor podman was found; set CONTAINER_ENGINE" 4
+engine=${CONTAINER_ENGINE:-$(docker info >/dev/null 2>&1 && echo docker || command -v podman)} ||
+  fail "neither a running docker nor podman was found; set CONTAINER_ENGINE" 4
 model=${MODEL:-model}
 export_to=${EXPORT:-build/export}
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' survfuse/__init__.py)

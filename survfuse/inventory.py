@@ -55,12 +55,13 @@ def debian_packages() -> Iterator[Component]:
     """Debian's packages of this machine, with the licences that their copyright files name (DEP-5)."""
     for line in subprocess.run(DPKG, check=True, capture_output=True, text=True).stdout.splitlines():
         name, version, architecture = line.split("\t")
+        terms = sorted(debian_licences(COPYRIGHT / name / "copyright"))
         yield Component(
             name=name,
             version=version,
             type=ComponentType.LIBRARY,
             purl=PackageURL("deb", "debian", name, version, {"arch": architecture}),
-            licenses=[DisjunctiveLicense(name=term) for term in sorted(debian_licences(COPYRIGHT / name / "copyright"))],
+            licenses=[DisjunctiveLicense(name=term) for term in terms],
         )
 
 

@@ -8,7 +8,6 @@ signal); 1 anything unforeseen. Nothing but the one output file is ever left und
 
 import argparse
 import math
-import os
 import signal
 import sys
 import traceback

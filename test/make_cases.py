@@ -106,7 +106,7 @@ def write_sockets(root: Path, images: dict[str, Path]) -> None:
                 "relative_path": PLACES[slug],
             },
             "image": image,
-            "file": None,
+            "file": None if image else f"https://grand-challenge.org/media/some-link/{PLACES[slug]}",
             "value": None,
         }
         for number, (slug, kind, image) in enumerate(sockets, start=1)

@@ -6,7 +6,9 @@ Image     the entrypoint of a built image, in a container, at the platform's own
 """
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -84,6 +86,7 @@ class Storage:
 @contextmanager
 def storage() -> Iterator[Storage]:
     """An empty bucket, for as long as the context lasts."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -137,7 +140,7 @@ class Host:
             "TMPDIR": str(places["tmp"]),
         }
         runner = [sys.executable, *runner_arguments(Path(sagemaker_shim.__file__).parent.parent, tasks)]
-        return subprocess.run(runner, env=told, cwd=places["tmp"], capture_output=True, text=True, timeout=SECONDS)
+        return ended_with_children(runner, told, places["tmp"])
 
 
 @dataclass(frozen=True)
@@ -180,12 +183,36 @@ class Image:
     def _settings(self) -> dict[str, Any]:
         """The image's Entrypoint, Cmd and User."""
         command = [self.engine, "image", "inspect", self.name]
-        return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)[0]["Config"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        if found.returncode != 0:
+            raise AssertionError(f"{' '.join(command)}: {found.stderr.strip()}")
+        return json.loads(found.stdout)[0]["Config"]
 
 
 def runner_arguments(folder: Path, tasks: str) -> list[str]:
     """Arguments for a Python that make it the platform's job runner, found in ``folder``, on a list of ``tasks``."""
     return ["-I", "-c", RUNNER, str(folder), "invoke", "--file", tasks]
+
+
+def ended_with_children(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` to its end; past SECONDS it is killed, and what it started with it."""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=SECONDS)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def component(entrypoint: Sequence[str], command: Sequence[str] | None, user: str) -> dict[str, str]:

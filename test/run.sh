@@ -11,8 +11,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-engine=${CONTAINER_ENGINE:-$(command -v docker || command -v podman)} || {
-  echo "run.sh: neither docker nor podman was found; set CONTAINER_ENGINE" >&2
+engine=${CONTAINER_ENGINE:-$(docker info >/dev/null 2>&1 && echo docker || command -v podman)} || {
+  echo "run.sh: neither a running docker nor podman was found; set CONTAINER_ENGINE" >&2
   exit 4
 }
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' survfuse/__init__.py)

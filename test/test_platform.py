@@ -16,14 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import CASES, DEMONSTRATION, ROOT, edit_json, run_job
+from conftest import CASES, DEMONSTRATION, ROOT, edit_json
 from rehearsal import Host, Image, Rehearsal, Storage, rehearse, storage
 
+import survfuse.job as job
+from survfuse.bundle import RESEARCH
 from survfuse.sockets import OUTPUT_FILE, PLACES, RNA, SLIDE
 
-GOOD = {"slide": "interf0", "features": "interf1", "features again": "interf1", "slide again": "interf0"}
+GOOD = {"slide": "interf0", "features": "interf1", "features again": "interf1"}
 BROKEN = ("half an expression file", "half a slide")
-NOTICE = "unpacked from the tarball"
 STDERR_LINE = re.compile(r"survfuse: \S.*")
 
 
@@ -37,16 +38,13 @@ def bucket() -> Iterator[Storage]:
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Jobs by name, in the order they run: good ones around two that cannot be used."""
     folder = tmp_path_factory.mktemp("cases")
-    expression, slide = (
-        halved(CASES / "interf1", Path(PLACES[RNA]), folder / "expression"),
-        halved(CASES / "interf0", Path(PLACES[SLIDE]) / "3S_001_HE.tif", folder / "slide"),
-    )
-    good = {name: CASES / case for name, case in GOOD.items()}
-    names = ("slide", "features", BROKEN[0], "features again", BROKEN[1], "slide again")
-    return {name: (good | dict(zip(BROKEN, (expression, slide), strict=True)))[name] for name in names}
+    expression = halved(CASES / "interf1", PLACES[RNA], folder / "expression")
+    slide = halved(CASES / "interf0", f"{PLACES[SLIDE]}/3S_001_HE.tif", folder / "slide")
+    first, second, third = ((name, CASES / case) for name, case in GOOD.items())
+    return dict([first, second, (BROKEN[0], expression), (BROKEN[1], slide), third])
 
 
-def halved(case: Path, place: Path, target: Path) -> Path:
+def halved(case: Path, place: str, target: Path) -> Path:
     """A copy of ``case`` in which one file is cut in the middle, as an upload that broke off leaves it."""
     shutil.copytree(case, target)
     whole = (target / place).read_bytes()
@@ -56,12 +54,12 @@ def halved(case: Path, place: Path, target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What /opt/ml/model holds: the uploaded tarball, unpacked. Its notice tells it from the bundle in the image."""
+    """What /opt/ml/model holds: the uploaded tarball, unpacked. Its purpose tells it from the bundle in the image."""
     root = tmp_path_factory.mktemp("model")
     bundle = Path(shutil.copytree(DEMONSTRATION, root / "bundle"))
-    edit_json(bundle / "manifest.json", notice=NOTICE)
+    edit_json(bundle / "manifest.json", purpose=RESEARCH)
     with tarfile.open(root / "model.tar.gz", "w:gz", compresslevel=1) as tarball:
-        tarball.add(bundle, arcname=".")
+        tarball.add(bundle, arcname=".", filter=readable)
     (root / "unpacked").mkdir()
     with tarfile.open(root / "model.tar.gz") as tarball:
         tarball.extractall(root / "unpacked", filter="data")
@@ -91,6 +89,12 @@ def image(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
     return Image(*named.values(), runner, model, scratch_folder(tmp_path_factory))
 
 
+def readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """An entry that every user may read, as export.sh packs it."""
+    entry.mode |= 0o555 if entry.isdir() else 0o444
+    return entry
+
+
 def scratch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scratch = tmp_path_factory.mktemp("scratch") / "tmp"
     scratch.mkdir()
@@ -110,53 +114,54 @@ def rehearsed(place: Host | Image, bucket: Storage, cases: dict[str, Path]) -> R
 
 
 def test_one_runner_takes_every_case_and_ends_well_whatever_became_of_them(rehearsed):
-    codes = {name: job.return_code for name, job in rehearsed.jobs.items()}
+    codes = {name: ended.return_code for name, ended in rehearsed.jobs.items()}
     assert codes == dict.fromkeys(GOOD, 0) | dict.fromkeys(BROKEN, 2)
     assert (rehearsed.return_code, rehearsed.warnings) == (0, [])
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_case_uploads_its_socket_alone_as_one_bare_number(rehearsed, name):
-    job = rehearsed.jobs[name]
-    assert list(job.uploaded) == job.declared == [OUTPUT_FILE]
-    months = json.loads(job.uploaded[OUTPUT_FILE])
+    ended = rehearsed.jobs[name]
+    assert list(ended.uploaded) == ended.declared == [OUTPUT_FILE]
+    months = json.loads(ended.uploaded[OUTPUT_FILE])
     expected = json.loads((ROOT / "test/expected" / GOOD[name] / OUTPUT_FILE).read_text())
     assert isinstance(months, float) and months == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_platform_gets_the_months_that_a_direct_run_writes(rehearsed, model, tmp_path):
-    for name in ("slide", "features"):
-        assert run_job(CASES / GOOD[name], tmp_path / name, model).returncode == 0
-        direct = json.loads((tmp_path / name / OUTPUT_FILE).read_text())
-        assert json.loads(rehearsed.jobs[name].uploaded[OUTPUT_FILE]) == pytest.approx(direct, rel=1e-5)
+@pytest.mark.parametrize("name", ["slide", "features"])
+def test_the_platform_gets_the_months_that_a_direct_run_writes(rehearsed, model, tmp_path, name):
+    assert job.main(["--input", str(CASES / GOOD[name]), "--output", str(tmp_path), "--model", str(model)]) == 0
+    direct = json.loads((tmp_path / OUTPUT_FILE).read_text())
+    assert json.loads(rehearsed.jobs[name].uploaded[OUTPUT_FILE]) == pytest.approx(direct, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_case_warns_of_nothing_and_logs_the_months_it_uploads(rehearsed, name):
-    job = rehearsed.jobs[name]
-    assert job.stderr == []
-    months = json.loads(job.uploaded[OUTPUT_FILE])
-    assert any(f" {months:.3f} (" in line for line in job.stdout if "] months " in line)
-    assert max(len(line.encode()) for line in job.stdout) < 2**16
+    ended = rehearsed.jobs[name]
+    assert ended.stderr == []
+    months = json.loads(ended.uploaded[OUTPUT_FILE])
+    assert any(f" {months:.3f} (" in line for line in ended.stdout if "] months " in line)
+    assert max(len(line.encode()) for line in ended.stdout) < 2**16
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_case_uploads_nothing_and_is_one_readable_line(rehearsed, name):
-    job = rehearsed.jobs[name]
-    assert (job.uploaded, job.declared) == ({}, [])
-    (line,) = job.stderr
+    ended = rehearsed.jobs[name]
+    assert (ended.uploaded, ended.declared) == ({}, [])
+    (line,) = ended.stderr
     assert STDERR_LINE.fullmatch(line) and "Traceback" not in line
     assert {BROKEN[0]: PLACES[RNA], BROKEN[1]: "3S_001_HE.tif"}[name] in line
 
 
-@pytest.mark.parametrize("name", ["slide", "features"])
-def test_a_case_after_a_broken_one_gives_the_bytes_it_gave_before(rehearsed, name):
-    assert rehearsed.jobs[f"{name} again"].uploaded == rehearsed.jobs[name].uploaded
+def test_a_case_after_two_broken_ones_gives_the_bytes_it_gave_before(rehearsed):
+    assert rehearsed.jobs["features again"].uploaded == rehearsed.jobs["features"].uploaded != {}
 
 
 def test_the_unpacked_tarball_is_the_model_that_predicts(rehearsed):
     for name in GOOD:
-        assert any(NOTICE in line for line in rehearsed.jobs[name].stdout)
+        log = rehearsed.jobs[name].stdout
+        assert any(f"] bundle       {RESEARCH}, " in line for line in log)
+        assert not any("DEMONSTRATION" in line for line in log)
 
 
 def test_jobs_leave_nothing_in_the_temporary_folder(place, rehearsed):
@@ -180,9 +185,9 @@ def test_a_job_in_the_image_is_the_images_user_and_writes_to_output_and_tmp_alon
 ):
     entrypoint = ["/opt/venv/bin/python", "-c", PROBE]
     probe = Image(image.engine, image.name, image.runner, image.model, scratch_folder(tmp_path_factory), entrypoint)
-    job = rehearse(bucket, probe, {"probe": cases["features"]}).jobs["probe"]
-    assert (job.return_code, job.stderr) == (0, [])
-    assert json.loads(job.stdout[0]) == {
+    ended = rehearse(bucket, probe, {"probe": cases["features"]}).jobs["probe"]
+    assert (ended.return_code, ended.stderr) == (0, [])
+    assert json.loads(ended.stdout[0]) == {
         "user": [1000, 1000, [1000]],
         "home": "/home/user",
         "place": "/opt/app",

@@ -1,0 +1,179 @@
+"""The built image and its export (``-m image``); CONTAINER_ENGINE, SURVFUSE_IMAGE and SURVFUSE_EXPORT name them."""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import CASES, DEMONSTRATION, ROOT, edit_json
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from survfuse.bundle import RESEARCH
+from survfuse.sockets import OUTPUT_FILE
+
+pytestmark = pytest.mark.image
+
+
+def engine(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    command = [os.environ["CONTAINER_ENGINE"], *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=check)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that is no demonstration, as a team leaves it: readable by its owner alone, a README beside it."""
+    root = tmp_path_factory.mktemp("team") / "model"
+    shutil.copytree(DEMONSTRATION, root)
+    edit_json(root / "manifest.json", purpose=RESEARCH)
+    (root / "README.md").write_text("notes\n")
+    for path in root.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    return root
+
+
+def export(folder: Path, model: Path, what: str = "all") -> subprocess.CompletedProcess:
+    environment = os.environ | {"IMAGE": os.environ["SURVFUSE_EXPORT"], "EXPORT": str(folder), "MODEL": str(model)}
+    command = [str(ROOT / "export.sh"), what]
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """The files of one whole export by what their names end in."""
+    folder = tmp_path_factory.mktemp("export")
+    done = export(folder, model)
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield {re.sub(r"^survfuse-[\d.]+-\d{8}[-.]", "", path.name): path for path in folder.iterdir()}
+    shutil.rmtree(folder)
+
+
+def test_an_export_is_five_files_whose_checksums_hold(exported):
+    assert sorted(exported) == ["image.tar.gz", "licences.txt", "model.tar.gz", "sbom.cdx.json", "sha256"]
+    stated = dict(reversed(line.split("  ")) for line in exported["sha256"].read_text().splitlines())
+    for ending, path in exported.items():
+        if ending != "sha256":
+            with path.open("rb") as file:
+                assert stated.pop(path.name) == hashlib.file_digest(file, "sha256").hexdigest()
+    assert not stated
+
+
+def test_the_image_archive_is_one_that_engines_load_and_requires_a_model(exported):
+    with tarfile.open(exported["image.tar.gz"], "r|gz") as archive:
+        # In one pass: seven gigabytes are not unpacked twice.
+        texts = {item.name: archive.extractfile(item).read() for item in archive if item.name.endswith(".json")}
+    (entry,) = json.loads(texts["manifest.json"])
+    config = json.loads(texts[entry["Config"]])
+    assert config["os"] == "linux" and config["architecture"] == "amd64"
+    assert "SURVFUSE_REQUIRE_MODEL=1" in config["config"]["Env"]
+    assert config["config"]["Entrypoint"] == ["/opt/venv/bin/python", "/opt/app/inference.py"]
+    assert config["config"]["User"] == "user"
+
+
+def test_the_model_archive_has_the_bundle_at_its_root_readable_by_everyone(exported, model):
+    with tarfile.open(exported["model.tar.gz"]) as archive:
+        files = {item.name.removeprefix("./"): item for item in archive if item.isfile()}
+        expected = {str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()} - {"README.md"}
+        assert set(files) == expected
+        assert {(item.uid, item.gid, item.mode & 0o044) for item in files.values()} == {(0, 0, 0o044)}
+        assert archive.extractfile(files["manifest.json"]).read() == (model / "manifest.json").read_bytes()
+
+
+def test_the_same_bundle_is_packed_into_the_same_bytes(exported, model, tmp_path):
+    done = export(tmp_path, model, "model")
+    assert done.returncode == 0, done.stderr
+    again = next(tmp_path.glob("*-model.tar.gz"))
+    assert gzip.decompress(again.read_bytes()) == gzip.decompress(exported["model.tar.gz"].read_bytes())
+
+
+def test_the_bill_of_materials_is_valid_and_has_every_package_of_the_lock_file(exported):
+    text = exported["sbom.cdx.json"].read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    components = {(item["name"].lower(), item.get("version")) for item in json.loads(text)["components"]}
+    locked = set(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert len(locked) > 40 and locked <= components
+    listed = {tuple(line.lower().split("\t")[:2]) for line in exported["licences.txt"].read_text().splitlines()}
+    assert locked <= listed
+    debian = engine("run", "--rm", "--entrypoint", "dpkg-query", os.environ["SURVFUSE_IMAGE"], "--show").stdout
+    assert {tuple(line.split("\t")) for line in debian.splitlines()} == {
+        (item["name"], item["version"]) for item in json.loads(text)["components"] if "pkg:deb/" in item.get("purl", "")
+    }
+
+
+def test_the_exported_image_predicts_with_a_model_and_refuses_to_without(exported, model, tmp_path):
+    """The exported bundle, unpacked as the platform does; test/run.sh compares with test/expected."""
+    with tarfile.open(exported["model.tar.gz"]) as archive:
+        archive.extractall(tmp_path, filter="fully_trusted")
+    tmp_path.chmod(0o755)
+    script, image = str(ROOT / "test" / "run.sh"), os.environ["SURVFUSE_EXPORT"]
+    given = os.environ | {"MODEL": str(tmp_path), "EXPECTED": str(ROOT / "test" / "expected")}
+    done = subprocess.run([script, image], capture_output=True, text=True, timeout=600, env=given)
+    assert done.returncode == 0 and "2 passed, 0 failed" in done.stdout, done.stdout
+    refused = subprocess.run([script, image], capture_output=True, text=True, timeout=600)
+    assert refused.returncode == 1 and "0 passed, 2 failed" in refused.stdout
+    assert refused.stdout.count("exit code 3: survfuse: ") == 2
+
+
+@pytest.mark.parametrize("fault", ["demonstration", "flipped bit", "no bundle"])
+def test_a_bundle_that_cannot_be_used_is_not_exported(fault, model, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(model if fault != "demonstration" else DEMONSTRATION, copy)
+    if fault == "flipped bit":
+        member = copy / "members" / "000.safetensors"
+        content = bytearray(member.read_bytes())
+        content[-1] ^= 1
+        member.write_bytes(content)
+    elif fault == "no bundle":
+        (copy / "manifest.json").unlink()
+    done = export(tmp_path / "export", copy, "model")
+    assert done.returncode == 3, done.stderr
+    assert list((tmp_path / "export").iterdir()) == []
+
+
+def test_run_sh_fails_on_months_that_differ(tmp_path):
+    shutil.copytree(ROOT / "test" / "expected", tmp_path / "expected")
+    number = tmp_path / "expected" / "interf1" / OUTPUT_FILE
+    number.write_text(f"{float(number.read_text()) * 1.002!r}\n")
+    environment = os.environ | {"EXPECTED": str(tmp_path / "expected")}
+    command = [str(ROOT / "test" / "run.sh"), os.environ["SURVFUSE_IMAGE"]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 1 and "1 passed, 1 failed" in done.stdout
+    assert "differs by 0.002" in done.stdout
+
+
+def test_the_image_has_no_build_tools_and_nothing_writable_by_its_user():
+    """Neither compilers nor pip, and all of /opt another's."""
+    script = "id -un; command -v gcc cc make uv git; find /opt -writable -not -type l | head -n 5; find /opt -name pip"
+    image = os.environ["SURVFUSE_IMAGE"]
+    done = engine("run", "--rm", "--network", "none", "--entrypoint", "/bin/sh", image, "-c", script, check=False)
+    assert done.stdout.splitlines() == ["user"]
+
+
+def test_labels_say_which_version_and_revision_this_is():
+    labels = json.loads(engine("image", "inspect", os.environ["SURVFUSE_IMAGE"]).stdout)[0]["Config"]["Labels"]
+    version = re.search(r'"(.+)"', (ROOT / "survfuse" / "__init__.py").read_text().split("__version__")[1]).group(1)
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert labels["org.opencontainers.image.version"] == version
+    assert labels["org.opencontainers.image.revision"].removesuffix("-modified") == revision
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_an_input_that_cannot_be_read_by_the_images_user_is_a_named_error(tmp_path):
+    """A case left readable by its owner alone; nothing is written."""
+    case, output = tmp_path / "case", tmp_path / "output"
+    shutil.copytree(CASES / "interf1", case)
+    (case / "bulk-rna-seq-bladder-cancer.json").chmod(0o600)
+    output.mkdir()
+    output.chmod(0o777)
+    tmp_path.chmod(0o755)
+    places = ["--volume", f"{case}:/input:ro", "--volume", f"{output}:/output"]
+    done = engine("run", "--rm", "--network", "none", *places, os.environ["SURVFUSE_IMAGE"], check=False)
+    assert done.returncode == 2 and "Permission denied" in done.stderr and done.stderr.count("\n") == 1
+    assert list(output.iterdir()) == []
