@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 
-COMMAND = "pip_audit --require-hashes --disable-pip --no-deps --progress-spinner=off --format=json -r".split()
+FLAGS = ["--require-hashes", "--disable-pip", "--no-deps", "--progress-spinner=off", "--format=json"]
 
 
 def main(lock: str) -> int:
-    done = subprocess.run([sys.executable, "-m", *COMMAND, lock], capture_output=True, text=True)
+    command = [sys.executable, "-m", "pip_audit", *FLAGS, "-r", lock]
+    done = subprocess.run(command, capture_output=True, text=True)
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
