@@ -1,4 +1,4 @@
-"""Known vulnerabilities of a lock file's packages, by pip-audit: exit 1 where one is known; what was not checked is said."""
+"""Known vulnerabilities of a lock file's packages, by pip-audit: exit 1 where one is known."""
 
 import json
 import subprocess
