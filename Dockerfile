@@ -49,9 +49,11 @@ WORKDIR /opt/app
 USER user
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 ARG SURVFUSE_REQUIRE_MODEL=
-ENV SURVFUSE_REQUIRE_MODEL=${SURVFUSE_REQUIRE_MODEL}
 ARG VERSION=
 ARG REVISION=
+# podman before 5 looks for a cached ENV or LABEL by its text, whatever its arguments are now, but for a RUN with them.
+RUN : "${SURVFUSE_REQUIRE_MODEL} ${VERSION} ${REVISION}"
+ENV SURVFUSE_REQUIRE_MODEL=${SURVFUSE_REQUIRE_MODEL}
 LABEL org.opencontainers.image.title=survfuse \
     org.opencontainers.image.description="Months to recurrence from a slide, bulk expression and clinical variables" \
     org.opencontainers.image.licenses=Apache-2.0 \

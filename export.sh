@@ -49,13 +49,15 @@ pack_model() {
 # The very archive is unpacked and verified, by the image's own code and user, under the rule that the platform will
 # apply: a demonstration bundle is refused.
 verify_model() {
-  mkdir "$part/model"
-  tar --extract --gzip --directory "$part/model" --file "$part/$name-model.tar.gz" --preserve-permissions --no-same-owner
-  chmod 755 "$part" "$part/model"
+  local unpacked
+  unpacked=$(cd "$part" && pwd)/model
+  mkdir "$unpacked"
+  tar --extract --gzip --directory "$unpacked" --file "$part/$name-model.tar.gz" --preserve-permissions --no-same-owner
+  chmod 755 "$part" "$unpacked"
   "$engine" run --rm --platform linux/amd64 --network none "${run_flags[@]}" \
-    --volume "$PWD_MODEL:/opt/ml/model:ro" --entrypoint /opt/venv/bin/python "$IMAGE" \
+    --volume "$unpacked:/opt/ml/model:ro" --entrypoint /opt/venv/bin/python "$IMAGE" \
     -m survfuse verify /opt/ml/model || fail "$model does not pass verify" 3
-  rm -rf "$part/model"
+  rm -rf "$unpacked"
 }
 
 save_image() {
@@ -68,12 +70,14 @@ save_image() {
 
 [[ $what == image ]] || pack_model
 ./build.sh --build-arg SURVFUSE_REQUIRE_MODEL=1
-if [[ $what != image ]]; then
-  PWD_MODEL=$(cd "$part" && pwd)/model
-  verify_model
-fi
+# The one property of an image that a wrong cache or another Dockerfile must never take away.
+"$engine" image inspect --format '{{json .Config.Env}}' "$IMAGE" | grep --quiet '"SURVFUSE_REQUIRE_MODEL=1"' ||
+  fail "$IMAGE would fall back to demonstration weights: SURVFUSE_REQUIRE_MODEL=1 is not in it" 4
+[[ $what == image ]] || verify_model
 [[ $what == model ]] || save_image
 
-(cd "$part" && sha256sum -- *) >"$part/$name.sha256"
+# A later export of one part leaves the other's checksums alone.
+checksums=$name-$what.sha256
+(cd "$part" && sha256sum -- "$name"* >".$checksums" && mv ".$checksums" "$checksums")
 mv -f "$part"/* "$export_to/"
 ls -l "$export_to/$name"* | awk '{print $5, $9}'
