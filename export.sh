@@ -11,8 +11,12 @@
 #   CONTAINER_ENGINE, BASE_IMAGE, BUILD_FLAGS   as for build.sh
 #   RUN_FLAGS         further flags for the engine's run, split at spaces
 #
-# Files appear under their names whole and all together, or not at all.
+# Files appear under their names whole, and only once all of them are made and checked; checksums come last.
 set -euo pipefail
+unset CDPATH
+for place in MODEL EXPORT; do # relative to where the caller is
+  [[ -z ${!place:-} ]] || printf -v "$place" %s "$(realpath --canonicalize-missing -- "${!place}")"
+done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 fail() {
@@ -33,7 +37,8 @@ compress=$(command -v pigz || command -v gzip) || fail "neither pigz nor gzip wa
 read -ra run_flags <<<"${RUN_FLAGS:-}"
 
 mkdir -p "$export_to"
-part=$(mktemp -d "$export_to/.part.XXXXXX")
+find "$export_to" -maxdepth 1 -name '.part.??????' -mtime +0 -exec rm -rf {} + # of an export that was killed
+part=$(mktemp -d "$(realpath "$export_to")/.part.XXXXXX")
 trap 'rm -rf "$part"' EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT HUP
@@ -46,18 +51,31 @@ pack_model() {
     --numeric-owner --mode u=rwX,go=rX . | "$compress" -n >"$part/$name-model.tar.gz"
 }
 
+build_image() {
+  local created
+  created=$(date -u +%Y-%m-%dT%H:%M:%S.%NZ)
+  ./build.sh --build-arg SURVFUSE_REQUIRE_MODEL=1 --label "org.opencontainers.image.created=$created"
+  # An engine may build and load nothing (BUILD_FLAGS, another builder): an earlier image would then go out. And the
+  # one property of an image that a wrong cache or another Dockerfile must never take away.
+  "$engine" image inspect "$IMAGE" >"$part/.image" || fail "$engine cannot show $IMAGE" 4
+  grep --quiet --fixed-strings "$created" "$part/.image" || fail "$IMAGE is an earlier image: nothing was built" 4
+  grep --quiet '"SURVFUSE_REQUIRE_MODEL=1"' "$part/.image" ||
+    fail "$IMAGE would fall back to demonstration weights: SURVFUSE_REQUIRE_MODEL=1 is not in it" 4
+}
+
 # The very archive is unpacked and verified, by the image's own code and user, under the rule that the platform will
 # apply: a demonstration bundle is refused.
 verify_model() {
-  local unpacked
-  unpacked=$(cd "$part" && pwd)/model
-  mkdir "$unpacked"
-  tar --extract --gzip --directory "$unpacked" --file "$part/$name-model.tar.gz" --preserve-permissions --no-same-owner
-  chmod 755 "$part" "$unpacked"
+  local code=0
+  mkdir "$part/model"
+  tar --extract --gzip --directory "$part/model" --file "$part/$name-model.tar.gz" --preserve-permissions --no-same-owner
+  chmod 755 "$part" "$part/model"
   "$engine" run --rm --platform linux/amd64 --network none "${run_flags[@]}" \
-    --volume "$unpacked:/opt/ml/model:ro" --entrypoint /opt/venv/bin/python "$IMAGE" \
-    -m survfuse verify /opt/ml/model || fail "$model does not pass verify" 3
-  rm -rf "$unpacked"
+    --volume "$part/model:/opt/ml/model:ro" --entrypoint /opt/venv/bin/python "$IMAGE" \
+    -m survfuse verify /opt/ml/model || code=$?
+  ((code < 125)) || fail "$engine could not run $IMAGE: exit code $code" 4
+  ((code == 0)) || fail "$model does not pass verify" 3
+  rm -rf "$part/model"
 }
 
 save_image() {
@@ -69,15 +87,13 @@ save_image() {
 }
 
 [[ $what == image ]] || pack_model
-./build.sh --build-arg SURVFUSE_REQUIRE_MODEL=1
-# The one property of an image that a wrong cache or another Dockerfile must never take away.
-"$engine" image inspect --format '{{json .Config.Env}}' "$IMAGE" | grep --quiet '"SURVFUSE_REQUIRE_MODEL=1"' ||
-  fail "$IMAGE would fall back to demonstration weights: SURVFUSE_REQUIRE_MODEL=1 is not in it" 4
+build_image
 [[ $what == image ]] || verify_model
 [[ $what == model ]] || save_image
 
-# A later export of one part leaves the other's checksums alone.
-checksums=$name-$what.sha256
-(cd "$part" && sha256sum -- "$name"* >".$checksums" && mv ".$checksums" "$checksums")
-mv -f "$part"/* "$export_to/"
-ls -l "$export_to/$name"* | awk '{print $5, $9}'
+cd "$part"
+[[ $what == model ]] || sha256sum -- "$name"-{image.tar.gz,sbom.cdx.json,licences.txt} >.image.sha256
+[[ $what == image ]] || sha256sum -- "$name-model.tar.gz" >.model.sha256
+stat --format '%12s %n' -- *
+mv -f -- * ../
+for checksums in .*.sha256; do mv -f "$checksums" "../$name-${checksums#.}"; done

@@ -5,34 +5,49 @@
 #   INPUT      cases, one folder each (test/input)
 #   MODEL      a bundle to mount at /opt/ml/model (none: the demonstration bundle in the image)
 #   EXPECTED   CASE/likelihood-of-bladder-cancer-recurrence.json for each; nothing is compared where it is empty, as
-#              it is by default with a bundle of your own (test/expected)
+#              it is by default with a bundle or cases of your own (test/expected)
 #   TOLERANCE  relative, between machines (0.001)
 #   CONTAINER_ENGINE, RUN_FLAGS   as for export.sh
 set -euo pipefail
+export LC_ALL=C # numbers with a point
+unset CDPATH
+for place in INPUT MODEL EXPECTED; do # relative to where the caller is
+  [[ -z ${!place:-} ]] || printf -v "$place" %s "$(realpath --canonicalize-missing -- "${!place}")"
+done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-engine=${CONTAINER_ENGINE:-$(docker info >/dev/null 2>&1 && echo docker || command -v podman)} || {
-  echo "run.sh: neither a running docker nor podman was found; set CONTAINER_ENGINE" >&2
-  exit 4
+fail() {
+  echo "run.sh: $1" >&2
+  exit "$2"
 }
+
+engine=${CONTAINER_ENGINE:-$(docker info >/dev/null 2>&1 && echo docker || command -v podman)} ||
+  fail "neither a running docker nor podman was found; set CONTAINER_ENGINE" 4
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' survfuse/__init__.py)
 image=${1:-survfuse:$version}
-input=$(cd "${INPUT:-test/input}" && pwd)
-expected=${EXPECTED-$([[ -n ${MODEL:-} ]] || echo test/expected)}
+expected=${EXPECTED-$([[ -n ${MODEL:-}${INPUT:-} ]] || realpath test/expected)}
+input=${INPUT:-$(realpath test/input)}
 tolerance=${TOLERANCE:-0.001}
 ok=$([[ -n $expected ]] && echo as expected || echo ran, nothing to compare with)
 number=likelihood-of-bladder-cancer-recurrence.json
+numeric='^(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$' # JSON's, non-negative
+[[ $tolerance =~ $numeric ]] || fail "TOLERANCE: expected a number, found $tolerance" 2
+[[ -z ${MODEL:-} || -d $MODEL ]] || fail "MODEL: no such folder: $MODEL" 2
+
 read -ra flags <<<"${RUN_FLAGS:-}"
-if command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus >/dev/null 2>&1; then
-  if [[ $(basename "$engine") == podman ]]; then flags+=(--device nvidia.com/gpu=all); else flags+=(--gpus all); fi
+gpu=
+if command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus >/dev/null 2>&1; then gpu=all; fi
+if [[ $(basename "$engine") == podman* ]]; then
+  flags+=(--read-only-tmpfs=false ${gpu:+--device nvidia.com/gpu=all}) # else it makes /run and /var/tmp writable
+else
+  flags+=(${gpu:+--gpus all})
 fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-chmod 755 "$work"
-mkdir "$work/none"
-model=$work/none
-[[ -z ${MODEL:-} ]] || model=$(cd "$MODEL" && pwd)
+mkdir "$work/.no-model"
+chmod 755 "$work" "$work/.no-model"
+model=${MODEL:-$work/.no-model}
 
 # One job: no network, nothing writable but /output and an empty /tmp, no privilege, the platform's memory.
 job() {
@@ -51,13 +66,20 @@ verdict() {
     echo "stderr: $(head -n 1 "$work/$case/stderr")"
   elif [[ $(ls -A "$work/$case/output") != "$number" ]]; then
     echo "output holds: $(ls -A "$work/$case/output" | tr '\n' ' ')"
-  elif [[ ! $found =~ ^[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?$ ]]; then
-    echo "not a number: $found"
-  elif [[ -n $expected ]]; then
-    [[ -n $want ]] || { echo "no expected months" && return; }
-    awk -v a="$found" -v b="$want" -v t="$tolerance" 'BEGIN {
-      d = a > b ? a - b : b - a; if (d > t * b) printf "differs by %.2g, tolerance %g", d / b, t }'
+  elif [[ ! $found =~ $numeric ]]; then
+    echo "not a number of months: ${found:0:40}"
+  elif [[ -n $expected && ! $want =~ $numeric ]]; then
+    echo "no expected number of months: ${want:0:40}"
+  else
+    awk -v a="$found" -v b="${want:-$found}" -v t="$tolerance" 'BEGIN {
+      d = a > b ? a - b : b - a
+      if (!(d <= t * b && a < 1e300 && b < 1e300)) printf "differs by %.2g, tolerance %g", b ? d / b : d, t }'
   fi
+}
+
+# A number to three places, anything else as it is, shortened.
+shown() {
+  if [[ $1 =~ $numeric ]]; then printf %.3f "$1"; else echo "${1:0:12}"; fi
 }
 
 printf '%-12s %12s %12s %8s %9s  %s\n' case months expected seconds 'peak MB' result
@@ -72,18 +94,26 @@ for folder in "$input"/*/; do
   code=0
   job "${folder%/}" "$work/$case" || code=$?
   seconds=$(awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN {printf "%.2f", b - a}')
+  # Not the job's: docker says it of hosts that do not count swap.
+  sed -i '/^WARNING: Your kernel does not support swap limit/d' "$work/$case/stderr"
   found=$(cat "$work/$case/output/$number" 2>/dev/null || true)
   want=$([[ -z $expected ]] || cat "$expected/$case/$number" 2>/dev/null || true)
   peak=$(sed -n 's/.*peak memory \([0-9,]*\) MB.*/\1/p' "$work/$case/stdout" | tr -d ,)
   problem=$(verdict "$case" "$code" "$found" "$want")
-  printf '%-12s %12.3f %12s %8s %9s  %s\n' "$case" "${found:-nan}" "${want:+$(printf %.3f "$want")}" "$seconds" \
-    "${peak:--}" "${problem:-$ok}"
+  printf '%-12s %12s %12s %8s %9s  %s\n' "$case" "$(shown "$found")" "$(shown "$want")" "$seconds" "${peak:--}" \
+    "${problem:-$ok}"
   count=$((count + 1))
   if [[ -n $problem ]]; then
     failures=$((failures + 1))
     sed 's/^/    /' "$work/$case/stdout" "$work/$case/stderr"
   fi
 done
-((count)) || { echo "run.sh: $input holds no case" >&2 && exit 2; }
+((count)) || fail "$input holds no case" 2
+for folder in ${expected:+"$expected"/*/}; do
+  case=$(basename "$folder")
+  [[ -d $input/$case || ! -d $folder ]] && continue
+  printf '%-12s %54s\n' "$case" "expected, but $input has no such case"
+  count=$((count + 1)) failures=$((failures + 1))
+done
 echo "$((count - failures)) passed, $failures failed"
 ((failures == 0))
