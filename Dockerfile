@@ -13,7 +13,7 @@ ARG REQUIREMENTS=requirements.lock
 COPY ${REQUIREMENTS} /opt/inventory/requirements.lock
 # The base's pip installs into an environment without one, and then goes, be it Debian's or an official image's own.
 # Headers, static libraries and type stubs serve only those who compile. Bytecode is checked by nothing at run time: in a
-# read-only image it cannot go stale.
+# read-only image it cannot go stale. torch's py312_* are tests in a newer Python's grammar.
 RUN groupadd --gid 1000 user && useradd --uid 1000 --gid 1000 --no-log-init --create-home user \
     && python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python --no-cache-dir --disable-pip-version-check install --quiet \
@@ -24,7 +24,7 @@ RUN groupadd --gid 1000 user && useradd --uid 1000 --gid 1000 --no-log-init --cr
     && ! python -m pip --version 2>/dev/null \
     && find /opt/venv/lib -depth \( -path '*/torch/include' -o -path '*/nvidia/*/include' -o -path '*/torch/share' \
         -o -name '*.a' -o -name '*.pyi' \) -exec rm -rf {} + \
-    && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
+    && /opt/venv/bin/python -m compileall -q -j 0 -x /py312_ --invalidation-mode unchecked-hash /opt/venv/lib
 
 # --- What the image is made of: a CycloneDX bill of materials and a table of licences. ---
 FROM environment AS inventory

@@ -180,7 +180,7 @@ def test_the_image_has_no_build_tools_and_nothing_writable_by_its_user():
     """Neither compilers nor installers, of any Python, and all of /opt another's."""
     script = (
         "id -un; for tool in gcc cc c++ ld make git uv pip pip3 wheel; do command -v $tool; done;"
-        "for python in /opt/venv/bin/python python3 python; do $python -m pip --version; done;"
+        "for python in /opt/venv/bin/python /usr/bin/python3 /usr/local/bin/python3; do $python -m pip --version; done;"
         "find / -xdev -path '*-packages/pip' -o -path '*-packages/wheel'; find /opt -writable -not -type l; ls -A /tmp"
     )
     image = os.environ["SURVFUSE_IMAGE"]
