@@ -24,6 +24,10 @@ fail() {
   exit "${2:-2}"
 }
 
+step() {
+  echo "export.sh: $1"
+}
+
 what=${1:-all}
 [[ $what =~ ^(all|image|model)$ && $# -le 1 ]] || fail "expected image, model or nothing, found: $*"
 engine=${CONTAINER_ENGINE:-$(docker info >/dev/null 2>&1 && echo docker || command -v podman)} ||
@@ -53,6 +57,7 @@ pack_model() {
 
 build_image() {
   local created
+  step "building $IMAGE"
   created=$(date -u +%Y-%m-%dT%H:%M:%S.%NZ)
   ./build.sh --build-arg SURVFUSE_REQUIRE_MODEL=1 --label "org.opencontainers.image.created=$created"
   # An engine may build and load nothing (BUILD_FLAGS, another builder): an earlier image would then go out. And the
@@ -67,6 +72,7 @@ build_image() {
 # apply: a demonstration bundle is refused.
 verify_model() {
   local code=0
+  step "verifying $model"
   mkdir "$part/model"
   tar --extract --gzip --directory "$part/model" --file "$part/$name-model.tar.gz" --preserve-permissions --no-same-owner
   chmod 755 "$part" "$part/model"
@@ -79,6 +85,7 @@ verify_model() {
 }
 
 save_image() {
+  step "saving and compressing $IMAGE: minutes"
   "$engine" save "$IMAGE" | "$compress" -n >"$part/$name-image.tar.gz"
   for file in sbom.cdx.json licences.txt; do
     "$engine" run --rm --network none "${run_flags[@]}" --entrypoint /bin/cat "$IMAGE" "/opt/inventory/$file" \
@@ -94,6 +101,7 @@ build_image
 cd "$part"
 [[ $what == model ]] || sha256sum -- "$name"-{image.tar.gz,sbom.cdx.json,licences.txt} >.image.sha256
 [[ $what == image ]] || sha256sum -- "$name-model.tar.gz" >.model.sha256
+step "$(realpath ..)"
 stat --format '%12s %n' -- *
 mv -f -- * ../
 for checksums in .*.sha256; do mv -f "$checksums" "../$name-${checksums#.}"; done
