@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 FLAGS = ["--require-hashes", "--disable-pip", "--progress-spinner=off", "--format=json"]
-# How requests, urllib3 and pip-audit itself say that a server cannot be reached or does not answer.
-UNREACHED = re.compile(r"ConnectionError|Could not connect|ConnectTimeout|ReadTimeout|ProxyError|SSLError|redirecting")
+# How requests, urllib3 and pip-audit itself end where a server cannot be reached or does not answer.
+UNREACHED = re.compile(r"ConnectionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|network may be blocking")
 
 
 def main(locks: list[str]) -> int:
@@ -26,7 +26,7 @@ def audit(lock: str) -> int:
         packages = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        if not UNREACHED.search(done.stderr):
+        if not UNREACHED.search(last):
             print(f"{lock}: pip-audit failed with exit code {done.returncode}: {last}")
             return 2
         print(f"{lock}: NOT checked for known vulnerabilities: {last}")

@@ -57,17 +57,18 @@ def chosen_device(option: str | None = None) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     try:
-        # torch warns of an unusable GPU itself, in many lines; what it says comes back in the reason.
+        # torch warns of an unusable GPU itself, in many lines; what it says comes back in the reason. Some versions
+        # warn of the deterministic switches' names too.
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             _check_cuda(said)
+            _make_deterministic()
     except _UnusableError as reason:
         if name == "cuda":
             raise EnvironmentFailure(f"{asked_by}: {reason}") from reason
         if not isinstance(reason, _AbsentError):
             warn(f"{reason}; the CPU is used instead")
         return torch.device("cpu")
-    _make_deterministic()
     return torch.device("cuda")
 
 

@@ -11,7 +11,8 @@ import math
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,11 @@ def guarded(action: Callable[[], None]) -> int:
 
 def run(input_root: Path, output_root: Path, model: Path | None) -> None:
     """Predict the case under ``input_root`` and write its months under ``output_root``."""
-    output = _prepared(output_root)
+    with _whole_or_absent(output_root) as output:
+        _run(input_root, output, model)
+
+
+def _run(input_root: Path, output: Path, model: Path | None) -> None:
     case = read_case(input_root)
     kind = (
         "features given, no mask needed" if case.features else "slide with mask" if case.mask else "slide without mask"
@@ -112,15 +117,21 @@ def run(input_root: Path, output_root: Path, model: Path | None) -> None:
     stage("written", f"{output}; {peak_memory()}")
 
 
-def _prepared(output_root: Path) -> Path:
-    """The output file's path, with its folder there and no number of an earlier run in it."""
+@contextmanager
+def _whole_or_absent(output_root: Path) -> Iterator[Path]:
+    """The output file's path, with its folder there and no number of an earlier run in it; where the job fails, be it
+    after the number was written, the file goes."""
     output = output_root / OUTPUT_FILE
     try:
         output_root.mkdir(parents=True, exist_ok=True)
         output.unlink(missing_ok=True)
     except OSError as cause:
         raise EnvironmentFailure(f"{output_root}: cannot be written to ({cause.strerror})") from cause
-    return output
+    try:
+        yield output
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
 
 
 def _chosen_bundle(model: Path | None) -> Bundle:

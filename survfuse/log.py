@@ -4,6 +4,7 @@ The platform keeps stdout as the log and shows every line of stderr to the organ
 but warnings and errors may go there.
 """
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -52,9 +53,13 @@ def _bar(total: int, name: str) -> "AbstractContextManager[tqdm | None]":  # noq
 
 
 def peak_memory() -> str:
-    """The most memory that this process has held resident, mapped files among it: 'peak memory 948 MB' (10^6 bytes)."""
+    """The most memory that this process has held resident, mapped files among it: 'peak memory 948 MB' (10^6 bytes).
+
+    Unknown where the system does not count it: some sandboxes have no VmHWM.
+    """
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return f"peak memory {int(status.split('VmHWM:')[1].split()[0]) * 1024 / 1e6:,.0f} MB"
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return f"peak memory {int(found[1]) * 1024 / 1e6:,.0f} MB" if found else "peak memory unknown"
 
 
 def count(number: int, noun: str) -> str:

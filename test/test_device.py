@@ -335,10 +335,19 @@ def test_a_gpu_is_made_deterministic_and_keeps_float32(machine, switches, capfd)
     assert chosen_device() == CUDA
     assert capfd.readouterr().err == ""
     assert set_when_computing == [":4096:8"]  # cuBLAS reads it at its first product
-    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.are_deterministic_algorithms_enabled() and not torch.utils.deterministic.fill_uninitialized_memory
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_switching_to_deterministic_kernels_is_silent():
+    """In a fresh process, as some versions of torch warn of the switches' names at their first use."""
+    code = "import survfuse.device as device; device._check_cuda = lambda said: None; print(device.chosen_device())"
+    environment = {**os.environ, "SURVFUSE_DEVICE": "auto", "PYTHONWARNINGS": "always"}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120)
+    assert (ended.stdout, ended.stderr) == ("cuda\n", "")
 
 
 def test_a_workspace_that_the_user_chose_stays(machine, switches):

@@ -6,6 +6,7 @@ survfuse but the socket's file name.
 
 import csv
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -115,7 +116,10 @@ def write_tables(root: Path, months: Mapping[str, float], truth: Mapping[str, Ma
     """The same predictions and outcomes as `survfuse evaluate` reads them; the paths of both."""
     predictions, outcomes = root / "predictions.csv", root / "outcomes.csv"
     with predictions.open("w", newline="") as file:
-        csv.writer(file).writerows([("case_id", "risk", "months"), *((n, -m, m) for n, m in months.items())])
+        # Risks in another order than the months: the evaluation sees months alone.
+        risks = sorted(months.values(), key=lambda value: math.sin(value))
+        rows = [(name, risk, value) for (name, value), risk in zip(months.items(), risks, strict=True)]
+        csv.writer(file).writerows([("case_id", "risk", "months"), *rows])
     with outcomes.open("w", newline="") as file:
         rows = [(name, patient["Time_to_prog_or_FUend"], patient["progression"]) for name, patient in truth.items()]
         csv.writer(file).writerows([("case_id", "Time_to_prog_or_FUend", "progression"), *rows])

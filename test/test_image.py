@@ -188,6 +188,14 @@ def test_the_image_has_no_build_tools_and_nothing_writable_by_its_user():
     assert done.stdout.splitlines() == ["user"]
 
 
+def test_the_images_torch_takes_the_switches_of_a_gpu_without_a_word():
+    """Choosing a GPU that passes its check, on whatever torch the image has: nothing may reach stderr."""
+    code = "import survfuse.device as device; device._check_cuda = lambda said: None; print(device.chosen_device())"
+    run = ["run", "--rm", "--network", "none", "--entrypoint", "/opt/venv/bin/python", os.environ["SURVFUSE_IMAGE"]]
+    done = engine(*run, "-c", code)
+    assert (done.stdout, done.stderr) == ("cuda\n", "")
+
+
 def test_labels_say_which_version_and_revision_this_is():
     labels = json.loads(engine("image", "inspect", os.environ["SURVFUSE_IMAGE"]).stdout)[0]["Config"]["Labels"]
     version = re.search(r'"(.+)"', (ROOT / "survfuse" / "__init__.py").read_text().split("__version__")[1]).group(1)

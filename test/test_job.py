@@ -20,8 +20,10 @@ from conftest import CASES, DEMONSTRATION, FEATURES, MASK, ROOT, SLIDE, edit_jso
 
 import survfuse.job as job
 from survfuse.cli import main as survfuse
+from survfuse.ensemble import Ensemble
 from survfuse.errors import EnvironmentFailure
 from survfuse.featurefile import read_features
+from survfuse.slide.extract import extract
 from survfuse.sockets import CLINICAL, OUTPUT_FILE, PLACES, RNA
 from survfuse.sockets import MASK as MASK_SOCKET
 from survfuse.sockets import SLIDE as SLIDE_SOCKET
@@ -296,6 +298,40 @@ def test_a_machine_that_fails_while_reading_is_not_the_inputs_fault(case, output
     give_features(case, BAG)
     monkeypatch.setattr(torch, "load", fail)
     assert end_of(case, output) == 4
+
+
+@pytest.mark.parametrize("raised", [EnvironmentFailure("ended by SIGTERM"), OSError(errno.ENOSPC, "full"), KeyError()])
+def test_a_failure_after_the_number_is_written_takes_it_back(case, output, monkeypatch, raised):
+    """The log's disk full, a signal: the platform uploads nothing of a failed job, and nobody else may take it."""
+    seen = []
+
+    def fail() -> str:
+        seen.extend(output.iterdir())
+        raise raised
+
+    monkeypatch.setattr(job, "peak_memory", fail)
+    assert end_of(case, output) in (1, 4)
+    assert [path.name for path in seen] == [OUTPUT_FILE]
+
+
+def test_networks_run_on_the_device_that_was_chosen(output, monkeypatch):
+    """Encoder and ensemble are both given it."""
+    used = []
+
+    class Recorded(Ensemble):
+        def __init__(self, members, scored, device):
+            used.append(device)
+            super().__init__(members, scored)
+
+    monkeypatch.setattr("survfuse.device.chosen_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("survfuse.ensemble.Ensemble", Recorded)
+    monkeypatch.setattr(
+        "survfuse.slide.extract.extract",
+        lambda *given: used.append(given[4]) or extract(*given[:4], torch.device("cpu"), *given[5:]),
+    )
+    monkeypatch.setattr(job, "_device_name", str)
+    assert end_of(CASES / "interf0", output) == 0
+    assert used == [torch.device("meta")] * 2
 
 
 def test_every_layout_of_the_same_features_gives_the_same_months(case, tmp_path):

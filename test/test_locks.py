@@ -32,6 +32,16 @@ def test_a_lock_file_has_what_requirements_txt_asks_for(lock, exempt):
     assert exempt <= set(found)
 
 
+def test_each_build_of_torch_brings_the_cuda_that_its_driver_is_named_for():
+    """CUDA's runtime beside torch, and the versions that the Dockerfile and the README state."""
+    first, second = pins("requirements.lock"), pins("requirements-cuda13.lock")
+    assert first["nvidia-cuda-runtime-cu12"].startswith("12.8.")
+    assert second["nvidia-cuda-runtime"].startswith("13.0.") and "nvidia-cuda-runtime-cu12" not in second
+    for text in ((ROOT / name).read_text() for name in ("Dockerfile", "README.md")):
+        for lock, versions, cuda in (("requirements.lock", first, "12.8"), ("-cuda13.lock", second, "13.0")):
+            assert re.search(rf"{lock}\W.*{re.escape(versions['torch'])}, CUDA {cuda}", text)
+
+
 def test_images_for_different_drivers_differ_in_torch_and_nvidias_libraries_alone():
     first, second = pins("requirements.lock"), pins("requirements-cuda13.lock")
     differing = {name for name in {*first, *second} if first.get(name) != second.get(name)}
@@ -44,7 +54,8 @@ def test_every_package_of_a_lock_file_has_hashes(lock):
     text = (ROOT / lock).read_text()
     entries = re.split(r"\n(?=\S)", text.strip())
     assert len(entries) == len(pins(lock)) > 10
-    assert all("--hash=sha256:" in entry for entry in entries)
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b(?![^\s])", entry) for entry in entries)
+    assert text.count("--hash=") == len(re.findall(r"--hash=sha256:[0-9a-f]{64}(?!\S)", text))
 
 
 def test_what_is_tested_is_what_the_image_has():
