@@ -56,15 +56,16 @@ pack_model() {
 }
 
 build_image() {
-  local created
+  local created image
   step "building $IMAGE"
   created=$(date -u +%Y-%m-%dT%H:%M:%S.%NZ)
   ./build.sh --build-arg SURVFUSE_REQUIRE_MODEL=1 --label "org.opencontainers.image.created=$created"
   # An engine may build and load nothing (BUILD_FLAGS, another builder): an earlier image would then go out. And the
   # one property of an image that a wrong cache or another Dockerfile must never take away.
-  "$engine" image inspect "$IMAGE" >"$part/.image" || fail "$engine cannot show $IMAGE" 4
-  grep --quiet --fixed-strings "$created" "$part/.image" || fail "$IMAGE is an earlier image: nothing was built" 4
-  grep --quiet '"SURVFUSE_REQUIRE_MODEL=1"' "$part/.image" ||
+  image=$("$engine" image inspect --format '{{json .Config.Labels}} {{json .Config.Env}}' "$IMAGE") ||
+    fail "$engine cannot show $IMAGE" 4
+  [[ $image == *"\"$created\""* ]] || fail "$IMAGE is an earlier image: nothing was built" 4
+  [[ $image == *'"SURVFUSE_REQUIRE_MODEL=1"'* ]] ||
     fail "$IMAGE would fall back to demonstration weights: SURVFUSE_REQUIRE_MODEL=1 is not in it" 4
 }
 

@@ -17,6 +17,11 @@ MASK = CASES / "interf0/images/tissue-mask/3S_001_HE_mask.tif"
 FEATURES = CASES / "interf1/images/bladder-cancer-tissue-biopsy-wsi/3S_002_HE.h5"
 DEMONSTRATION = ROOT / "resources" / "demonstration"
 
+# For a fresh Python: the device where a GPU passes its check, with all that choosing it switches and says.
+CHOOSES_A_GPU = (
+    "import survfuse.device as device; device._check_cuda = lambda said: None; print(device.chosen_device())"
+)
+
 
 @pytest.fixture(scope="session")
 def reference() -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CASES, DEMONSTRATION, MASK, ROOT, SLIDE, run_job
+from conftest import CASES, CHOOSES_A_GPU, DEMONSTRATION, MASK, ROOT, SLIDE, run_job
 
 import survfuse.device as device
 from survfuse.bundle import load, load_members
@@ -343,9 +343,8 @@ def test_a_gpu_is_made_deterministic_and_keeps_float32(machine, switches, capfd)
 
 def test_switching_to_deterministic_kernels_is_silent():
     """In a fresh process, as some versions of torch warn of the switches' names at their first use."""
-    code = "import survfuse.device as device; device._check_cuda = lambda said: None; print(device.chosen_device())"
     environment = {**os.environ, "SURVFUSE_DEVICE": "auto", "PYTHONWARNINGS": "always"}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", CHOOSES_A_GPU]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120)
     assert (ended.stdout, ended.stderr) == ("cuda\n", "")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CASES, DEMONSTRATION, ROOT, edit_json
+from conftest import CASES, CHOOSES_A_GPU, DEMONSTRATION, ROOT, edit_json
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -74,9 +74,10 @@ def test_the_image_archive_is_whole_as_the_platform_checks_it_and_requires_a_mod
     with tarfile.open(exported["image.tar.gz"], "r|gz") as archive:  # seven gigabytes: in one pass
         for item in filter(tarfile.TarInfo.isfile, archive):
             content = archive.extractfile(item)
-            texts[item.name] = content.read() if item.size < 2**20 else None
-            whole = io.BytesIO(texts[item.name]) if item.size < 2**20 else content
-            hashes[item.name] = hashlib.file_digest(whole, "sha256").hexdigest()
+            if item.size < 2**20:
+                texts[item.name] = content.read()
+                content = io.BytesIO(texts[item.name])
+            hashes[item.name] = hashlib.file_digest(content, "sha256").hexdigest()
     (entry,) = json.loads(texts["manifest.json"])
     config = json.loads(texts[entry["Config"]])
     # An engine that keeps its layers compressed saves them so, under their own hashes.
@@ -190,9 +191,8 @@ def test_the_image_has_no_build_tools_and_nothing_writable_by_its_user():
 
 def test_the_images_torch_takes_the_switches_of_a_gpu_without_a_word():
     """Choosing a GPU that passes its check, on whatever torch the image has: nothing may reach stderr."""
-    code = "import survfuse.device as device; device._check_cuda = lambda said: None; print(device.chosen_device())"
     run = ["run", "--rm", "--network", "none", "--entrypoint", "/opt/venv/bin/python", os.environ["SURVFUSE_IMAGE"]]
-    done = engine(*run, "-c", code)
+    done = engine(*run, "-c", CHOOSES_A_GPU)
     assert (done.stdout, done.stderr) == ("cuda\n", "")
 
 

@@ -15,6 +15,8 @@ from conftest import CASES, DEMONSTRATION, ROOT
 
 from survfuse.sockets import OUTPUT_FILE
 
+INTERFACES = sorted(path.name for path in CASES.iterdir())
+
 # Keeps an image as the environment and labels that a build asked for; a run does what WRITES, SAYS and EXIT say. Every
 # call's arguments are kept, and what lay in the folders that a run may write to.
 ENGINE = r"""#!/usr/bin/env python3
@@ -28,7 +30,8 @@ with state.with_name("calls").open("a") as calls:
 if os.environ.get("FAILS") == command:
     sys.exit(125)
 if command == "build" and "BUILDS_NOTHING" not in os.environ:
-    state.write_text(json.dumps([{"Labels": after("--label"), "Env": after("--build-arg")}]))
+    labels = dict(value.split("=", 1) for value in after("--label"))
+    state.write_text(json.dumps(labels) + " " + json.dumps(after("--build-arg")))
 elif command == "image":
     print(state.read_text())
 elif command == "save":
@@ -48,12 +51,9 @@ elif command == "run":
 """
 
 
-INTERFACES = sorted(path.name for path in CASES.iterdir())
-
-
 @pytest.fixture
 def engine(tmp_path: Path) -> dict[str, str]:
-    """Environment in which the scripts find the engine, beside a folder with a space in its name."""
+    """Environment in which the scripts find the engine, whose own path has a space."""
     script = tmp_path / "an engine"
     script.write_text(ENGINE)
     script.chmod(0o755)
