@@ -15,6 +15,7 @@ Nothing is unpickled. Every file is checked against the manifest before any of i
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -150,7 +151,26 @@ def load(root: Path) -> Bundle:
         found = value.get("schema_version")
         raise BundleError(f"schema version {found!r} is unknown; this release reads version {SCHEMA_VERSION}")
     manifest = _manifest(value)
-    _verify(root, manifest, value.get("files"))
+    digests = value.get("files")
+    _check_files(root, manifest, digests)
+    # Weights are hashed on other cores while this one reads the tables and imports torch.
+    with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="sha256") as pool:
+        weights = [name for name in _file_names(manifest) if name not in manifest.tables]
+        hashed = {name: pool.submit(sha256, root / name) for name in weights}
+        try:
+            bundle = _bundle(root, manifest, digests)
+            _check_sizes(bundle)
+            for name in weights:
+                _check_digest(name, hashed[name].result(), digests)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return bundle
+
+
+def _bundle(root: Path, manifest: Manifest, digests: Mapping[str, str]) -> Bundle:
+    """The bundle with its tables, each verified before it is read."""
+    for name in manifest.tables:
+        _check_digest(name, sha256(root / name), digests)
 
     def table(name: str, read: Callable[[Mapping[str, Any]], Any]) -> Any:
         return read(read_object(root / name, BundleError)) if name in manifest.tables else None
@@ -165,7 +185,6 @@ def load(root: Path) -> Bundle:
     )
     if bundle.curves is not None and bundle.curves.keys() != manifest.combinations.keys():
         raise BundleError(f"{SURVIVAL}: expected a curve for each combination: {', '.join(manifest.combinations)}")
-    _check_sizes(bundle)
     return bundle
 
 
@@ -177,6 +196,7 @@ def load_members(bundle: Bundle) -> list["Member"]:  # noqa: F821  (torch is imp
 
     from survfuse.ensemble import Member
     from survfuse.fusion import Sizes, build
+    from survfuse.weights import all_finite, shapes_only
 
     members = []
     for entry in bundle.manifest.members:
@@ -185,16 +205,14 @@ def load_members(bundle: Bundle) -> list["Member"]:  # noqa: F821  (torch is imp
             state = load_file(bundle.root / entry.file)
         except (SafetensorError, OSError) as cause:
             raise BundleError(f"{entry.file}: not readable as safetensors ({cause})") from cause
-        with torch.device("meta"):
+        with shapes_only():
             expected = {name: tensor.shape for name, tensor in build(entry.family, sizes).state_dict().items()}
         if {name: tensor.shape for name, tensor in state.items()} != expected:
             different = sorted(
                 n for n in expected.keys() | state.keys() if n not in state or state[n].shape != expected.get(n)
             )
             raise BundleError(f"{entry.file}: tensors do not fit a {entry.family} network: {listing(different)}")
-        broken = [
-            name for name, tensor in state.items() if tensor.dtype != torch.float32 or not tensor.isfinite().all()
-        ]
+        broken = [name for name, tensor in state.items() if tensor.dtype != torch.float32 or not all_finite(tensor)]
         if broken:
             raise BundleError(f"{entry.file}: expected finite float32 weights, found otherwise in {listing(broken)}")
         members.append(Member(entry.family, sizes, entry.standings, state))
@@ -303,8 +321,8 @@ def _file_names(manifest: Manifest) -> list[str]:
     return files + ([manifest.slide.weights] if manifest.slide.weights else [])
 
 
-def _verify(root: Path, manifest: Manifest, digests: Any) -> None:
-    """Every file present once, inside the folder, with the stated checksum, and no file beside them."""
+def _check_files(root: Path, manifest: Manifest, digests: Any) -> None:
+    """Every file present once, inside the folder, with a checksum stated, and no file beside them."""
     names = _file_names(manifest)
     if len(set(names)) != len(names):
         raise BundleError(f"{MANIFEST}: a file is listed twice")
@@ -321,9 +339,11 @@ def _verify(root: Path, manifest: Manifest, digests: Any) -> None:
     extra = sorted(lying - set(names) - {MANIFEST, *BESIDE})
     if extra:
         raise BundleError(f"not in the manifest: {listing(extra)}")
-    for name in names:
-        if sha256(root / name) != digests[name]:
-            raise BundleError(f"{name}: its sha256 is not the manifest's; the file was changed or damaged")
+
+
+def _check_digest(name: str, found: str, digests: Mapping[str, str]) -> None:
+    if found != digests[name]:
+        raise BundleError(f"{name}: its sha256 is not the manifest's; the file was changed or damaged")
 
 
 def _check_sizes(bundle: Bundle) -> None:

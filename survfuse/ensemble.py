@@ -1,16 +1,18 @@
-"""All members in one batched pass, and their weighted sum on the scale of the reference risks."""
+"""All members in one pass over the tiles, and their weighted sum on the scale of the reference risks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
 
 from survfuse.bundle import Scale, Standing
 from survfuse.combinations import Combination, name_of, ordered
 from survfuse.errors import InputError
-from survfuse.fusion import Fused, Sizes, build
+from survfuse.fusion import Fused, Network, Pool, Sizes, build_with
+
+# Tiles that are in work at once: their layers' values stay in the processor's cache, and a bag's size costs no memory.
+TILES_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,12 @@ class EnsembleRisk:
 
 
 class Ensemble:
-    """Members stacked by shape, so that each group of equal networks runs as one batched pass."""
+    """Members with their weights as they lie in the bundle's files: none is copied, stacked or moved but for the
+    layers over tiles.
+
+    Those, nearly all of the arithmetic, run on ``device``. Expression's layers, which hold nearly all of the weights and
+    multiply each with one number of one case, run on the CPU: bringing them to a GPU takes as long as multiplying.
+    """
 
     def __init__(
         self, members: Sequence[Member], combinations: Mapping[str, Scale], device: torch.device | str = "cpu"
@@ -44,43 +51,48 @@ class Ensemble:
         self.members = list(members)
         self.combinations = dict(combinations)
         self.device = torch.device(device)
-        self._groups = [_Group(self.members, rows, self.device) for rows in _equal_shapes(members)]
+        self._networks = [build_with(member.family, member.sizes, member.state) for member in members]
 
     @torch.inference_mode()
     def __call__(
-        self, tiles: Tensor | None = None, rna: Tensor | None = None, clinical: Tensor | None = None
+        self,
+        tiles: Tensor | None = None,
+        rna: Tensor | None = None,
+        clinical: Tensor | None = None,
+        half: bool = False,
     ) -> EnsembleRisk:
-        """One case: tiles [N, D], rna [G], clinical [C], all float32; None where it lacks that modality.
+        """One case: tiles [N, D] of any floating type, rna [G], clinical [C] in float32; None where it lacks that
+        modality. ``half`` says that the tiles are of half precision; a GPU's layers over tiles are then as well.
 
         Raises InputError for a combination of modalities that the ensemble was not trained to score.
         """
         given = {"slide": tiles, "rna": rna, "clinical": clinical}
         combination = ordered(name for name, value in given.items() if value is not None)
         scale = self._scale(combination)
-        case = [value.to(self.device).unsqueeze(0) if value is not None else None for value in given.values()]
-        baseline, terms, risks = -scale.location, dict[str, float](), []
-        attention, looking = (torch.zeros(len(tiles), dtype=torch.float64) if tiles is not None else None), 0.0
-        for group in self._groups:
-            standings = [self.members[row].standings.get(name_of(combination)) for row in group.rows]
-            if not any(standings):
-                continue
-            fused = group(*case)
-            weight, location, divisor = _columns(standings)
-            factor = weight / divisor
-            counts = weight > 0.0
-            risks.append(fused.risk[:, 0].double().cpu()[counts])
-            baseline += float(factor @ (fused.bias.double().cpu() - location))
-            contribution = factor @ fused.terms[:, 0].double().cpu()
-            for name, value in zip(group.terms, contribution.tolist(), strict=True):
-                terms[name] = terms.get(name, 0.0) + value / scale.scale
-            if attention is not None and fused.attention.shape[-1]:
-                attention += weight @ fused.attention[:, 0].double().cpu()
-                looking += float(weight.sum())
-        baseline /= scale.scale
-        seen = attention / looking if attention is not None and looking else None
-        return EnsembleRisk(
-            name_of(combination), baseline + sum(terms.values()), baseline, terms, torch.cat(risks), seen
-        )
+        scoring = [
+            (network, standing)
+            for network, member in zip(self._networks, self.members, strict=True)
+            if (standing := member.standings.get(name_of(combination)))
+        ]
+        pools = self._pooled([network for network, _ in scoring], tiles, half and self.device.type == "cuda")
+        vectors = [value.unsqueeze(0) if value is not None else None for value in (rna, clinical)]
+        sums = _Sums(len(tiles) if tiles is not None else 0)
+        for (network, standing), pool in zip(scoring, pools, strict=True):
+            sums.add(network.fuse(*network.encode(None, *vectors, pool=pool)), network.terms, standing)
+        return sums.scaled(name_of(combination), scale)
+
+    def _pooled(self, networks: list[Network], tiles: Tensor | None, half: bool) -> list[Pool | None]:
+        """Each network's bag, or None where it does not look at the slide."""
+        looking = [tiles is not None and "slide" in network.modalities for network in networks]
+        pools = [
+            network.pool(self.device, half) if looks else None for network, looks in zip(networks, looking, strict=True)
+        ]
+        if tiles is not None:
+            for part in tiles.split(TILES_AT_A_TIME):
+                part = part.to(self.device)
+                for pool in filter(None, pools):
+                    pool.add(part)
+        return pools
 
     def _scale(self, combination: Combination) -> Scale:
         name = name_of(combination)
@@ -90,33 +102,28 @@ class Ensemble:
         return self.combinations[name]
 
 
-class _Group:
-    """Networks of one family and size, their weights stacked along a leading member axis."""
+class _Sums:
+    """The members' weighted sum as it grows, with its terms and the attention of those that look at the slide."""
 
-    def __init__(self, members: Sequence[Member], rows: list[int], device: torch.device) -> None:
-        self.rows = rows
-        with torch.device("meta"):
-            self._network = build(members[rows[0]].family, members[rows[0]].sizes).eval()
-        self.terms = self._network.terms
-        states = [members[row].state for row in rows]
-        self._stacked = {name: torch.stack([state[name] for state in states]).to(device) for name in states[0]}
+    def __init__(self, tiles: int) -> None:
+        self._constant = 0.0
+        self._terms: dict[str, float] = {}
+        self._risks: list[Tensor] = []
+        self._attention, self._looking = torch.zeros(tiles, dtype=torch.float64), 0.0
 
-    def __call__(self, *case: Tensor | None) -> Fused:
-        def one(state: dict[str, Tensor]) -> Fused:
-            return functional_call(self._network, state, case)
+    def add(self, fused: Fused, terms: Sequence[str], standing: Standing) -> None:
+        factor = standing.weight / standing.scale
+        self._risks.append(fused.risk.double())
+        self._constant += factor * (float(fused.bias) - standing.location)
+        for name, value in zip(terms, fused.terms[0].tolist(), strict=True):
+            self._terms[name] = self._terms.get(name, 0.0) + factor * value
+        if fused.attention.shape[-1]:
+            self._attention += standing.weight * fused.attention[0].double()
+            self._looking += standing.weight
 
-        return vmap(one)(self._stacked)
-
-
-def _columns(standings: Sequence[Standing | None]) -> tuple[Tensor, Tensor, Tensor]:
-    """(weight, location, scale), each [m] float64; a member without a standing weighs nothing."""
-    numbers = [(s.weight, s.location, s.scale) if s else (0.0, 0.0, 1.0) for s in standings]
-    weight, location, scale = torch.tensor(numbers, dtype=torch.float64).unbind(1)
-    return weight, location, scale
-
-
-def _equal_shapes(members: Sequence[Member]) -> list[list[int]]:
-    groups: dict[tuple[str, Sizes], list[int]] = {}
-    for row, member in enumerate(members):
-        groups.setdefault((member.family, member.sizes), []).append(row)
-    return list(groups.values())
+    def scaled(self, combination: str, scale: Scale) -> EnsembleRisk:
+        baseline = (self._constant - scale.location) / scale.scale
+        terms = {name: value / scale.scale for name, value in self._terms.items()}
+        attention = self._attention / self._looking if self._looking else None
+        risk = baseline + sum(terms.values())
+        return EnsembleRisk(combination, risk, baseline, terms, torch.cat(self._risks), attention)

@@ -27,15 +27,18 @@ class Features:
     """Tile features [N, D] float32, and what the file says of them."""
 
     values: "Tensor"
+    half: bool  # whether they are stored in half precision
     encoder: str | None  # as the file names it
     coordinates: NDArray[np.int64] | None  # [N, 2] level-0 x, y
 
 
 def read_features(path: Path) -> Features:
     """Read ``.h5`` or ``.pt``; raises InputError for another layout, no tiles, or values that are not finite."""
+    from survfuse.weights import all_finite
+
     features = _read_h5(path) if path.suffix.lower() == ".h5" else _read_pt(path)
     values = features.values
-    if not values.isfinite().all():
+    if not all_finite(values):
         row = int((~values.isfinite().all(dim=1)).nonzero()[0])
         raise InputError(f"{path.name}: features of tile {row} are NaN or infinite")
     return features
@@ -77,7 +80,8 @@ def _read_h5(path: Path) -> Features:
             values = torch.from_numpy(np.asarray(dataset[()], dtype=np.float32))
         coords = file.get("coords")
         coordinates = np.asarray(coords[()]) if isinstance(coords, h5py.Dataset) else None
-        return Features(two_dimensional(path, values), stated_encoder(file, dataset), coordinates)
+        half = dataset.dtype.itemsize == 2
+        return Features(two_dimensional(path, values), half, stated_encoder(file, dataset), coordinates)
 
 
 @contextmanager
@@ -117,7 +121,8 @@ def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
 
 
 def _read_pt(path: Path) -> Features:
-    return Features(read_matrix(path).float(), None, None)
+    values = read_matrix(path)
+    return Features(values.float(), values.element_size() == 2, None, None)
 
 
 def read_matrix(path: Path, mapped: bool = False) -> "Tensor":

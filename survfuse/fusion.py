@@ -17,6 +17,7 @@ fuse them into a risk, a log relative hazard: larger is worse.
                         Cox's linear model of clinical variables, expression, shares of tile clusters, two, all three
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from survfuse.combinations import MODALITIES
+from survfuse.weights import shapes_only
 
 PAIRS = (("slide", "rna"), ("slide", "clinical"), ("rna", "clinical"))
 
@@ -115,14 +117,61 @@ class GatedAttention(nn.Module):
 
     def forward(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:
         """tiles [B, N, tile], present [B, N] or None for all → slide vector [B, bag], attention [B, N]."""
-        z = _drop(torch.relu(self.project(tiles)), keep, "bag", self.rate)
-        gate = torch.tanh(self.tanh_branch(z)) * torch.sigmoid(self.sigmoid_branch(z))
-        # Dropout on both branches is dropout of their product, where either was dropped.
-        scores = self.score(_drop(gate, keep, "gate", _either(self.rate))).squeeze(-1)
+        z, scores = self.scored(tiles, keep)
         if present is not None:
             scores = scores.masked_fill(~present, float("-inf"))
         attention = torch.softmax(scores, dim=-1)
         return (attention.unsqueeze(-2) @ z).squeeze(-2), attention
+
+    def scored(self, tiles: Tensor, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
+        """tiles [..., N, tile] → z [..., N, bag] and the scores a [..., N] that the softmax makes attention of."""
+        z = _drop(torch.relu(self.project(tiles)), keep, "bag", self.rate)
+        gate = torch.tanh(self.tanh_branch(z)) * torch.sigmoid(self.sigmoid_branch(z))
+        # Dropout on both branches is dropout of their product, where either was dropped.
+        gate = _drop(gate, keep, "gate", _either(self.rate))
+        return z, self.score(gate.to(self.score.weight.dtype)).squeeze(-1)
+
+    def halve(self) -> None:
+        """Let matrix products run in fp16, summed in fp32 where the device does so; scores stay in float32."""
+        for layer in (self.project, self.tanh_branch, self.sigmoid_branch):
+            layer.half()
+
+
+class Pool:
+    """One bag's vector from its tiles in parts, so that no more of a bag than a part is ever in work."""
+
+    def add(self, tiles: Tensor) -> None:
+        """The next tiles [n, tile]."""
+        raise NotImplementedError
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Slide vector [1, width] and attention [1, N] of all tiles so far, in float32 at least, on the CPU."""
+        raise NotImplementedError
+
+
+class GatedPool(Pool):
+    """GatedAttention's vector; the softmax's sums are carried along, scaled to the highest score so far (online
+    softmax, Milakov and Gimelshein 2018). Sums are of the score's precision, float32, whatever the layers have."""
+
+    def __init__(self, bag: GatedAttention) -> None:
+        self._bag = bag
+        self._scores: list[Tensor] = []
+        self._highest: Tensor | float = float("-inf")
+        self._weight: Tensor | float = 0.0  # Σ exp(a − highest)
+        self._sum: Tensor | float = 0.0  # Σ exp(a − highest) z, [bag]
+
+    def add(self, tiles: Tensor) -> None:
+        z, scores = self._bag.scored(tiles.to(self._bag.project.weight.dtype))
+        highest = torch.maximum(scores.max(), torch.as_tensor(self._highest, dtype=scores.dtype, device=scores.device))
+        shrunk, weights = torch.exp(self._highest - highest), torch.exp(scores - highest)
+        self._weight = self._weight * shrunk + weights.sum()
+        self._sum = self._sum * shrunk + weights @ z.to(weights.dtype)
+        self._highest = highest
+        self._scores.append(scores)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        attention = torch.exp(torch.cat(self._scores) - self._highest) / self._weight
+        return (self._sum / self._weight).cpu().unsqueeze(0), attention.cpu().unsqueeze(0)
 
 
 class RnaEncoder(nn.Module):
@@ -241,11 +290,17 @@ class Network(nn.Module):
         clinical: Tensor | None,
         present: Tensor | None = None,
         keep: Keep | None = None,
+        pool: Pool | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Vectors [B, width] of the modalities that are given, and attention [B, N]."""
+        """Vectors [B, width] of the modalities that are given, and attention [B, N].
+
+        In place of ``tiles``, one case's may have gone into ``pool``.
+        """
         vectors, attention = {}, None
         for modality in self.modalities:
-            if modality == "slide" and tiles is not None:
+            if modality == "slide" and pool is not None:
+                vectors[modality], attention = pool.result()
+            elif modality == "slide" and tiles is not None:
                 vectors[modality], attention = self._encode_slide(tiles, present, keep)
             elif modality == "rna" and rna is not None:
                 vectors[modality] = self._encode_rna(self.expression(rna) if self.sizes.components else rna, keep)
@@ -270,6 +325,14 @@ class Network(nn.Module):
                 complete[modality] = torch.where(has, vectors[modality], self._stand_in(modality))
         terms, bias = self._fuse(complete)
         return Fused(terms.sum(-1) + bias, terms, bias, attention)
+
+    def pool(self, device: torch.device, half: bool = False) -> Pool:
+        """An empty bag that pools its tiles as this network does, on ``device``; with ``half``, in fp16 where there
+        are matrix products to gain from it."""
+        bag = copy.deepcopy(self.bag) if half else self.bag
+        if half:
+            bag.halve()
+        return GatedPool(bag.to(device))
 
     def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:
         return self.bag(tiles, present, keep)
@@ -475,6 +538,9 @@ class LinearCox(Network):
     def dropout(self, tiles: int) -> dict[str, tuple[tuple[int, ...], float]]:  # noqa: ARG002
         return {}
 
+    def pool(self, device: torch.device, half: bool = False) -> Pool:  # noqa: ARG002
+        return SharesPool(self.centres.to(device))
+
     def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         return cluster_shares(tiles, present, self.centres)
 
@@ -490,11 +556,34 @@ class LinearCox(Network):
 
 def cluster_shares(tiles: Tensor, present: Tensor | None, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Share of each case's tiles [B, N, tile] nearest to each of ``centres`` [K, tile]: [B, K]; attention [B, N]."""
-    distance = (centres**2).sum(-1) - 2.0 * tiles @ centres.mT  # but for |tile|², the same for every centre
-    nearest = distance.argmin(dim=-1, keepdim=True) == torch.arange(len(centres), device=centres.device)
+    nearest = _nearest(tiles, centres).unsqueeze(-1) == torch.arange(len(centres), device=centres.device)
     has = torch.ones_like(tiles[..., 0]) if present is None else present.to(tiles.dtype)
     attention = has / has.sum(-1, keepdim=True)
     return (nearest * attention.unsqueeze(-1)).sum(-2), attention
+
+
+def _nearest(tiles: Tensor, centres: Tensor) -> Tensor:
+    """The row of ``centres`` [K, tile] nearest to each of ``tiles`` [..., tile]: [...]."""
+    distance = (centres**2).sum(-1) - 2.0 * tiles @ centres.mT  # but for |tile|², the same for every centre
+    return distance.argmin(dim=-1)
+
+
+class SharesPool(Pool):
+    """cluster_shares of one bag."""
+
+    def __init__(self, centres: Tensor) -> None:
+        self._centres = centres
+        self._counts = torch.zeros(len(centres), dtype=torch.int64, device=centres.device)
+
+    def add(self, tiles: Tensor) -> None:
+        nearest = _nearest(tiles.to(self._centres.dtype), self._centres)
+        self._counts += (nearest.unsqueeze(-1) == torch.arange(len(self._centres), device=nearest.device)).sum(0)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        counts = self._counts.cpu()
+        number = int(counts.sum())
+        share = counts.to(self._centres.dtype) / number
+        return share.unsqueeze(0), torch.full((1, number), 1.0 / number, dtype=self._centres.dtype)
 
 
 class ClinicalCox(LinearCox):
@@ -546,3 +635,14 @@ FAMILIES: dict[str, type[Network]] = {network.family: network for network in _NE
 def build(family: str, sizes: Sizes) -> Network:
     """An untrained network of ``family``; raises KeyError for a family that is not in FAMILIES."""
     return FAMILIES[family](sizes)
+
+
+def build_with(family: str, sizes: Sizes, state: Mapping[str, Tensor]) -> Network:
+    """A network that infers with the weights ``state``, which are not copied: mapped from a file, they stay there.
+
+    Raises RuntimeError where the names or shapes are not the family's.
+    """
+    with shapes_only():
+        network = build(family, sizes)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval().requires_grad_(False)

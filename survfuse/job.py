@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from survfuse.bundle import DEMONSTRATION, Bundle, check_purpose, holds_files, load, load_members, model_required
+from survfuse.clock import TimeLimit, chosen_limit, elapsed
 from survfuse.curves import MONTHS
 from survfuse.errors import BundleError, EnvironmentFailure, InputError, named
 from survfuse.files import read_object, write_text
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from survfuse.ensemble import Ensemble
 
 MOUNTED_MODEL = Path("/opt/ml/model")
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
@@ -41,8 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", type=Path, default=Path("/output"), help="where the number goes (default: %(default)s)"
     )
     parser.add_argument("--model", type=Path, help=f"bundle (default: {MOUNTED_MODEL}, else the demonstration's)")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="what the job may take from the process's start; tiles not encoded by then are left out (default: any time)",
+    )
     options = parser.parse_args(argv)
-    return guarded(lambda: run(options.input, options.output, options.model))
+    return guarded(lambda: run(options.input, options.output, options.model, options.time_limit))
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -61,13 +70,13 @@ def guarded(action: Callable[[], None]) -> int:
     return 0
 
 
-def run(input_root: Path, output_root: Path, model: Path | None) -> None:
+def run(input_root: Path, output_root: Path, model: Path | None, time_limit: float | None = None) -> None:
     """Predict the case under ``input_root`` and write its months under ``output_root``."""
     with _whole_or_absent(output_root) as output:
-        _run(input_root, output, model)
+        _run(input_root, output, model, chosen_limit(time_limit))
 
 
-def _run(input_root: Path, output: Path, model: Path | None) -> None:
+def _run(input_root: Path, output: Path, model: Path | None, seconds: float | None) -> None:
     case = read_case(input_root)
     kind = (
         "features given, no mask needed" if case.features else "slide with mask" if case.mask else "slide without mask"
@@ -92,9 +101,13 @@ def _run(input_root: Path, output: Path, model: Path | None) -> None:
     device = chosen_device()
     if "slide" not in bundle.modalities:
         stage("slide", "not used by this bundle")
-    tiles = _tiles(case, bundle, device) if "slide" in bundle.modalities else None
     ensemble = Ensemble(load_members(bundle), manifest.combinations, device)
-    found = ensemble(tiles, *(torch.from_numpy(vector) if vector is not None else None for vector in (rna, clinical)))
+    vectors = [torch.from_numpy(vector) if vector is not None else None for vector in (rna, clinical)]
+    tiles, half = None, False
+    if "slide" in bundle.modalities:
+        limit = _limit(seconds, ensemble, vectors, manifest.slide.dimension) if seconds and case.slide else None
+        tiles, half = _tiles(case, bundle, device, limit)
+    found = ensemble(tiles, *vectors, half=half)
     if not math.isfinite(found.risk):
         raise InputError(f"the risk is {found.risk}: features, expression or clinical variables lie beyond all range")
     terms = ", ".join(f"{name} {value:+.4f}" for name, value in found.terms.items())
@@ -168,8 +181,21 @@ def _vectors(
     return rna, clinical
 
 
-def _tiles(case: Case, bundle: Bundle, device: "torch.device") -> "torch.Tensor":
-    """Tile features [N, D] of the case: those given, or those of its slide."""
+def _limit(seconds: float, ensemble: "Ensemble", vectors: "list[torch.Tensor | None]", dimension: int) -> TimeLimit:
+    """The job's time limit, with what follows the encoding measured: the ensemble on its first part of a bag, when its
+    weights are first touched. No later part takes longer."""
+    import torch
+
+    from survfuse.ensemble import TILES_AT_A_TIME
+
+    started = elapsed()
+    ensemble(torch.zeros(TILES_AT_A_TIME, dimension), *vectors)
+    part = elapsed() - started
+    return TimeLimit(seconds, lambda tiles: part * (1.0 + tiles / TILES_AT_A_TIME))
+
+
+def _tiles(case: Case, bundle: Bundle, device: "torch.device", limit: TimeLimit | None) -> "tuple[torch.Tensor, bool]":
+    """Tile features [N, D] of the case, those given or those of its slide, and whether they are of half precision."""
     from survfuse.slide.encoders import ENCODERS
 
     settings = bundle.manifest.slide
@@ -181,11 +207,14 @@ def _tiles(case: Case, bundle: Bundle, device: "torch.device") -> "torch.Tensor"
         check_encoder(features, case.features.name, settings.encoder, aliases, settings.dimension)
         named_by = f"of {features.encoder}" if features.encoder else f"taken to be of {settings.encoder}"
         stage("features", f"{count(len(features.values), 'tile')} × {settings.dimension}, {named_by}")
-        return features.values
+        return features.values, features.half
     assert case.slide is not None
     from survfuse.slide.extract import extract
 
-    return extract(case.slide, case.mask, settings, bundle.encoder_weights(), device, BundleError).features
+    found = extract(
+        case.slide, case.mask, settings, bundle.encoder_weights(), device, BundleError, encoder=None, limit=limit
+    )
+    return found.features, found.half
 
 
 def _device_name(device: "torch.device") -> str:

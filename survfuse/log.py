@@ -12,14 +12,15 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
+from survfuse.clock import elapsed
+
 T = TypeVar("T")
-_STARTED = time.monotonic()
 _LINE_EVERY = 10.0  # seconds between progress lines where no terminal watches
 
 
 def stage(name: str, message: str) -> None:
-    """Print one stage of the run with the seconds since start-up."""
-    print(f"[{time.monotonic() - _STARTED:7.2f} s] {name:<12} {' '.join(message.split())}", flush=True)
+    """Print one stage of the run with the seconds since the process started."""
+    print(f"[{elapsed():7.2f} s] {name:<12} {' '.join(message.split())}", flush=True)
 
 
 def warn(message: str) -> None:

@@ -256,8 +256,8 @@ def _orientations(path: Path) -> Floats:
         features = []
         for tiles in read_ahead(slide, grid, origins, encoder.spec.input_px, encoder.batch):
             for turns in range(4):
-                turned = np.rot90(tiles, turns, axes=(1, 2))
-                features += [encoder(np.ascontiguousarray(turned)), encoder(np.ascontiguousarray(turned[:, :, ::-1]))]
+                turned = tiles.rot90(turns, dims=(1, 2))
+                features += [encoder(turned), encoder(turned.flip(2))]
     return torch.cat(features).double().numpy()
 
 

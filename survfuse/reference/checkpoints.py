@@ -14,6 +14,7 @@ from survfuse.featurefile import load_torch
 from survfuse.files import check_file
 from survfuse.fusion import Sizes, build
 from survfuse.log import count, listing
+from survfuse.weights import shapes_only
 
 BILINEAR, RESIDUAL, CONCAT = "bilinear", "bilinear-residual", "concat"
 # Layers of its checkpoints, and the names of the same layers here.
@@ -165,7 +166,7 @@ def _own_widths(family: str, state: State) -> dict[str, Any]:
 
 
 def _check_shapes(path: Path, family: str, sizes: Sizes, state: State) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         ours = {name: list(tensor.shape) for name, tensor in build(family, sizes).state_dict().items()}
     wrong = []
     for layer, name in LAYERS[family].items():

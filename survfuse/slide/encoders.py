@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from survfuse.errors import BundleError, EnvironmentFailure, InputError, SurvfuseError
 from survfuse.featurefile import load_torch
 from survfuse.files import sha256
 from survfuse.log import listing
+from survfuse.weights import all_finite, shapes_only
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 H_OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
@@ -224,10 +223,16 @@ class Encoder:
         """The precision tiles are encoded in. Held over many batches, weights are cast once, not per batch."""
         return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
 
-    def __call__(self, tiles: NDArray[np.uint8]) -> Tensor:
-        """tiles [B, px, px, 3] RGB → features [B, D] float32 on the CPU, in order.
+    @property
+    def in_flight(self) -> int:
+        """Batches that may still be in work when the next is begun, that one among them."""
+        return 2 if self.device.type == "cuda" else 1
 
-        A GPU whose memory runs out is given half the tiles at a time, from then on; at a single tile the job
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """tiles [B, px, px, 3] uint8 RGB on the CPU → features [B, D] float32 on the device, in order.
+
+        On return ``tiles`` may be written again, while a GPU may still compute: it then has one batch in work
+        and never waits for the next to be read. A GPU whose memory runs out is given half the tiles at a time, from then on; at a single tile the job
         ends in EnvironmentFailure.
         """
         if len(tiles) <= self.batch:
@@ -243,15 +248,22 @@ class Encoder:
         return torch.cat([self(tiles[start : start + batch]) for start in range(0, len(tiles), batch)])
 
     @torch.no_grad()
-    def _encode(self, tiles: NDArray[np.uint8]) -> Tensor:
-        pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
-        pixels = (pixels.float() * self._factor + self._offset).contiguous(memory_format=self._layout)
+    def _encode(self, tiles: Tensor) -> Tensor:
+        pixels = tiles.to(self.device, non_blocking=True)
+        copied = torch.cuda.Event() if self.device.type == "cuda" else None
+        if copied is not None:
+            copied.record()
+        pixels = (pixels.permute(0, 3, 1, 2).float() * self._factor + self._offset).contiguous(
+            memory_format=self._layout
+        )
         with self.autocast():
             features = self.network(pixels)
         if self.spec.mean_after is not None:
             tokens = features.float()
             features = torch.cat([tokens[:, 0], tokens[:, self.spec.mean_after :].mean(dim=1)], dim=-1)
-        return features.float().cpu()
+        if copied is not None:  # it came after the batch before, whose end is thus awaited too
+            copied.synchronize()
+        return features.float()
 
 
 def build_network(spec: EncoderSpec) -> nn.Module:
@@ -273,7 +285,7 @@ def load_encoder(
     spec = find_spec(name, error)
     path = weights or embedded_weights(spec, error)
     state = _read_state(path, error)
-    with torch.device("meta"):
+    with shapes_only():
         network = build_network(spec)
     try:
         if spec.convert is not None and set(state) != set(network.state_dict()):
@@ -312,8 +324,7 @@ def _read_state(path: Path, error: type[SurvfuseError]) -> State:
         found = listing(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise error(f"{path.name}: expected tensors by name, found {found}")
     for name, tensor in state.items():
-        # The extremes of a tensor are NaN where any value is; one pass, and nothing as large as the tensor is made.
-        if tensor.is_floating_point() and tensor.numel() and not all(map(torch.isfinite, tensor.aminmax())):
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise error(f"{path.name}: {name} holds NaN or infinite weights")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from survfuse.errors import BundleError, SurvfuseError
+from survfuse.clock import TimeLimit
+from survfuse.errors import BundleError, EnvironmentFailure, SurvfuseError
 from survfuse.log import count, stage, warn
 from survfuse.slide.encoders import Encoder, embedded_digest, find_spec, load_encoder
 from survfuse.slide.features import tile_features
@@ -16,6 +17,8 @@ from survfuse.slide.pixels import Slide
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
+
+FEWEST_TILES = 32  # of a slide that has more: what a time limit must leave for an answer to be given
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Extracted:
     origins: NDArray[np.int64]
     grid: Grid
     mpp: tuple[float, float]  # µm per level-0 pixel, x and y
+    half: bool  # whether the encoder computed in half precision
 
 
 def extract(
@@ -36,11 +40,15 @@ def extract(
     device: torch.device,
     error: type[SurvfuseError],
     encoder: Encoder | None = None,
+    limit: TimeLimit | None = None,
 ) -> Extracted:
     """Tile features of the slide at ``path`` by ``settings``.
 
     ``weights`` None takes the encoder's embedded weights; ``encoder`` is the one they make, where it is loaded
-    already. Raises InputError for a slide or mask that cannot be used and ``error`` for an encoder that cannot.
+    already. ``limit`` may leave tiles out, evenly over the tissue.
+
+    Raises InputError for a slide or mask that cannot be used, ``error`` for an encoder that cannot, and
+    EnvironmentFailure where the limit leaves fewer than FEWEST_TILES of more.
     """
     spec = find_spec(settings.encoder, error)
     if (spec.input_px, spec.dimension) != (settings.tile_px, settings.dimension):
@@ -58,13 +66,25 @@ def extract(
         tissue = find_tissue(slide, grid, mask, settings.min_coverage)
         stage("tissue", f"{count(len(tissue.origins), 'tile')} kept of {tissue.tiles:,}; {tissue.found_by}")
         encoder = encoder or load_encoder(settings.encoder, weights, device, error)
-        features = tile_features(slide, grid, tissue.origins, encoder)
+        features, rows = tile_features(slide, grid, tissue.origins, encoder, limit)
+        origins = tissue.origins[rows]
+        _check_limit(len(features), len(tissue.origins), limit)
         precision = str(encoder.precision).removeprefix("torch.")
         if not features.isfinite().all():
-            tile = tissue.origins[int((~features.isfinite().all(dim=1)).nonzero()[0])]
+            tile = origins[int((~features.isfinite().all(dim=1)).nonzero()[0])]
             raise error(f"{spec.name} gives NaN or infinite features in {precision}, at {tile[0]}, {tile[1]} first")
         stage(
             "features",
             f"{count(len(features), 'tile')} × {spec.dimension} by {spec.name} in {precision} on {device.type}",
         )
-    return Extracted(features, tissue.origins, grid, slide.mpp)
+    return Extracted(features, origins, grid, slide.mpp, encoder.precision != torch.float32)
+
+
+def _check_limit(encoded: int, tiles: int, limit: TimeLimit | None) -> None:
+    """Say how many tiles were used where a limit left some out; raises EnvironmentFailure where too few are left."""
+    if limit is None or encoded == tiles:
+        return
+    used = f"time limit of {limit.seconds:g} s: {encoded:,} of {count(tiles, 'tissue tile')} encoded in time"
+    if encoded < FEWEST_TILES:
+        raise EnvironmentFailure(f"{used}, expected at least {FEWEST_TILES}")
+    warn(f"{used}, spread evenly over the tissue; the others are left out")

@@ -10,44 +10,71 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from survfuse.clock import TimeLimit, elapsed
 from survfuse.log import progress
 from survfuse.slide.encoders import Encoder
 from survfuse.slide.pixels import Slide
+from survfuse.slide.spread import spread
 from survfuse.slide.tiles import Grid
 
+_AHEAD = 2  # batches read or being read while one is encoded
 
-def tile_features(slide: Slide, grid: Grid, origins: NDArray[np.int64], encoder: Encoder) -> Tensor:
-    """Features [N, D] float32 of the tiles at level-0 ``origins`` [N, 2], in that order.
 
-    A tile's row is its place in ``origins``, so neither threads nor batches change where it stands.
+def tile_features(
+    slide: Slide, grid: Grid, origins: NDArray[np.int64], encoder: Encoder, limit: TimeLimit | None = None
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Features [n, D] float32 on the CPU of tiles at level-0 ``origins`` [N, 2], and the rows [n] they are of, rising.
+
+    Without ``limit`` n is N. With one, tiles are taken in an order of which every prefix is an even sample of the tissue,
+    for as long as another batch ends in time. Neither order nor threads change where a tile's features stand.
     """
-    features = torch.empty(len(origins), encoder.spec.dimension)
-    batches = read_ahead(slide, grid, origins, encoder.spec.input_px, encoder.batch)
+    order = np.arange(len(origins)) if limit is None else spread(*grid.places(origins).T)
+    features = torch.empty(len(origins), encoder.spec.dimension, device=encoder.device)
+    batches = read_ahead(slide, grid, origins[order], encoder.spec.input_px, encoder.batch, encoder.device)
+    done, slowest, started = 0, 0.0, elapsed()
     with encoder.autocast():
-        done = 0
         for tiles in progress(batches, len(origins), "encoding", len):
-            features[done : done + len(tiles)] = encoder(tiles)
+            if limit is not None and not limit.allows(slowest * encoder.in_flight, done + len(tiles)):
+                break
+            features[torch.from_numpy(order[done : done + len(tiles)]).to(encoder.device)] = encoder(tiles)
             done += len(tiles)
-    return features
+            slowest, started = max(slowest, elapsed() - started), elapsed()
+    rows = np.sort(order[:done])
+    return features.cpu()[torch.from_numpy(rows)], rows
 
 
 def read_ahead(
-    slide: Slide, grid: Grid, origins: NDArray[np.int64], px: int, batch: int
-) -> Iterator[NDArray[np.uint8]]:
-    """Tiles [≤ batch, px, px, 3] in the order of ``origins``, up to three batches read before they are asked for."""
+    slide: Slide,
+    grid: Grid,
+    origins: NDArray[np.int64],
+    px: int,
+    batch: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> Iterator[Tensor]:
+    """Tiles [≤ batch, px, px, 3] uint8 in the order of ``origins``, read before they are asked for.
 
-    def read(origin: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return slide.read((int(origin[0]), int(origin[1])), grid.side, (px, px))
+    Their memory, pinned where a GPU copies from it, is written again once the next batch has been asked for.
+    """
+    shape, pinned = (min(batch, len(origins)), px, px, 3), device.type == "cuda"
+    buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(_AHEAD + 1)]
+    parts = [origins[start : start + batch] for start in range(0, len(origins), batch)]
 
-    pending: deque[Future[NDArray[np.uint8]]] = deque()
-    waiting = iter(origins)
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1)), thread_name_prefix="reader") as pool:
+    def read(origin: NDArray[np.int64], tile: NDArray[np.uint8]) -> None:
+        tile[...] = slide.read((int(origin[0]), int(origin[1])), grid.side, (px, px))
+
+    def start(number: int) -> list[Future[None]]:
+        buffer = buffers[number % len(buffers)].numpy()
+        return [pool.submit(read, origin, tile) for origin, tile in zip(parts[number], buffer, strict=False)]
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="reader") as pool:
         try:
-            for start in range(0, len(origins), batch):
-                while len(pending) < 3 * batch and (origin := next(waiting, None)) is not None:
-                    pending.append(pool.submit(read, origin))
-                size = min(batch, len(origins) - start)
-                yield np.stack([pending.popleft().result() for _ in range(size)])
+            pending = deque(start(number) for number in range(min(_AHEAD, len(parts))))
+            for number, part in enumerate(parts):
+                for future in pending.popleft():
+                    future.result()
+                if number + _AHEAD < len(parts):
+                    pending.append(start(number + _AHEAD))
+                yield buffers[number % len(buffers)][: len(part)]
         finally:
             # A reader's error or an abandoned iteration leaves nothing queued behind it.
             pool.shutdown(cancel_futures=True)

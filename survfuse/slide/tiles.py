@@ -53,6 +53,10 @@ class Grid:
         rows, columns = np.nonzero(kept)
         return np.stack([self.x[columns], self.y[rows]], axis=1)
 
+    def places(self, origins: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(column, row) [N, 2] of the tiles at ``origins`` [N, 2]."""
+        return np.stack([np.searchsorted(self.x, origins[:, 0]), np.searchsorted(self.y, origins[:, 1])], axis=1)
+
 
 def coverage(grid: Grid, mask_size: tuple[int, int], blocks: Iterable[Block]) -> NDArray[np.float64]:
     """Share of each tile's area that a mask covers, [rows, columns], exact to rounding.

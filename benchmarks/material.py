@@ -1,0 +1,280 @@
+"""What the speed benchmarks run on, made where it is missing: slides, masks, a bundle at full size, its cases.
+
+A mosaic of the sample slide, mirrored copies of it side by side, has real tissue by the thousand tiles. A simulated slide
+of any size is mostly background, its tissue three discs of real tiles; background tiles share a few bytes, so that
+ten thousand million pixels take little disk. Everything is made whole or not at all, and made once.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import imagecodecs
+import numpy as np
+import pyvips
+import tifffile
+import torch
+from numpy.typing import NDArray
+
+from survfuse.bundle import RESEARCH, Manifest, MemberEntry, Scale, Standing, Tables, member_file, save
+from survfuse.calibration import Calibration
+from survfuse.clinical import Categorical, Numeric, Vocabulary
+from survfuse.curves import SurvivalCurve
+from survfuse.fusion import Sizes, build
+from survfuse.rna import Expression, ScaleRange
+from survfuse.slide.pixels import Slide
+from survfuse.slide.settings import SlideSettings
+from survfuse.sockets import CLINICAL, MASK, PLACES, RNA, SLIDE
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "build" / "bench"
+SAMPLE = ROOT / "test/input/interf0"
+SAMPLE_SLIDE = SAMPLE / PLACES[SLIDE] / "3S_001_HE.tif"
+SAMPLE_MASK = SAMPLE / PLACES[MASK] / "3S_001_HE_mask.tif"
+DEMONSTRATION = ROOT / "resources/demonstration"
+GENES, TILE = 19_359, 512
+SIMULATED_MPP = 0.5  # µm per pixel; a tile of 224 µm is 448 px
+COMBINATION = "slide+rna+clinical"
+
+
+def mosaic(across: int = 10, down: int = 10) -> Path:
+    """A case around ``across`` × ``down`` copies of the sample slide, each mirrored by chance, with their mask."""
+
+    def make(root: Path) -> None:
+        turns = np.random.default_rng(0).integers(0, 4, across * down)
+        for source, place, options in (
+            (SAMPLE_SLIDE, SLIDE, {"compression": "jpeg", "Q": 80}),
+            (SAMPLE_MASK, MASK, {"compression": "deflate", "region_shrink": "nearest"}),
+        ):
+            image = pyvips.Image.new_from_file(str(source)).copy_memory()
+            copies = [image, image.fliphor(), image.flipver(), image.fliphor().flipver()]
+            joined = pyvips.Image.arrayjoin([copies[turn] for turn in turns], across=across)
+            target = root / PLACES[place] / "mosaic.tif"
+            target.parent.mkdir(parents=True)
+            joined = joined.copy(xres=image.xres, yres=image.yres)
+            joined.tiffsave(
+                str(target), tile=True, tile_width=256, tile_height=256, pyramid=True, bigtiff=True, **options
+            )
+        _variables(root)
+
+    return _made(f"mosaic-{across}x{down}", make)
+
+
+def one_tile(case: Path) -> Path:
+    """``case`` with a mask of a single tile's tissue, the first by row: what a job costs beside its tiles."""
+
+    def make(root: Path) -> None:
+        slide = _only(case / PLACES[SLIDE])
+        (root / PLACES[SLIDE]).mkdir(parents=True)
+        (root / PLACES[SLIDE] / slide.name).symlink_to(slide.resolve())
+        with tifffile.TiffFile(_only(case / PLACES[MASK])) as file:
+            tissue = file.pages.first.asarray()
+        with Slide(slide) as opened:
+            side = 224.0 / opened.mpp[0] * tissue.shape[1] / opened.size[0]  # of a tile, in mask pixels
+        rows, columns = (np.arange(extent) // side for extent in tissue.shape)
+        number = rows[:, None] * (columns[-1] + 1) + columns
+        share = np.bincount(number.astype(int).ravel(), tissue.astype(bool).ravel(), minlength=1)
+        tissue[number != int(np.argmax(share > 0.8 * side * side))] = 0
+        (root / PLACES[MASK]).mkdir()
+        tifffile.imwrite(root / PLACES[MASK] / "one.tif", tissue, tile=(256, 256), compression="deflate")
+        _variables(root)
+
+    return _made(f"{case.name}-one-tile", make)
+
+
+def simulated(side: int, tissue_tiles: int = 3000, mask: str = "pyramid") -> Path:
+    """A case around a simulated slide of ``side`` × ``side`` px, with a mask of the slide's full resolution.
+
+    At most a quarter of the slide is tissue. ``mask`` is "pyramid" or "flat" (one level).
+    """
+    discs = _Discs(side, min(tissue_tiles * (224.0 / SIMULATED_MPP) ** 2, side * side / 4.0))
+
+    def make(root: Path) -> None:
+        for place in (SLIDE, MASK):
+            (root / PLACES[place]).mkdir(parents=True)
+        _write_pyramid(root / PLACES[SLIDE] / "simulated.tif", side, True, _slide_tiles(discs))
+        _write_pyramid(root / PLACES[MASK] / "mask.tif", side, mask == "pyramid", _mask_tiles(discs))
+        _variables(root)
+
+    return _made(f"simulated-{side}-{tissue_tiles}-{mask}", make)
+
+
+def full_size_bundle(members: int = 5) -> Path:
+    """Bilinear members of the paper's sizes with random weights, and every table such a bundle has."""
+    random = np.random.default_rng(0)
+
+    def make(root: Path) -> None:
+        genes = tuple(f"GENE{number:05}" for number in range(GENES))
+        profile = _profile()
+        span = ScaleRange(profile, (-1.0, 1.0), (0.5, 1.5))
+        vocabulary = Vocabulary(
+            numeric=(Numeric("age", 68.9, 9.0), Numeric("no_instillations", 19.2, 9.3)),
+            categorical=tuple(Categorical(f"variable {n}", ("no", "yes")) for n in range(6)),
+        )
+        sizes = Sizes(genes=GENES, clinical=len(vocabulary.columns))
+        risks = np.sort(random.normal(size=148))
+        times, events = random.exponential(60.0, 148).round() + 1.0, random.random(148) < 0.4
+        manifest = Manifest(
+            purpose=RESEARCH,
+            notice="random weights, for benchmarks",
+            provenance={},
+            slide=SlideSettings("uni", 1024),
+            combinations={COMBINATION: Scale(0.0, float(members))},
+            members=tuple(
+                MemberEntry(member_file(n), "bilinear", sizes.to_json(), {COMBINATION: Standing(1.0, 0.0, 1.0)})
+                for n in range(members)
+            ),
+            tables=("calibration.json", "genes.json", "clinical.json", "survival.json", "model-card.md"),
+        )
+        tables = Tables(
+            Calibration.fit(times, events, risks),
+            Expression(genes, "log1p-standardise", profile, np.ones(GENES), span),
+            vocabulary,
+            {COMBINATION: SurvivalCurve.fit(risks, times, events)},
+            "Random weights, for benchmarks.\n",
+        )
+        save(root, manifest, (_state(sizes, seed) for seed in range(members)), tables)
+
+    return _made(f"bundle-{members}", make)
+
+
+def features_case(tiles: int, suffix: str = ".h5") -> Path:
+    """A case of ``full_size_bundle``'s with so many tiles' features, and expression of every gene."""
+
+    def make(root: Path) -> None:
+        random = np.random.default_rng(tiles)
+        folder = root / PLACES[SLIDE]
+        folder.mkdir(parents=True)
+        values = random.normal(size=(tiles, 1024)).astype(np.float32)
+        if suffix == ".pt":
+            torch.save(torch.from_numpy(values), folder / "case.pt")
+        else:
+            with h5py.File(folder / "case.h5", "w") as file:
+                file["features"], file["coords"] = values, np.zeros((tiles, 2), dtype=np.int64)
+                file.attrs["encoder"] = "uni"
+        values = np.expm1(_profile() + random.normal(scale=0.3, size=GENES)).clip(0.0)
+        expression = {f"GENE{n:05}": round(float(x), 3) for n, x in enumerate(values)}
+        (root / PLACES[RNA]).write_text(json.dumps(expression))
+        variables = {"age": 70, "no_instillations": 15} | {f"variable {n}": "yes" for n in range(6)}
+        (root / PLACES[CLINICAL]).write_text(json.dumps(variables))
+
+    return _made(f"features-{tiles}{suffix}", make)
+
+
+class _Discs:
+    """Tissue of a simulated slide: three discs, in level-0 pixels, of ``area`` together."""
+
+    def __init__(self, side: int, area: float) -> None:
+        unit = np.sqrt(area / (np.pi * 1.5))  # radii 1, 0.6, 0.374 of it: squares that add up to 1.5
+        self.centres = np.array([[0.35, 0.4], [0.75, 0.7], [0.7, 0.2]]) * side
+        self.radii = np.array([1.0, 0.6, np.sqrt(0.14)]) * unit
+
+    def tile(self, column: int, row: int, reach: int, pixels: int) -> NDArray[np.bool_] | bool:
+        """Tissue [pixels, pixels] of the tile that reaches ``reach`` level-0 pixels; one value where all is alike."""
+        if pixels > 2:
+            corners = self.tile(column, row, reach, 2)
+            if isinstance(corners, bool):
+                return corners
+        at = np.arange(pixels) * (reach / (pixels - 1 if pixels == 2 else pixels))
+        x, y = at + column * reach, (at + row * reach)[:, np.newaxis]
+        # Between the corners: a tile is far smaller than a disc, so what no corner sees is a sliver.
+        far = [(x - cx) ** 2 + (y - cy) ** 2 > r * r for (cx, cy), r in zip(self.centres, self.radii, strict=True)]
+        tissue = ~np.logical_and.reduce(far)
+        return bool(tissue.flat[0]) if tissue.all() or not tissue.any() else tissue
+
+
+def _slide_tiles(discs: _Discs):
+    """(column, row, downsample) → JPEG of a tile: real tissue where a disc is, white elsewhere."""
+    with Slide(SAMPLE_SLIDE) as slide:
+        corners = [(x, y) for x in (200, 700, 1200, 1600) for y in (300, 900, 1500, 2100)]
+        crops = [slide.read(corner, (TILE, TILE), (TILE, TILE)) for corner in corners]
+    jpegs = [imagecodecs.jpeg_encode(crop, level=80) for crop in crops]
+    white = imagecodecs.jpeg_encode(np.full((TILE, TILE, 3), 243, dtype=np.uint8), level=80)
+
+    def tile(column: int, row: int, downsample: int) -> bytes:
+        found = discs.tile(column, row, TILE * downsample, TILE)
+        return white if found is False else jpegs[(7 * column + 13 * row) % len(jpegs)]
+
+    return tile
+
+
+def _mask_tiles(discs: _Discs):
+    """(column, row, downsample) → deflated tile of the mask."""
+    alike = {value: zlib.compress(bytes([value]) * TILE * TILE) for value in (False, True)}
+
+    def tile(column: int, row: int, downsample: int) -> bytes:
+        found = discs.tile(column, row, TILE * downsample, TILE)
+        return alike[found] if isinstance(found, bool) else zlib.compress(found.astype(np.uint8).tobytes())
+
+    return tile
+
+
+def _write_pyramid(path: Path, side: int, pyramid: bool, tile) -> None:
+    """A tiled BigTIFF of encoded tiles, halved level by level until it is a few tiles wide."""
+    slide = SLIDE in str(path) or PLACES[SLIDE] in str(path)
+    kind = (
+        {"compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2)} if slide else {"compression": "deflate"}
+    )
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        downsample = 1
+        while downsample == 1 or (pyramid and side // downsample >= 2 * TILE):
+            size = side // downsample
+            places = range((size + TILE - 1) // TILE)
+            data = (tile(column, row, downsample) for row in places for column in places)
+            per_cm = 10_000.0 / SIMULATED_MPP / downsample
+            file.write(
+                data,
+                shape=(size, size, 3) if slide else (size, size),
+                dtype=np.uint8,
+                tile=(TILE, TILE),
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+                subfiletype=int(downsample > 1),
+                metadata=None,
+                **kind,
+            )
+            downsample *= 2
+
+
+def _profile() -> NDArray[np.float64]:
+    """Mean log1p expression of the bundle's imagined cohort."""
+    return np.random.default_rng(1).gamma(2.0, 1.0, GENES)
+
+
+def _state(sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return build("bilinear", sizes).state_dict()
+
+
+def _variables(root: Path) -> None:
+    """The sample patient's expression and clinical variables."""
+    for place in (RNA, CLINICAL):
+        shutil.copy(SAMPLE / PLACES[place], root / PLACES[place])
+
+
+def _only(folder: Path) -> Path:
+    (found,) = folder.iterdir()
+    return found
+
+
+def _made(name: str, make) -> Path:
+    """The folder ``name`` of FOLDER, made by ``make`` unless it is there."""
+    root = FOLDER / name
+    if not root.exists():
+        with _scratch(root) as scratch:
+            make(scratch)
+    return root
+
+
+@contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    scratch = root.with_name(f".{root.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    yield scratch
+    os.replace(scratch, root)
