@@ -1,7 +1,7 @@
 """What the speed benchmarks run on, made where it is missing: slides, masks, a bundle at full size, its cases.
 
-A mosaic of the sample slide, mirrored copies of it side by side, has real tissue by the thousand tiles. A simulated slide
-of any size is mostly background, its tissue three discs of real tiles; background tiles share a few bytes, so that
+A mosaic of the sample slide, mirrored copies of it side by side, has real tissue by the thousand tiles. A simulated
+slide of any size is mostly background, its tissue three discs of real tiles; a background tile is a few bytes, so that
 ten thousand million pixels take little disk. Everything is made whole or not at all, and made once.
 """
 

@@ -41,8 +41,8 @@ class Ensemble:
     """Members with their weights as they lie in the bundle's files: none is copied, stacked or moved but for the
     layers over tiles.
 
-    Those, nearly all of the arithmetic, run on ``device``. Expression's layers, which hold nearly all of the weights and
-    multiply each with one number of one case, run on the CPU: bringing them to a GPU takes as long as multiplying.
+    Those, nearly all of the arithmetic, run on ``device``. Expression's layers, which hold nearly all of the weights
+    and multiply each once, run on the CPU: bringing them to a GPU takes as long as multiplying.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--time-limit",
         type=float,
         metavar="SECONDS",
-        help="what the job may take from the process's start; tiles not encoded by then are left out (default: any time)",
+        help="the time the job may take; tiles that are not encoded in time are left out (default: any time)",
     )
     options = parser.parse_args(argv)
     return guarded(lambda: run(options.input, options.output, options.model, options.time_limit))
@@ -211,9 +211,7 @@ def _tiles(case: Case, bundle: Bundle, device: "torch.device", limit: TimeLimit 
     assert case.slide is not None
     from survfuse.slide.extract import extract
 
-    found = extract(
-        case.slide, case.mask, settings, bundle.encoder_weights(), device, BundleError, encoder=None, limit=limit
-    )
+    found = extract(case.slide, case.mask, settings, bundle.encoder_weights(), device, BundleError, limit=limit)
     return found.features, found.half
 
 

@@ -327,7 +327,7 @@ def test_networks_run_on_the_device_that_was_chosen(output, monkeypatch):
     monkeypatch.setattr("survfuse.ensemble.Ensemble", Recorded)
     monkeypatch.setattr(
         "survfuse.slide.extract.extract",
-        lambda *given: used.append(given[4]) or extract(*given[:4], torch.device("cpu"), *given[5:]),
+        lambda *given, **named: used.append(given[4]) or extract(*given[:4], torch.device("cpu"), *given[5:], **named),
     )
     monkeypatch.setattr(job, "_device_name", str)
     assert end_of(CASES / "interf0", output) == 0

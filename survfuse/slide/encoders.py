@@ -231,9 +231,9 @@ class Encoder:
     def __call__(self, tiles: Tensor) -> Tensor:
         """tiles [B, px, px, 3] uint8 RGB on the CPU → features [B, D] float32 on the device, in order.
 
-        On return ``tiles`` may be written again, while a GPU may still compute: it then has one batch in work
-        and never waits for the next to be read. A GPU whose memory runs out is given half the tiles at a time, from then on; at a single tile the job
-        ends in EnvironmentFailure.
+        On return ``tiles`` may be written again, while a GPU may still compute: it has one batch in work then, and
+        never waits for the next to be read. A GPU whose memory runs out is given half the tiles at a time, from then
+        on; at a single tile the job ends in EnvironmentFailure.
         """
         if len(tiles) <= self.batch:
             try:

@@ -25,8 +25,8 @@ def tile_features(
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """Features [n, D] float32 on the CPU of tiles at level-0 ``origins`` [N, 2], and the rows [n] they are of, rising.
 
-    Without ``limit`` n is N. With one, tiles are taken in an order of which every prefix is an even sample of the tissue,
-    for as long as another batch ends in time. Neither order nor threads change where a tile's features stand.
+    Without ``limit`` n is N. With one, tiles are taken in an order of which every prefix is an even sample of the
+    tissue, for as long as another batch ends in time. Neither order nor threads change where a tile's features stand.
     """
     order = np.arange(len(origins)) if limit is None else spread(*grid.places(origins).T)
     features = torch.empty(len(origins), encoder.spec.dimension, device=encoder.device)

@@ -48,6 +48,10 @@ class Slide:
         ]
         return fine_enough[-1] if fine_enough else 0
 
+    def excess(self, downsample: float) -> float:
+        """Pixels, across and down, that are read for each one given at ``downsample`` level-0 pixels per pixel."""
+        return max(1.0, downsample / self._slide.level_downsamples[self.level_for(downsample)])
+
     def read(self, origin: tuple[int, int], side: tuple[float, float], px: tuple[int, int]) -> NDArray[np.uint8]:
         """The rectangle at level-0 ``origin``, ``side`` level-0 pixels wide and high, as [px[1], px[0], 3] RGB.
 

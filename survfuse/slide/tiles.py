@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 # A share computed by summing areas may miss its exact value by a rounding error; a tile that is covered by
 # exactly the least share is kept.
 _ROUNDING = 1e-9
+_PIECE = 2048  # mask pixels, across and down, that are summed at once
 
 
 @dataclass(frozen=True)
@@ -58,24 +59,55 @@ class Grid:
         return np.stack([np.searchsorted(self.x, origins[:, 0]), np.searchsorted(self.y, origins[:, 1])], axis=1)
 
 
-def coverage(grid: Grid, mask_size: tuple[int, int], blocks: Iterable[Block]) -> NDArray[np.float64]:
-    """Share of each tile's area that a mask covers, [rows, columns], exact to rounding.
+Part = tuple[slice, slice, NDArray[np.float64]]  # rows and columns of tiles, and mask pixels covered of each
+
+
+class Coverage:
+    """Share of each tile's area that a mask covers, exact to rounding, from blocks of the mask as they come.
 
     The mask of ``mask_size`` (width, height) is stretched over the slide's extent, whatever its resolution. The
-    part of a tile beyond the slide's border counts as not covered. Blocks may come in any order, so that
-    no more of the mask than one block has to be held.
+    part of a tile beyond the slide's border counts as not covered.
     """
-    scale = (mask_size[0] / grid.width, mask_size[1] / grid.height)
-    across = _Axis(grid.x * scale[0], grid.side[0] * scale[0])
-    down = _Axis(grid.y * scale[1], grid.side[1] * scale[1])
-    area = np.zeros((len(grid.y), len(grid.x)))
+
+    def __init__(self, grid: Grid, mask_size: tuple[int, int]) -> None:
+        scale = (mask_size[0] / grid.width, mask_size[1] / grid.height)
+        self._across = _Axis(grid.x * scale[0], grid.side[0] * scale[0])
+        self._down = _Axis(grid.y * scale[1], grid.side[1] * scale[1])
+        self._area = np.zeros((len(grid.y), len(grid.x)))
+
+    def parts(self, block: Block) -> list[Part]:
+        """What ``block`` covers; small, whatever the block's size. Safe from several threads at once."""
+        found = []
+        height, width = block.tissue.shape
+        for top in range(0, height, _PIECE):
+            for left in range(0, width, _PIECE):
+                tissue = block.tissue[top : top + _PIECE, left : left + _PIECE]
+                if not tissue.any():
+                    continue
+                rows, row_overlap = self._down.overlap(block.row + top, tissue.shape[0])
+                columns, column_overlap = self._across.overlap(block.column + left, tissue.shape[1])
+                if tissue.all():
+                    area = np.outer(row_overlap.sum(axis=1), column_overlap.sum(axis=1))
+                else:
+                    area = row_overlap @ tissue.astype(np.float64) @ column_overlap.T
+                found.append((rows, columns, area))
+        return found
+
+    def add(self, parts: Iterable[Part]) -> None:
+        for rows, columns, area in parts:
+            self._area[rows, columns] += area
+
+    def share(self) -> NDArray[np.float64]:
+        """[rows, columns] of tiles."""
+        return self._area / (self._down.side * self._across.side)
+
+
+def coverage(grid: Grid, mask_size: tuple[int, int], blocks: Iterable[Block]) -> NDArray[np.float64]:
+    """Coverage's share [rows, columns] by blocks, which may come in any order."""
+    found = Coverage(grid, mask_size)
     for block in blocks:
-        if not block.tissue.any():
-            continue
-        rows, row_overlap = down.overlap(block.row, block.tissue.shape[0])
-        columns, column_overlap = across.overlap(block.column, block.tissue.shape[1])
-        area[rows, columns] += row_overlap @ block.tissue.astype(np.float64) @ column_overlap.T
-    return area / (down.side * across.side)
+        found.add(found.parts(block))
+    return found.share()
 
 
 def covered(share: NDArray[np.float64], least: float) -> NDArray[np.bool_]:

@@ -1,6 +1,9 @@
 """Which tiles hold tissue: from the mask given, or else from the slide's own colours."""
 
 import logging
+import math
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +15,16 @@ from numpy.typing import NDArray
 from survfuse.errors import InputError
 from survfuse.log import count, warn
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tiles import Block, Grid, coverage, covered
+from survfuse.slide.tiles import Block, Coverage, Grid, Part, coverage, covered
 
 # A mask level resolves a tile when the tile is this many of its pixels wide. Pyramids of masks may grow tissue by
 # a pixel at every level, which is then at most 3% of a tile.
 PIXELS_PER_TILE = 32
-LARGEST_MHA = 2**30  # bytes; such a file can only be read whole
+LARGEST_HELD = 2**30  # bytes of a mask, or of a part of one, that can only be read whole
 _SATURATION_LEAST = 13  # of 255: a slide without tissue has no second class for Otsu to find
-_BAND = 512  # rows handed out at a time, of an image in strips or held in memory
+_BAND = 512  # rows handed out at a time, of an image held in memory or mapped from its file
+_READ = 2048  # pixels, across and down, that are read of a slide at once
+_BUFFER = 2**22  # bytes of a mask's file that are read at once
 _ASPECT_WARN, _ASPECT_REFUSE = 0.02, 0.10  # relative difference of mask and slide in width over height
 
 
@@ -46,7 +51,7 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
     if share is None:
         tissue, threshold = saturated(slide, grid)
         found_by = f"{found_by} above {threshold} of 255"
-        share = coverage(grid, (tissue.shape[1], tissue.shape[0]), _bands(tissue))
+        share = coverage(grid, (tissue.shape[1], tissue.shape[0]), [Block(0, 0, tissue)])
     origins = grid.origins(covered(share, least))
     if not len(origins):
         raise InputError(
@@ -58,10 +63,7 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
 def mask_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
     """Share of each tile [rows, columns] that the mask file covers, and how the mask was read."""
     if path.suffix.lower() in (".mha", ".mhd"):
-        tissue = _read_mha(path)
-        size = (tissue.shape[1], tissue.shape[0])
-        _check_aspect(path.name, size, slide.size)
-        return coverage(grid, size, _bands(tissue)), f"mask {size[0]} × {size[1]} px"
+        return _mha_coverage(path, slide, grid)
     return _tiff_coverage(path, slide, grid)
 
 
@@ -76,7 +78,8 @@ def saturated(slide: Slide, grid: Grid) -> tuple[NDArray[np.bool_], int]:
     size = (max(1, round(slide.size[0] / step[0])), max(1, round(slide.size[1] / step[1])))
     step = (slide.size[0] / size[0], slide.size[1] / size[1])
     saturation = np.zeros((size[1], size[0]), dtype=np.uint8)
-    block = 16 * PIXELS_PER_TILE
+    # A slide of one level is read at full resolution: a little of it at a time.
+    block = max(1, int(_READ / min(slide.excess(min(step)), 16 * PIXELS_PER_TILE)))
     for top in range(0, size[1], block):
         for left in range(0, size[0], block):
             px = (min(block, size[0] - left), min(block, size[1] - top))
@@ -100,7 +103,7 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.flo
             page, level = _coarsest_page(file, slide, grid)
             size = (page.imagewidth, page.imagelength)
             _check_aspect(path.name, size, slide.size)
-            share = coverage(grid, size, _page_blocks(page))
+            share = _page_coverage(page, Coverage(grid, size))
     except (tifffile.TiffFileError, ValueError, RuntimeError, IndexError, KeyError) as cause:
         raise InputError(f"{path.name}: cannot be read as a TIFF mask ({type(cause).__name__}: {cause})") from cause
     for complaint in complaints:
@@ -148,41 +151,56 @@ def _coarsest_page(file: "tifffile.TiffFile", slide: Slide, grid: Grid) -> tuple
     return levels[chosen], chosen
 
 
-def _page_blocks(page: "tifffile.TiffPage") -> Iterator[Block]:  # noqa: F821
-    """The page's tiles or strips as they are decoded; non-zero in any colour sample is tissue, alpha is not."""
+def _page_coverage(page: "tifffile.TiffPage", found: Coverage) -> NDArray[np.float64]:  # noqa: F821
+    """The share covered, from the page's tiles or strips as they are decoded; non-zero in any colour sample is tissue,
+    alpha is not."""
     colours = max(1, page.samplesperpixel - len(page.extrasamples))
     # Grey from black, RGB, and RGB as JPEG keeps it. Grey from white shows a stored zero as white, and a palette
     # looks colours up: what is zero in such a mask is not plain to say.
     if page.photometric not in (1, 2, 6):
         raise InputError(f"mask stored as {page.photometric.name}: expected grey from black, or RGB")
-    planes = page.planarconfig == 2 and page.samplesperpixel > 1
-    if planes:  # every sample in a plane of its own: the blocks of one place are far apart in the file
-        yield from _bands((page.asarray()[:colours] != 0).any(axis=0))
-        return
-    strips: list[Block] = []
-    for decoded, (_, _, row, column, _), (_, height, width, _) in page.segments():
-        if decoded is None:  # a segment that the file leaves out, all zero
-            continue
+    if page.planarconfig == 2 and page.samplesperpixel > 1:
+        # Every sample in a plane of its own: the parts of one place are far apart in the file.
+        _check_held(page.nbytes, "in separate planes")
+        found.add(found.parts(Block(0, 0, (page.asarray()[:colours] != 0).any(axis=0))))
+        return found.share()
+    if page.is_memmappable:
+        for block in _mapped_bands(page, colours):
+            found.add(found.parts(block))
+        return found.share()
+    _check_held(page.nbytes if not page.is_tiled and page.rowsperstrip >= page.imagelength else 0, "in one strip")
+
+    def parts(segment: tuple) -> list[Part]:
+        decoded, (_, _, row, column, _), (_, height, width, _) = segment
+        if decoded is None:  # one that the file leaves out, all zero
+            return []
         # A tile that reaches over the image's border is decoded whole; height and width are the part within.
-        block = Block(row, column, (decoded[0, :height, :width, :colours] != 0).any(axis=-1))
-        if page.is_tiled:
-            yield block
-            continue
-        # A strip may be a single row: joined, far fewer and larger sums are taken.
-        if strips and (strips[-1].row + len(strips[-1].tissue) != row or row - strips[0].row >= _BAND):
-            yield _joined(strips)
-            strips = []
-        strips.append(block)
-    if strips:
-        yield _joined(strips)
+        return found.parts(Block(row, column, (decoded[0, :height, :width, :colours] != 0).any(axis=-1)))
+
+    # Decoded and summed in the same thread: what waits is a few numbers a segment, however small it was in the file.
+    for segment in page.segments(func=parts, maxworkers=min(8, os.cpu_count() or 1), buffersize=_BUFFER):
+        found.add(segment)
+    return found.share()
 
 
-def _joined(strips: list[Block]) -> Block:
-    """Strips that follow each other, as one block."""
-    return Block(strips[0].row, strips[0].column, np.concatenate([strip.tissue for strip in strips]))
+def _mapped_bands(page: "tifffile.TiffPage", colours: int) -> Iterator[Block]:  # noqa: F821
+    """Rows of a page that lies uncompressed and in one piece in its file."""
+    width, samples = page.imagewidth, page.samplesperpixel
+    dtype = page.dtype.newbyteorder(page.parent.byteorder)
+    for top in range(0, page.imagelength, _BAND):
+        shape = (min(_BAND, page.imagelength - top), width, samples)
+        offset = page.dataoffsets[0] + top * width * samples * dtype.itemsize
+        # Mapped anew, so that the rows before are given back.
+        values = np.memmap(page.parent.filehandle.path, dtype, "r", offset, shape)
+        yield Block(top, 0, (values[..., :colours] != 0).any(axis=-1))
 
 
-def _read_mha(path: Path) -> NDArray[np.bool_]:
+def _check_held(size: int, how: str) -> None:
+    if size > LARGEST_HELD:
+        raise InputError(f"mask of {size:,} bytes {how} cannot be held; expected at most {LARGEST_HELD:,}, or tiles")
+
+
+def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -190,24 +208,24 @@ def _read_mha(path: Path) -> NDArray[np.bool_]:
     try:
         reader.ReadImageInformation()
         size, samples = reader.GetSize(), reader.GetNumberOfComponents()
-        needed = int(np.prod(size)) * samples
         if any(extent != 1 for extent in size[2:]):
             raise InputError(f"{path.name}: expected one plane, found an image of size {size}")
-        if needed > LARGEST_MHA:
-            raise InputError(f"{path.name}: {needed:,} values cannot be held; expected at most {LARGEST_MHA:,}")
+        bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+        _check_held(math.prod(size) * samples * (int(bits[1]) // 8 if bits else 8), "in an MHA file")
         image = reader.Execute()
     except RuntimeError as cause:
         raise InputError(
             f"{path.name}: cannot be read as an MHA mask ({' '.join(str(cause).split())[-200:]})"
         ) from cause
-    values = sitk.GetArrayViewFromImage(image)
-    values = values.reshape(size[1], size[0], samples)
-    return (values != 0).any(axis=-1)
+    _check_aspect(path.name, size[:2], slide.size)
+    values = sitk.GetArrayViewFromImage(image).reshape(size[1], size[0], samples)
+    return coverage(grid, size[:2], _bands(values)), f"mask {size[0]} × {size[1]} px"
 
 
-def _bands(tissue: NDArray[np.bool_]) -> Iterator[Block]:
-    for top in range(0, tissue.shape[0], _BAND):
-        yield Block(top, 0, tissue[top : top + _BAND])
+def _bands(values: NDArray) -> Iterator[Block]:
+    """Rows of an image [h, w, samples] held in memory; non-zero is tissue."""
+    for top in range(0, len(values), _BAND):
+        yield Block(top, 0, (values[top : top + _BAND] != 0).any(axis=-1))
 
 
 def _check_aspect(name: str, mask: tuple[int, int], slide: tuple[int, int]) -> None:
