@@ -14,7 +14,7 @@ from survfuse.clock import TimeLimit, elapsed
 from survfuse.log import progress
 from survfuse.slide.encoders import Encoder
 from survfuse.slide.pixels import Slide
-from survfuse.slide.spread import spread
+from survfuse.slide.spread import along_curve, spread
 from survfuse.slide.tiles import Grid
 
 _AHEAD = 2  # batches read or being read while one is encoded
@@ -28,7 +28,7 @@ def tile_features(
     Without ``limit`` n is N. With one, tiles are taken in an order of which every prefix is an even sample of the
     tissue, for as long as another batch ends in time. Neither order nor threads change where a tile's features stand.
     """
-    order = np.arange(len(origins)) if limit is None else spread(*grid.places(origins).T)
+    order = (along_curve if limit is None else spread)(*grid.places(origins).T)
     features = torch.empty(len(origins), encoder.spec.dimension, device=encoder.device)
     batches = read_ahead(slide, grid, origins[order], encoder.spec.input_px, encoder.batch, encoder.device)
     done, slowest, started = 0, 0.0, elapsed()

@@ -1,4 +1,4 @@
-"""A slide's pixels at any resolution, through OpenSlide."""
+"""A slide's pixels at any resolution: opened by OpenSlide, and read by it where its tiles are not plain JPEG."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +12,10 @@ from PIL import Image
 from survfuse.errors import InputError
 from survfuse.log import warn
 from survfuse.slide.settings import PLAUSIBLE_MPP
+from survfuse.slide.tiff import DamagedTileError, TiffLevels
 
 _UNITS = {"centimeter": 10_000.0, "inch": 25_400.0}  # µm
+_TIFF_VENDORS = ("generic-tiff", "aperio")  # whose levels are pages of a TIFF, tile by tile
 # A level may be this much coarser than asked and still count as fine enough: pyramids round their sizes.
 _ROUNDED = 1.002
 
@@ -31,6 +33,8 @@ class Slide:
             raise InputError(f"{path.name}: not a slide that OpenSlide reads (a tiled TIFF, say)") from cause
         except (openslide.OpenSlideError, OSError) as cause:
             raise InputError(f"{path.name}: cannot be opened as a slide ({cause})") from cause
+        plain = self._slide.properties[openslide.PROPERTY_NAME_VENDOR] in _TIFF_VENDORS
+        self._tiff = TiffLevels(path) if plain else None
         self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
         # (x, y) µm per pixel of level 0
         self.mpp, self.mpp_source = resolution(self.name, self._slide.properties, assumed_mpp)
@@ -40,6 +44,8 @@ class Slide:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._slide.close()
+        if self._tiff is not None:
+            self._tiff.close()
 
     def level_for(self, downsample: float) -> int:
         """The coarsest level that is at least as fine as ``downsample`` level-0 pixels per pixel."""
@@ -55,22 +61,38 @@ class Slide:
     def read(self, origin: tuple[int, int], side: tuple[float, float], px: tuple[int, int]) -> NDArray[np.uint8]:
         """The rectangle at level-0 ``origin``, ``side`` level-0 pixels wide and high, as [px[1], px[0], 3] RGB.
 
-        Read from the nearest finer level and resampled with anti-aliasing where it differs by half a pixel or
-        more. What lies beyond the border is white. Raises InputError for a damaged region.
+        Read from the nearest finer level and resampled with anti-aliasing where it differs by half a pixel or more,
+        else from the level's nearest pixel on. What lies beyond the border is white. Raises InputError for a damaged
+        region.
         """
         level = self.level_for(min(side[0] / px[0], side[1] / px[1]))
         downsample = self._slide.level_downsamples[level]
-        extent = (side[0] / downsample, side[1] / downsample)  # in pixels of the level
-        same = all(abs(have - want) < 0.5 for have, want in zip(extent, px, strict=True))
-        size = px if same else (int(np.ceil(extent[0])), int(np.ceil(extent[1])))
+        start = (origin[0] / downsample, origin[1] / downsample)  # in pixels of the level
+        extent = (side[0] / downsample, side[1] / downsample)
+        if all(abs(have - want) < 0.5 for have, want in zip(extent, px, strict=True)):
+            return self._region(level, (round(start[0]), round(start[1])), px)
+        first = (int(np.floor(start[0])), int(np.floor(start[1])))
+        offset = (start[0] - first[0], start[1] - first[1])
+        end = (offset[0] + extent[0], offset[1] + extent[1])
+        region = self._region(level, first, (int(np.ceil(end[0])), int(np.ceil(end[1]))))
+        return np.asarray(Image.fromarray(region).resize(px, Image.Resampling.BICUBIC, box=(*offset, *end)))
+
+    def _region(self, level: int, start: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """A rectangle in a level's own pixels, [size[1], size[0], 3]."""
+        found = self._slide.level_dimensions[level]
+        if self._tiff is not None and found in self._tiff:
+            try:
+                return self._tiff.read(found, *start, *size)
+            except DamagedTileError as cause:
+                raise InputError(
+                    f"{self.name}: level {level} cannot be read at {start[0]}, {start[1]} ({cause})"
+                ) from cause
+        downsample = self._slide.level_downsamples[level]
+        origin = (round(start[0] * downsample), round(start[1] * downsample))
         try:
-            region = self._slide.read_region(origin, level, size)
+            return np.asarray(_on_white(self._slide.read_region(origin, level, size)))
         except openslide.OpenSlideError as cause:
             raise InputError(f"{self.name}: the region at {origin[0]}, {origin[1]} cannot be read ({cause})") from cause
-        image = _on_white(region)
-        if not same:
-            image = image.resize(px, Image.Resampling.BICUBIC, box=(0.0, 0.0, *extent))
-        return np.asarray(image)
 
 
 def resolution(name: str, properties: Mapping[str, str], assumed: float | None) -> tuple[tuple[float, float], str]:

@@ -1,11 +1,9 @@
 """Which tiles hold tissue: from the mask given, or else from the slide's own colours."""
 
-import logging
 import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from survfuse.errors import InputError
 from survfuse.log import count, warn
 from survfuse.slide.pixels import Slide
+from survfuse.slide.tiff import tifffile_complaints
 from survfuse.slide.tiles import Block, Coverage, Grid, Part, coverage, covered
 
 # A mask level resolves a tile when the tile is this many of its pixels wide. Pyramids of masks may grow tissue by
@@ -99,7 +98,7 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.flo
     import tifffile
 
     try:
-        with _tifffile_complaints() as complaints, tifffile.TiffFile(path) as file:
+        with tifffile_complaints() as complaints, tifffile.TiffFile(path) as file:
             page, level = _coarsest_page(file, slide, grid)
             size = (page.imagewidth, page.imagelength)
             _check_aspect(path.name, size, slide.size)
@@ -112,22 +111,6 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.flo
             raise InputError(f"{path.name}: cannot be read as a TIFF mask ({complaint})")
         warn(f"{path.name}: {complaint}")
     return share, f"mask level {level}, {size[0]} × {size[1]} px"
-
-
-@contextmanager
-def _tifffile_complaints() -> Iterator[list[str]]:
-    """What tifffile logs within the block, kept from stderr."""
-    complaints: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: complaints.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("tifffile")
-    propagates, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
-    try:
-        yield complaints
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagates
 
 
 def _coarsest_page(file: "tifffile.TiffFile", slide: Slide, grid: Grid) -> tuple["tifffile.TiffPage", int]:  # noqa: F821
