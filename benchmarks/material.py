@@ -19,7 +19,9 @@ import numpy as np
 import pyvips
 import tifffile
 import torch
+from encoder_precision import random_network
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from survfuse.bundle import RESEARCH, Manifest, MemberEntry, Scale, Standing, Tables, member_file, save
 from survfuse.calibration import Calibration
@@ -29,6 +31,9 @@ from survfuse.fusion import Sizes, build
 from survfuse.rna import Expression, ScaleRange
 from survfuse.slide.pixels import Slide
 from survfuse.slide.settings import SlideSettings
+from survfuse.slide.spread import along_curve
+from survfuse.slide.tiles import Grid
+from survfuse.slide.tissue import find_tissue
 from survfuse.sockets import CLINICAL, MASK, PLACES, RNA, SLIDE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,26 +70,28 @@ def mosaic(across: int = 10, down: int = 10) -> Path:
     return _made(f"mosaic-{across}x{down}", make)
 
 
-def one_tile(case: Path) -> Path:
-    """``case`` with a mask of a single tile's tissue, the first by row: what a job costs beside its tiles."""
+def some_tiles(case: Path, number: int, full_size: bool = False) -> Path:
+    """``case`` with a mask of ``number`` of its tiles alone, neighbours along the way they are encoded.
+
+    With ``full_size``, the variables are those that ``full_size_bundle`` takes.
+    """
 
     def make(root: Path) -> None:
         slide = _only(case / PLACES[SLIDE])
         (root / PLACES[SLIDE]).mkdir(parents=True)
         (root / PLACES[SLIDE] / slide.name).symlink_to(slide.resolve())
-        with tifffile.TiffFile(_only(case / PLACES[MASK])) as file:
-            tissue = file.pages.first.asarray()
         with Slide(slide) as opened:
-            side = 224.0 / opened.mpp[0] * tissue.shape[1] / opened.size[0]  # of a tile, in mask pixels
-        rows, columns = (np.arange(extent) // side for extent in tissue.shape)
-        number = rows[:, None] * (columns[-1] + 1) + columns
-        share = np.bincount(number.astype(int).ravel(), tissue.astype(bool).ravel(), minlength=1)
-        tissue[number != int(np.argmax(share > 0.8 * side * side))] = 0
+            grid = Grid.over(opened.size, opened.mpp, 224, 1.0)
+            origins = find_tissue(opened, grid, _only(case / PLACES[MASK]), 0.5).origins
+            chosen = origins[along_curve(*grid.places(origins).T)[:number]]
+            tissue = np.zeros((opened.size[1] // 4, opened.size[0] // 4), dtype=np.uint8)
+        for x, y in chosen // 4:
+            tissue[y : y + round(grid.side[1] / 4), x : x + round(grid.side[0] / 4)] = 1
         (root / PLACES[MASK]).mkdir()
-        tifffile.imwrite(root / PLACES[MASK] / "one.tif", tissue, tile=(256, 256), compression="deflate")
-        _variables(root)
+        tifffile.imwrite(root / PLACES[MASK] / "some.tif", tissue, tile=(256, 256), compression="deflate")
+        _full_size_variables(root, number) if full_size else _variables(root)
 
-    return _made(f"{case.name}-one-tile", make)
+    return _made(f"{case.name}-{number}-tiles{'-full-size' if full_size else ''}", make)
 
 
 def simulated(side: int, tissue_tiles: int = 3000, mask: str = "pyramid") -> Path:
@@ -104,8 +111,9 @@ def simulated(side: int, tissue_tiles: int = 3000, mask: str = "pyramid") -> Pat
     return _made(f"simulated-{side}-{tissue_tiles}-{mask}", make)
 
 
-def full_size_bundle(members: int = 5) -> Path:
-    """Bilinear members of the paper's sizes with random weights, and every table such a bundle has."""
+def full_size_bundle(members: int = 5, encoder: bool = False) -> Path:
+    """Bilinear members of the paper's sizes with random weights, and every table such a bundle has; with ``encoder``,
+    a ViT-L's random weights as well."""
     random = np.random.default_rng(0)
 
     def make(root: Path) -> None:
@@ -123,7 +131,7 @@ def full_size_bundle(members: int = 5) -> Path:
             purpose=RESEARCH,
             notice="random weights, for benchmarks",
             provenance={},
-            slide=SlideSettings("uni", 1024),
+            slide=SlideSettings("uni", 1024, weights="encoder/weights.safetensors" if encoder else None),
             combinations={COMBINATION: Scale(0.0, float(members))},
             members=tuple(
                 MemberEntry(member_file(n), "bilinear", sizes.to_json(), {COMBINATION: Standing(1.0, 0.0, 1.0)})
@@ -138,9 +146,12 @@ def full_size_bundle(members: int = 5) -> Path:
             {COMBINATION: SurvivalCurve.fit(risks, times, events)},
             "Random weights, for benchmarks.\n",
         )
+        if encoder:
+            (root / "encoder").mkdir()
+            save_file(random_network("uni").state_dict(), root / "encoder/weights.safetensors")
         save(root, manifest, (_state(sizes, seed) for seed in range(members)), tables)
 
-    return _made(f"bundle-{members}", make)
+    return _made(f"bundle-{members}{'-encoder' if encoder else ''}", make)
 
 
 def features_case(tiles: int, suffix: str = ".h5") -> Path:
@@ -157,11 +168,7 @@ def features_case(tiles: int, suffix: str = ".h5") -> Path:
             with h5py.File(folder / "case.h5", "w") as file:
                 file["features"], file["coords"] = values, np.zeros((tiles, 2), dtype=np.int64)
                 file.attrs["encoder"] = "uni"
-        values = np.expm1(_profile() + random.normal(scale=0.3, size=GENES)).clip(0.0)
-        expression = {f"GENE{n:05}": round(float(x), 3) for n, x in enumerate(values)}
-        (root / PLACES[RNA]).write_text(json.dumps(expression))
-        variables = {"age": 70, "no_instillations": 15} | {f"variable {n}": "yes" for n in range(6)}
-        (root / PLACES[CLINICAL]).write_text(json.dumps(variables))
+        _full_size_variables(root, tiles)
 
     return _made(f"features-{tiles}{suffix}", make)
 
@@ -241,6 +248,14 @@ def _write_pyramid(path: Path, side: int, pyramid: bool, tile) -> None:
             downsample *= 2
 
 
+def _full_size_variables(root: Path, seed: int) -> None:
+    values = np.expm1(_profile() + np.random.default_rng(seed).normal(scale=0.3, size=GENES)).clip(0.0)
+    expression = {f"GENE{n:05}": round(float(x), 3) for n, x in enumerate(values)}
+    (root / PLACES[RNA]).write_text(json.dumps(expression))
+    variables = {"age": 70, "no_instillations": 15} | {f"variable {n}": "yes" for n in range(6)}
+    (root / PLACES[CLINICAL]).write_text(json.dumps(variables))
+
+
 def _profile() -> NDArray[np.float64]:
     """Mean log1p expression of the bundle's imagined cohort."""
     return np.random.default_rng(1).gamma(2.0, 1.0, GENES)
@@ -255,6 +270,11 @@ def _variables(root: Path) -> None:
     """The sample patient's expression and clinical variables."""
     for place in (RNA, CLINICAL):
         shutil.copy(SAMPLE / PLACES[place], root / PLACES[place])
+
+
+def only(case: Path, place: int) -> Path:
+    """A case's slide (0) or its mask (1)."""
+    return _only(case / PLACES[(SLIDE, MASK)[place]])
 
 
 def _only(folder: Path) -> Path:

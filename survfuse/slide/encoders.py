@@ -284,8 +284,8 @@ def build_network(spec: EncoderSpec) -> nn.Module:
 
 
 def fold_normalisation(network: nn.Module) -> nn.Module:
-    """timm's convolutional ``network`` with each batch normalisation that follows a convolution made part of its weights,
-    and what comes after it (drop path, activation) left in its place."""
+    """timm's convolutional ``network`` with each batch normalisation that follows a convolution made part of that one's
+    weights, and what it does beside (dropped blocks, activation) left in its place."""
     children = list(network.named_children())
     for (name, first), (next_name, second) in pairwise(children):
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):

@@ -1,8 +1,8 @@
 """Orders in which a slide's tiles are encoded.
 
 Tiles are lined up along a curve that fills the plane (Morton 1966): what lies in one square of a quadtree is one
-stretch of the line. Along it, neighbours share what was decoded for them. Visited by the van der Corput sequence (1935),
-whose every prefix is spread over the line, every prefix is an even sample of the tissue.
+stretch of the line. Along it, neighbours share what was decoded for them. Visited by the van der Corput sequence
+(1935), whose every prefix is spread over the line, every prefix is an even sample of the tissue.
 """
 
 import numpy as np

@@ -1,0 +1,144 @@
+"""Processes that speed.py times: an encoder without the job around it.
+
+alone      tiles read before, then encoded in the best of several batches
+plain      read by OpenSlide and encoded one by one in float32, as timm and torch come
+route      reading and encoding as the job does them
+settings   the encoder on the same tiles in every setting that could be its best
+"""
+
+ENCODE_ALONE = "import encode_alone, sys; encode_alone.main(*sys.argv[1:])"
+
+
+def main(way: str, encoder: str, case: str, bundle: str, number: str = "") -> None:
+    from pathlib import Path
+
+    import material
+    import torch
+
+    from survfuse.bundle import load
+    from survfuse.slide.encoders import load_encoder
+    from survfuse.slide.pixels import Slide
+    from survfuse.slide.tiles import Grid
+    from survfuse.slide.tissue import find_tissue
+
+    name = "efficientnet-lite0" if encoder == "-" else encoder
+    weights = load(Path(bundle)).encoder_weights() if name != "efficientnet-lite0" else None
+    root = Path(case)
+    with Slide(material.only(root, 0)) as slide:
+        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
+        origins = find_tissue(slide, grid, material.only(root, 1), 0.5).origins
+        if way == "plain":
+            plain(name, weights, slide, origins[: int(number)])
+            return
+        loaded = load_encoder(name, weights, torch.device("cpu"))
+        if way == "route":
+            route(slide, grid, origins, loaded)
+            return
+        tiles = read(slide, grid, origins)
+    alone(loaded, tiles) if way == "alone" else settings(name, weights, tiles)
+
+
+def read(slide, grid, origins):
+    import torch
+
+    from survfuse.slide.features import read_ahead
+    from survfuse.slide.spread import along_curve
+
+    order = along_curve(*grid.places(origins).T)
+    return torch.cat([batch.clone() for batch in read_ahead(slide, grid, origins[order], 224, 64)])
+
+
+def encode(encoder, tiles, batch: int) -> float:
+    """Seconds for all tiles."""
+    import time
+
+    encoder.batch = batch
+    started = time.perf_counter()
+    with encoder.autocast():
+        for start in range(0, len(tiles), batch):
+            encoder(tiles[start : start + batch])
+    return time.perf_counter() - started
+
+
+def alone(encoder, tiles) -> None:
+    few = tiles[: min(len(tiles), 8 if encoder.spec.name != "efficientnet-lite0" else 96)]
+    encode(encoder, few[:8], 8)
+    batches = (8, 16, 32, 64) if encoder.spec.name == "efficientnet-lite0" else (4, 8)
+    tried = {batch: min(encode(encoder, few, batch) for _ in range(2)) / len(few) for batch in batches}
+    best = min(tried, key=tried.get)
+    print("; ".join(f"batch {batch}: {1000 * each:.1f} ms a tile" for batch, each in tried.items()))
+    print(f"best {encode(encoder, tiles, best):.3f} s with batch {best}, {encoder.precision}")
+
+
+def plain_network(name: str, weights):
+    """timm's network as it comes: float32, contiguous, nothing folded."""
+    import torch
+
+    from survfuse.slide import encoders
+
+    spec = encoders.ENCODERS[name]
+    network = encoders.build_network(spec)
+    state = encoders._read_state(weights or encoders.embedded_weights(spec), RuntimeError)
+    state = spec.convert(state, network) if spec.convert and set(state) != set(network.state_dict()) else state
+    network.load_state_dict(state)
+    return network.eval(), [torch.tensor(numbers).view(3, 1, 1) for numbers in spec.normalisation]
+
+
+def plain(name: str, weights, slide, origins) -> None:
+    import time
+
+    import numpy as np
+    import torch
+
+    network, (mean, std) = plain_network(name, weights)
+
+    def one(origin) -> None:
+        region = slide._slide.read_region(tuple(origin), 1, (224, 224)).convert("RGB")
+        pixels = torch.from_numpy(np.array(region)).permute(2, 0, 1) / 255.0
+        with torch.no_grad():
+            network(((pixels - mean) / std)[None])
+
+    one(origins[0])
+    started = time.perf_counter()
+    for origin in origins.tolist():
+        one(origin)
+    print(f"plain {(time.perf_counter() - started) / len(origins):.4f} s a tile")
+
+
+def route(slide, grid, origins, encoder) -> None:
+    import time
+
+    from survfuse.slide.features import tile_features
+
+    tile_features(slide, grid, origins[:16], encoder)
+    started = time.perf_counter()
+    tile_features(slide, grid, origins, encoder)
+    print(f"{len(origins) / (time.perf_counter() - started):.1f} tiles a second")
+
+
+def settings(name: str, weights, tiles) -> None:
+    import copy
+
+    import torch
+
+    from survfuse.slide.encoders import ENCODERS, Encoder, load_encoder
+
+    made = {"as it runs": load_encoder(name, weights, torch.device("cpu"))}
+    network, _ = plain_network(name, weights)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        other = Encoder(ENCODERS["uni"], torch.nn.Identity(), torch.device("cpu"))  # a spec that changes no layer
+        other.network, other._layout = copy.deepcopy(network).to(memory_format=layout), layout
+        made[f"as it comes, {layout}".replace("torch.", "")] = other
+    batches, threads = (1, 4, 8, 16, 32, 64), torch.get_num_threads()
+    print(f"ms a tile by batch\n\n|  | threads | precision | {' | '.join(map(str, batches))} |\n|{'---|' * 9}")
+    for label, encoder in made.items():
+        for number in {1, threads}:
+            torch.set_num_threads(number)
+            for precision in (torch.float32, torch.bfloat16):
+                encoder.precision = precision
+                encode(encoder, tiles[:4], 4)
+                taken = [
+                    min(encode(encoder, tiles, batch) for _ in range(2)) for batch in batches if batch <= len(tiles)
+                ]
+                cells = " | ".join(f"{1000 * each / len(tiles):.1f}" for each in taken)
+                print(f"| {label} | {number} | {precision} | {cells} |".replace("torch.", ""), flush=True)
