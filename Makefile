@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 CASE ?= interf0
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: run test setup lint lock audit demo-bundle sample-cases clean
+.PHONY: run test setup lint lock audit bench bench-all demo-bundle sample-cases clean
 
 run: setup
 	@$(PY) inference.py --input test/input/$(CASE) --output test/output/$(CASE)
@@ -37,6 +37,29 @@ lock: setup
 	sed 's/^torch==.*/torch==2.12.1/; s/^torchvision==.*/torchvision==0.27.1/' requirements.txt | \
 		$(VENV)/bin/$(LOCK) - --output-file requirements-cuda13.lock
 	echo cyclonedx-bom==7.5.0 | $(VENV)/bin/$(LOCK) - --output-file requirements-sbom.lock
+
+# Time and memory, as tables; their inputs are made once under build/bench. Ten minutes on two cores.
+bench: setup
+	$(PY) benchmarks/speed.py cold
+	$(PY) benchmarks/speed.py slide --turns 3
+	$(PY) benchmarks/speed.py memory
+	$(PY) benchmarks/speed.py growth
+	$(PY) benchmarks/speed.py deadline
+
+# The rest, an hour: a ViT-L, LazySlide on the same tiles, more sizes of slide. LazySlide gets an environment of its own
+# that sees this one's torch.
+LAZYSLIDE := build/lazyslide
+bench-all: bench $(LAZYSLIDE)/.ready
+	$(PY) benchmarks/speed.py settings
+	$(PY) benchmarks/speed.py field --lazyslide $(LAZYSLIDE)/bin/python --turns 3
+	$(PY) benchmarks/speed.py memory --all
+	$(PY) benchmarks/speed.py slide --encoder uni --tiles 96 --turns 3
+
+$(LAZYSLIDE)/.ready: | setup
+	$(PYTHON) -m venv $(LAZYSLIDE)
+	echo $(CURDIR)/$(VENV)/lib/python3.11/site-packages > $(LAZYSLIDE)/lib/python3.11/site-packages/zz_survfuse.pth
+	$(LAZYSLIDE)/bin/pip install --quiet --disable-pip-version-check lazyslide==0.13.0
+	@touch $@
 
 # The demonstration bundle in resources/, from simulated patients alone: a few minutes.
 demo-bundle: setup

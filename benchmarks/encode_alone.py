@@ -63,7 +63,7 @@ def encode(encoder, tiles, batch: int) -> float:
 def alone(encoder, tiles) -> None:
     few = tiles[: min(len(tiles), 8 if encoder.spec.name != "efficientnet-lite0" else 96)]
     encode(encoder, few[:8], 8)
-    batches = (8, 16, 32, 64) if encoder.spec.name == "efficientnet-lite0" else (4, 8)
+    batches = (8, 16, 32) if encoder.spec.name == "efficientnet-lite0" else (4, 8)
     tried = {batch: min(encode(encoder, few, batch) for _ in range(2)) / len(few) for batch in batches}
     best = min(tried, key=tried.get)
     print("; ".join(f"batch {batch}: {1000 * each:.1f} ms a tile" for batch, each in tried.items()))

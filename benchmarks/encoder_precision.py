@@ -33,7 +33,8 @@ def main() -> None:
         grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
         origins = grid.origins(np.ones((len(grid.y), len(grid.x)), dtype=bool))
         origins = origins[np.linspace(0, len(origins) - 1, options.tiles).astype(int)]
-        tiles = np.stack([slide.read((int(x), int(y)), grid.side, (224, 224)) for x, y in origins])
+        read = [slide.read((int(x), int(y)), grid.side, (224, 224)) for x, y in origins]
+    tiles = torch.from_numpy(np.stack(read))
     print(f"{len(tiles)} tiles, {torch.get_num_threads()} threads")
     print(f"{'encoder':<20}{'least cosine':>14}{'mean cosine':>14}{'fp32 s/tile':>14}{'bf16 s/tile':>14}")
     for name in options.names:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import CASES, CHOOSES_A_GPU, DEMONSTRATION, MASK, ROOT, SLIDE, run_job
@@ -423,11 +422,11 @@ def test_torch_itself_meets_a_driver_too_old(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tiles() -> np.ndarray:
+def tiles() -> torch.Tensor:
     """The sample slide's tissue, [N, 224, 224, 3]."""
     with Slide(SLIDE) as slide:
         grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
-        return np.concatenate(list(read_ahead(slide, grid, find_tissue(slide, grid, MASK, 0.5).origins, 224, 64)))
+        return torch.cat(list(read_ahead(slide, grid, find_tissue(slide, grid, MASK, 0.5).origins, 224, 64)))
 
 
 def test_float32_stays_within_the_stated_tolerance_of_float64(tiles):
@@ -435,7 +434,7 @@ def test_float32_stays_within_the_stated_tolerance_of_float64(tiles):
     encoder = load_encoder("efficientnet-lite0", None, CPU)
     exact_network = copy.deepcopy(encoder.network).double()
     with torch.no_grad():
-        exact = exact_network((torch.from_numpy(tiles).permute(0, 3, 1, 2).double() / 255.0 - 0.5) / 0.5)
+        exact = exact_network((tiles.permute(0, 3, 1, 2).double() / 255.0 - 0.5) / 0.5)
     features = encoder(tiles)
     assert ((features - exact).norm(dim=1) / exact.norm(dim=1)).max() < 1e-5
 

@@ -292,6 +292,49 @@ def test_ensemble_equals_its_members_one_by_one(combination):
             assert found.attention is None
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2, 5])
+def test_a_bag_in_parts_is_the_bag_as_a_whole(monkeypatch, at_a_time):
+    """To float64's rounding, also where one tile's score lies far above or below all others."""
+    for seed in range(4):
+        tiles, rna, clinical = (part.double() for part in case(seed))
+        tiles = torch.cat([tiles, 1e3 * tiles[:2], -1e3 * tiles[-2:], tiles])
+        exact = [
+            Member(m.family, m.sizes, m.standings, {name: tensor.double() for name, tensor in m.state.items()})
+            for m in members()
+        ]
+        monkeypatch.setattr("survfuse.ensemble.TILES_AT_A_TIME", 10_000)
+        whole = Ensemble(exact, SCALES)(tiles, rna, clinical)
+        monkeypatch.setattr("survfuse.ensemble.TILES_AT_A_TIME", at_a_time)
+        parts = Ensemble(exact, SCALES)(tiles, rna, clinical)
+        assert parts.risk == pytest.approx(whole.risk, rel=1e-12)
+        assert torch.allclose(parts.attention, whole.attention, rtol=1e-12, atol=1e-300)
+        for member, risk in zip(exact, parts.member_risks.tolist(), strict=True):
+            alone = build(member.family, member.sizes).double().eval()
+            alone.load_state_dict(member.state)
+            with torch.no_grad():
+                assert risk == pytest.approx(alone(tiles[None], rna[None], clinical[None]).risk.item(), rel=1e-9)
+
+
+def test_a_bag_in_half_precision_is_near_the_bag_in_float32():
+    """What a GPU runs for tiles of half precision, computed on the CPU: scores and sums stay in float32."""
+    sizes = Sizes(genes=9, clinical=4)
+    gated = network("bilinear", 3, sizes)
+    tiles = torch.randn(300, sizes.tile, generator=torch.Generator().manual_seed(0))
+    found = []
+    for half in (False, True):
+        pool = gated.pool(torch.device("cpu"), half)
+        with torch.no_grad():
+            for part in tiles.split(64):
+                pool.add(part)
+            vector, attention = pool.result()
+        assert vector.dtype == attention.dtype == torch.float32
+        found.append((vector, attention))
+    assert gated.bag.project.weight.dtype == torch.float32  # the network's own weights stay as they are
+    (exact, weights), (vector, attention) = found
+    assert (vector - exact).norm() / exact.norm() < 2e-3
+    assert (attention - weights).abs().sum() < 5e-3 and attention.sum() == pytest.approx(1.0, abs=1e-5)
+
+
 def test_a_combination_that_was_not_trained_for_is_refused():
     tiles, rna, _ = case(0)
     scales = {name: scale for name, scale in SCALES.items() if "clinical" in name}

@@ -135,7 +135,7 @@ def test_the_features_route_imports_nothing_that_only_slides_or_training_need(ou
     script = (
         "import sys; from survfuse.job import main; code = main(sys.argv[1:]);"
         "heavy = {'timm', 'torchvision', 'openslide', 'PIL', 'SimpleITK', 'tifffile', 'pandas', 'scipy', 'sklearn',"
-        " 'lifelines', 'sksurv', 'matplotlib'};"
+        " 'lifelines', 'sksurv', 'matplotlib', 'sympy', 'torch._dynamo'};"
         "print('imported:', sorted(heavy & set(sys.modules))); sys.exit(code)"
     )
     command = [sys.executable, "-c", script, "--input", str(CASES / "interf1"), "--output", str(output)]

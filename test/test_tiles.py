@@ -1,19 +1,24 @@
 """Tile geometry against brute force, and masks in every layout they come in."""
 
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 import SimpleITK as sitk
 import tifffile
-from conftest import MASK, SLIDE
+from conftest import MASK, ROOT, SLIDE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from survfuse.errors import InputError
+from survfuse.slide import tissue as station
 from survfuse.slide.pixels import Slide
 from survfuse.slide.tiles import Block, Grid, coverage, covered
-from survfuse.slide.tissue import find_tissue, mask_coverage
+from survfuse.slide.tissue import find_tissue, mask_coverage, saturated
 
 
 def brute_force(grid: Grid, mask: np.ndarray) -> np.ndarray:
@@ -173,8 +178,6 @@ def test_saturation_follows_otsus_criterion_written_out(slide, grid):
     """Tissue by saturation against the same rule written with other libraries, on the whole slide at once."""
     from PIL import Image, ImageFilter
 
-    from survfuse.slide.tissue import saturated
-
     tissue, threshold = saturated(slide, grid)
     whole = slide.read((0, 0), tuple(map(float, slide.size)), (tissue.shape[1], tissue.shape[0]))
     smooth = Image.fromarray(whole).convert("HSV").getchannel("S").filter(ImageFilter.MedianFilter(7))
@@ -227,3 +230,73 @@ def test_no_tile_with_enough_tissue_is_an_error(tmp_path, slide, grid):
     _write_tiff(tmp_path / "dots.tif", dots)
     with pytest.raises(InputError, match="none of 35 tiles"):
         find_tissue(slide, grid, tmp_path / "dots.tif", 0.5)
+
+
+def test_a_mask_s_size_costs_no_memory(tmp_path):
+    """400 million pixels in tiles that deflate to a thousandth: all but a few are given back as they are summed."""
+    alike = [zlib.compress(bytes([value]) * 512 * 512) for value in (0, 1)]
+    across = -(-20_000 // 512)
+    tiles = (alike[(number // across + number) % 2] for number in range(across * across))
+    layout = {"tile": (512, 512), "compression": "deflate", "metadata": None}
+    tifffile.imwrite(tmp_path / "mask.tif", tiles, shape=(20_000, 20_000), dtype=np.uint8, **layout)
+    code = (
+        "import re, sys, types; from pathlib import Path; from survfuse.log import peak_memory;"
+        "from survfuse.slide.tiles import Grid; from survfuse.slide.tissue import mask_coverage;"
+        "import tifffile, imagecodecs;"
+        "slide = types.SimpleNamespace(name='s', size=(20000, 20000));"
+        "grid = Grid.over(slide.size, (1.0, 1.0), 32, 1.0);"
+        "megabytes = lambda: float(re.search('[0-9]+', peak_memory())[0]);"
+        "before = megabytes(); share, how = mask_coverage(Path(sys.argv[1]), slide, grid);"
+        "print(share.mean(), megabytes() - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "mask.tif")]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    share, grown = map(float, ended.stdout.split())
+    assert share == pytest.approx(0.5, abs=0.02) and grown < 100.0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("one.tif", {"compression": "deflate"}),
+        ("planes.tif", {"photometric": "rgb", "planarconfig": "separate", "tile": (64, 64)}),
+        ("mask.mha", {}),
+    ],
+)
+def test_a_mask_that_must_be_held_whole_has_a_limit(tmp_path, slide, grid, mask, monkeypatch, name, options):
+    if name.endswith(".mha"):
+        sitk.WriteImage(sitk.GetImageFromArray(mask.astype(np.uint16)), str(tmp_path / name))
+    else:
+        _write_tiff(tmp_path / name, np.stack([mask] * 3) if "planarconfig" in options else mask, **options)
+    held = mask.size * {"one.tif": 1, "planes.tif": 3, "mask.mha": 2}[name]
+    monkeypatch.setattr(station, "LARGEST_HELD", held)
+    share, _ = mask_coverage(tmp_path / name, slide, grid)
+    assert share == pytest.approx(brute_force(grid, mask.astype(bool)), abs=1e-9)
+    monkeypatch.setattr(station, "LARGEST_HELD", held - 1)
+    with pytest.raises(InputError, match="cannot be held"):
+        mask_coverage(tmp_path / name, slide, grid)
+
+
+def test_rows_of_an_uncompressed_mask_are_mapped_one_band_after_the_other(tmp_path, slide, grid, mask, monkeypatch):
+    tall = np.repeat(np.repeat(mask, 8, axis=0), 8, axis=1)  # 1,112 × 1,496 px: three bands
+    expected = brute_force(grid, mask.astype(bool))
+    for number, stored in enumerate((tall, tall.astype(">u2"), np.stack([tall * 0, tall, tall * 0], axis=-1))):
+        options = {"byteorder": ">"} if stored.dtype.itemsize == 2 else {}
+        _write_tiff(tmp_path / f"{number}.tif", stored, photometric="rgb" if stored.ndim == 3 else None, **options)
+        monkeypatch.setattr(station, "LARGEST_HELD", 1)  # nothing is held
+        share, _ = mask_coverage(tmp_path / f"{number}.tif", slide, grid)
+        assert share == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_slide_of_one_level_is_read_a_little_at_a_time(tmp_path):
+    """Tissue is looked for at a thirty-second of a tile, which here is 140 px of the only level there is."""
+    pixels = np.random.default_rng(0).integers(0, 255, (3000, 2600, 3), dtype=np.uint8)
+    image = pyvips.Image.new_from_array(pixels).copy(xres=20_000, yres=20_000)
+    image.tiffsave(str(tmp_path / "s.tif"), tile=True)
+    with Slide(tmp_path / "s.tif") as opened:
+        grid = Grid.over(opened.size, opened.mpp, 224, 1.0)
+        read, sides = opened.read, []
+        opened.read = lambda origin, side, px: sides.append(max(side)) or read(origin, side, px)
+        found, _ = saturated(opened, grid)
+    assert found.shape == (round(3000 / 140), round(2600 / 140))
+    assert max(sides) <= 2048 + 140

@@ -1,6 +1,8 @@
 """A slide's tiles → features [N, D]: threads read ahead while the encoder computes."""
 
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,13 +32,14 @@ def tile_features(
     """
     order = (along_curve if limit is None else spread)(*grid.places(origins).T)
     features = torch.empty(len(origins), encoder.spec.dimension, device=encoder.device)
+    places = torch.from_numpy(order).to(encoder.device)  # at once: a copy for each batch would wait for the one before
     batches = read_ahead(slide, grid, origins[order], encoder.spec.input_px, encoder.batch, encoder.device)
     done, slowest, started = 0, 0.0, elapsed()
     with encoder.autocast():
         for tiles in progress(batches, len(origins), "encoding", len):
             if limit is not None and not limit.allows(slowest * encoder.in_flight, done + len(tiles)):
                 break
-            features[torch.from_numpy(order[done : done + len(tiles)]).to(encoder.device)] = encoder(tiles)
+            features[places[done : done + len(tiles)]] = encoder(tiles)
             done += len(tiles)
             slowest, started = max(slowest, elapsed() - started), elapsed()
     rows = np.sort(order[:done])
@@ -66,7 +69,9 @@ def read_ahead(
         buffer = buffers[number % len(buffers)].numpy()
         return [pool.submit(read, origin, tile) for origin, tile in zip(parts[number], buffer, strict=False)]
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="reader") as pool:
+    readers = min(8, os.cpu_count() or 1)
+    yielding = _yield_to_encoder if device.type == "cpu" else None
+    with ThreadPoolExecutor(readers, thread_name_prefix="reader", initializer=yielding) as pool:
         try:
             pending = deque(start(number) for number in range(min(_AHEAD, len(parts))))
             for number, part in enumerate(parts):
@@ -78,3 +83,10 @@ def read_ahead(
         finally:
             # A reader's error or an abandoned iteration leaves nothing queued behind it.
             pool.shutdown(cancel_futures=True)
+
+
+def _yield_to_encoder() -> None:
+    """Give this thread what the encoder leaves: on a CPU both want every core, and a core that is held up holds up all
+    that an operation is split over. Linux has priorities by thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

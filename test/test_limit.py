@@ -1,0 +1,174 @@
+"""A job that may only take so long."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import pyvips
+import torch
+from conftest import CASES, MASK, ROOT, SLIDE, run_job
+
+import survfuse.clock
+from survfuse.clock import MARGIN, TimeLimit, chosen_limit, elapsed
+from survfuse.errors import EnvironmentFailure
+from survfuse.job import main
+from survfuse.slide.encoders import load_encoder
+from survfuse.slide.features import tile_features
+from survfuse.slide.pixels import Slide
+from survfuse.slide.spread import spread
+from survfuse.slide.tiles import Grid
+from survfuse.slide.tissue import find_tissue
+from survfuse.sockets import CLINICAL, OUTPUT_FILE, PLACES, RNA
+from survfuse.sockets import MASK as MASK_SOCKET
+from survfuse.sockets import SLIDE as SLIDE_SOCKET
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A case of more tiles than a limit must leave: two by two copies of the sample slide."""
+    root = tmp_path_factory.mktemp("large")
+    for source, place, options in (
+        (SLIDE, SLIDE_SOCKET, {"compression": "jpeg"}),
+        (MASK, MASK_SOCKET, {"compression": "deflate", "region_shrink": "nearest"}),
+    ):
+        image = pyvips.Image.new_from_file(str(source)).copy_memory()
+        copies = pyvips.Image.arrayjoin([image, image.fliphor(), image.flipver(), image], across=2)
+        (root / PLACES[place]).mkdir(parents=True)
+        copies.copy(xres=image.xres, yres=image.yres).tiffsave(
+            str(root / PLACES[place] / "large.tif"), tile=True, pyramid=True, **options
+        )
+    for place in (RNA, CLINICAL):
+        (root / PLACES[place]).write_bytes((CASES / "interf0" / PLACES[place]).read_bytes())
+    return root
+
+
+@pytest.fixture(scope="module")
+def opened(large):
+    """Slide, grid and the tiles' origins."""
+    with Slide(large / PLACES[SLIDE_SOCKET] / "large.tif") as slide:
+        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
+        yield slide, grid, find_tissue(slide, grid, large / PLACES[MASK_SOCKET] / "large.tif", 0.5).origins
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("efficientnet-lite0", None, CPU)
+
+
+class Batches(TimeLimit):
+    """A limit that allows so many batches, whatever the time."""
+
+    left = 0
+
+    def allows(self, seconds: float, tiles: int) -> bool:  # noqa: ARG002
+        Batches.left -= 1
+        return Batches.left >= 0
+
+
+def allow(batches: int, monkeypatch) -> None:
+    monkeypatch.setattr(Batches, "left", batches)
+    monkeypatch.setattr("survfuse.job.TimeLimit", Batches)
+
+
+def test_time_counts_from_the_process_s_start():
+    """Not from when the module was imported, and no more than its parent saw pass."""
+    code = "import time; time.sleep(0.4)\nfrom survfuse.clock import elapsed\nprint(elapsed())"
+    started = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert 0.4 <= float(ended.stdout) <= time.monotonic() - started + 0.011  # the system counts hundredths
+
+
+def test_where_the_system_does_not_tell_time_counts_from_the_import(monkeypatch, tmp_path):
+    monkeypatch.setattr(survfuse.clock, "Path", lambda _: tmp_path / "absent")
+    assert survfuse.clock._started() == pytest.approx(time.monotonic(), abs=0.05)
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "nan", "inf", "soon"])
+def test_a_limit_is_a_number_of_seconds(text, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("SURVFUSE_TIME_LIMIT", text)
+    with pytest.raises(EnvironmentFailure, match=f"SURVFUSE_TIME_LIMIT={text}: expected seconds above 0"):
+        chosen_limit()
+    assert main(["--input", str(CASES / "interf1"), "--output", str(tmp_path)]) == 4
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_option_goes_before_the_variable(monkeypatch):
+    monkeypatch.setenv("SURVFUSE_TIME_LIMIT", "7")
+    assert (chosen_limit(), chosen_limit(3.5)) == (7.0, 3.5)
+    monkeypatch.setenv("SURVFUSE_TIME_LIMIT", "")
+    assert chosen_limit() is None
+
+
+def test_what_follows_the_encoding_and_a_margin_are_kept_back(monkeypatch):
+    monkeypatch.setattr("survfuse.clock.elapsed", lambda: 50.0)
+    for seconds in (60.0, 1000.0):
+        limit = TimeLimit(seconds, lambda tiles: 0.01 * tiles)
+        left = seconds - 50.0 - max(MARGIN[0], MARGIN[1] * seconds)
+        assert limit.allows(left - 1.0 - 1e-6, 100) and not limit.allows(left - 1.0 + 1e-6, 100)
+
+
+def test_neither_order_nor_batches_change_a_tile_s_features(opened, encoder):
+    slide, grid, origins = opened
+    plain, rows = tile_features(slide, grid, origins, encoder)
+    spread_out, again = tile_features(slide, grid, origins, encoder, TimeLimit(1e9, lambda _: 0.0))
+    assert rows.tolist() == again.tolist() == list(range(len(origins)))
+    assert torch.equal(plain, spread_out)
+
+
+def test_a_limit_leaves_the_first_of_the_even_order(opened, encoder, monkeypatch):
+    slide, grid, origins = opened
+    whole, _ = tile_features(slide, grid, origins, encoder)
+    monkeypatch.setattr(Batches, "left", 3)
+    features, rows = tile_features(slide, grid, origins, encoder, Batches(1.0, lambda _: 0.0))
+    assert rows.tolist() == sorted(spread(*grid.places(origins).T)[: 3 * encoder.batch].tolist())
+    assert torch.equal(features, whole[torch.from_numpy(rows)])
+
+
+def test_encoding_ends_in_time(opened, encoder, monkeypatch):
+    """With an encoder that takes a fifth of a second a batch, and half a second of work to follow."""
+    slide, grid, origins = opened
+    encode = encoder._encode
+    monkeypatch.setattr(encoder, "_encode", lambda tiles: time.sleep(0.2) or encode(tiles))
+    monkeypatch.setattr("survfuse.clock.MARGIN", (0.0, 0.0))
+    end = elapsed() + 1.6
+    _, rows = tile_features(slide, grid, origins, encoder, TimeLimit(end, lambda _: 0.5))
+    assert elapsed() + 0.5 <= end + 0.2
+    assert 0 < len(rows) < len(origins)
+
+
+def test_a_job_in_time_says_how_many_tiles_it_used(large, tmp_path, capsys, monkeypatch):
+    allow(4, monkeypatch)
+    assert main(["--input", str(large), "--output", str(tmp_path), "--time-limit", "900"]) == 0
+    out, err = capsys.readouterr()
+    total = json.loads(out.split(" tiles kept")[0].split()[-1])
+    assert total > 32 and "features     32 tiles" in out
+    assert f"time limit of 900 s: 32 of {total} tissue tiles encoded in time, spread evenly" in err
+    assert len(err.splitlines()) == 1
+    assert 0.0 < json.loads((tmp_path / OUTPUT_FILE).read_text()) < np.inf
+
+
+def test_too_few_tiles_in_time_end_the_job(large, tmp_path, capsys, monkeypatch):
+    allow(3, monkeypatch)
+    assert main(["--input", str(large), "--output", str(tmp_path), "--time-limit", "900"]) == 4
+    err = capsys.readouterr().err
+    assert "24 of " in err and "expected at least 32" in err and len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_slide_of_few_tiles_may_use_all_of_them(tmp_path, capsys):
+    """Eleven tiles, all encoded, are not too few."""
+    limited = run_job(CASES / "interf0", tmp_path / "limited", SURVFUSE_TIME_LIMIT="600")
+    free = run_job(CASES / "interf0", tmp_path / "free")
+    assert limited.returncode == free.returncode == 0 and not limited.stderr
+    assert (tmp_path / "limited" / OUTPUT_FILE).read_bytes() == (tmp_path / "free" / OUTPUT_FILE).read_bytes()
+
+
+def test_a_limit_that_is_over_before_the_first_tile(tmp_path):
+    ended = run_job(CASES / "interf0", tmp_path, SURVFUSE_TIME_LIMIT="1.5")
+    assert ended.returncode == 4 and "0 of 11 tissue tiles" in ended.stderr
+    assert not list(tmp_path.iterdir())

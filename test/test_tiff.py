@@ -1,0 +1,155 @@
+"""A slide's JPEG tiles, decoded directly, against OpenSlide."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import imagecodecs
+import numpy as np
+import openslide
+import pytest
+import pyvips
+import tifffile
+from conftest import SLIDE
+from PIL import Image
+
+from survfuse.errors import InputError
+from survfuse.slide.pixels import Slide
+from survfuse.slide.tiff import DamagedTileError, TiffLevels, frame_size
+
+
+@pytest.fixture(scope="module")
+def even(tmp_path_factory):
+    """A pyramid whose every level is exactly half of the one above, so that OpenSlide need not interpolate."""
+    path = tmp_path_factory.mktemp("slide") / "even.tif"
+    image = pyvips.Image.new_from_file(str(SLIDE)).crop(0, 0, 2048, 2048).copy(xres=2000, yres=2000)
+    image.tiffsave(str(path), tile=True, tile_width=240, tile_height=176, pyramid=True, compression="jpeg", Q=85)
+    return path
+
+
+def by_openslide(path, level, left, top, width, height):
+    """[height, width, 3], on white."""
+    with openslide.OpenSlide(path) as slide:
+        scale = round(slide.level_downsamples[level])
+        region = slide.read_region((left * scale, top * scale), level, (width, height))
+        image = Image.new("RGB", region.size, (255, 255, 255))
+        image.paste(region, mask=region.getchannel("A"))
+        return np.asarray(image)
+
+
+RECTANGLES = [(0, 0, 224, 224), (333, 251, 500, 400), (239, 175, 2, 2), (700, 800, 224, 224), (1900, 1950, 300, 200)]
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("rectangle", RECTANGLES)
+def test_pixels_are_openslides(even, level, rectangle):
+    left, top, width, height = (part >> level if place < 2 else part for place, part in enumerate(rectangle))
+    with Slide(even) as slide:
+        size = slide._slide.level_dimensions[level]
+        assert size in slide._tiff
+        read = slide._tiff.read(size, left, top, width, height)
+    assert np.array_equal(read, by_openslide(even, level, left, top, width, height))
+
+
+def test_threads_read_the_same(even):
+    with Slide(even) as slide, ThreadPoolExecutor(8) as pool:
+        places = [(x, y) for x in range(0, 1800, 150) for y in range(0, 1800, 150)]
+        found = list(pool.map(lambda place: slide._tiff.read((2048, 2048), *place, 224, 224), places))
+    for place, read in zip(places[::17], found[::17], strict=True):
+        assert np.array_equal(read, by_openslide(even, 0, *place, 224, 224))
+
+
+def test_a_tile_starts_at_the_levels_nearest_pixel(even):
+    """448 level-0 pixels from an odd place: half a pixel of level 1 is not interpolated, but left."""
+    with Slide(even) as slide:
+        read = slide.read((301, 517), (448.0, 448.0), (224, 224))
+    assert np.array_equal(read, by_openslide(even, 1, round(150.5), round(258.5), 224, 224))
+
+
+@pytest.mark.parametrize("side", [300.5, 448.9, 700.0, 1500.25])
+def test_resampling_follows_the_whole_slide_resized(side):
+    pixels = pyvips.Image.new_from_file(str(SLIDE), page=0).numpy()
+    origin = (411, 1163)
+    box = (origin[0], origin[1], origin[0] + side, origin[1] + side)
+    expected = np.asarray(Image.fromarray(pixels).resize((224, 224), Image.Resampling.BICUBIC, box=box), dtype=float)
+    with Slide(SLIDE) as slide:
+        read = slide.read(origin, (side, side), (224, 224)).astype(float)
+    # A level of the pyramid was averaged and compressed once before; a shift of one pixel shows as several times that.
+    error = np.abs(read - expected).mean()
+    assert error < 6.0
+    assert error < 0.5 * np.abs(np.roll(read, 1, axis=1) - expected).mean()
+
+
+def test_tiles_left_out_are_white(tmp_path):
+    jpeg = imagecodecs.jpeg_encode(np.full((64, 64, 3), 90, dtype=np.uint8), level=95)
+    tiles = [jpeg, None, None, jpeg]
+    layout = {"tile": (64, 64), "compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2)}
+    options = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(tmp_path / "s.tif", iter(tiles), shape=(128, 128, 3), dtype=np.uint8, **layout, **options)
+    with Slide(tmp_path / "s.tif") as slide:
+        assert (128, 128) in slide._tiff
+        read = slide.read((0, 0), (128.0, 128.0), (128, 128)).astype(int)
+    assert np.abs(read[:64, :64] - 90).max() <= 2 and np.abs(read[64:, 64:] - 90).max() <= 2
+    assert (read[:64, 64:] == 255).all() and (read[64:, :64] == 255).all()
+
+
+@pytest.mark.parametrize("compression", ["none", "deflate", "lzw"])
+def test_other_layouts_are_left_to_openslide(tmp_path, compression):
+    image = pyvips.Image.new_from_file(str(SLIDE)).crop(300, 400, 512, 512).copy(xres=2000, yres=2000)
+    image.tiffsave(str(tmp_path / "s.tif"), tile=True, compression=compression)
+    with Slide(tmp_path / "s.tif") as slide:
+        assert (512, 512) not in slide._tiff
+        assert np.array_equal(slide.read((100, 50), (224.0, 224.0), (224, 224)), image.numpy()[50:274, 100:324])
+
+
+def edited(path, tmp_path, edit):
+    """A copy of ``path`` whose tile in the middle of level 0 has become ``edit`` of its bytes, of the same length."""
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        number = len(page.dataoffsets) // 2
+        start, length = page.dataoffsets[number], page.databytecounts[number]
+        across = -(-page.imagewidth // page.tilewidth)
+        place = (number % across * page.tilewidth, number // across * page.tilelength)
+    data[start : start + length] = edit(bytes(data[start : start + length]))
+    (tmp_path / "edited.tif").write_bytes(data)
+    return tmp_path / "edited.tif", place
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda tile: bytes(len(tile)),
+        lambda tile: b"\xff\xd8\xff" + bytes(len(tile) - 3),
+        lambda tile: tile[:2] + tile[2:].replace(tile[-40:], b"")[: len(tile)].ljust(len(tile) - 2, b"\xff"),
+    ],
+    ids=["zeros", "no frame", "other bytes"],
+)
+def test_a_damaged_tile_is_refused_by_place_or_decoded(even, tmp_path, edit):
+    """Never a crash; libjpeg itself may decode what is torn near its end."""
+    path, place = edited(even, tmp_path, edit)
+    with Slide(path) as slide:
+        try:
+            assert slide.read(place, (100.0, 100.0), (100, 100)).shape == (100, 100, 3)
+        except InputError as error:
+            assert f"level 0 cannot be read at {place[0]}, {place[1]}" in str(error)
+
+
+def test_a_frame_larger_than_its_tile_is_not_decoded(even, tmp_path, monkeypatch):
+    def enlarge(tile: bytes) -> bytes:
+        at = tile.index(b"\xff\xc0") + 5
+        return tile[:at] + b"\xff\xdc\xff\xdc" + tile[at + 4 :]
+
+    path, place = edited(even, tmp_path, enlarge)
+    levels = TiffLevels(path)
+    decoded = []
+    object.__setattr__(levels._levels[2048, 2048], "decode", lambda *given: decoded.append(given))
+    with pytest.raises(DamagedTileError, match="is no JPEG of 240 × 176 px"):
+        levels.read((2048, 2048), *place, 10, 10)
+    assert not decoded
+    levels.close()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 91), (600, 20)])
+def test_frame_size_is_the_images(size):
+    jpeg = imagecodecs.jpeg_encode(np.zeros((size[1], size[0], 3), dtype=np.uint8))
+    assert frame_size(jpeg) == size
+    assert frame_size(jpeg[:20]) is None and frame_size(b"") is None
