@@ -9,6 +9,9 @@ CPU and GPU add in different orders, so their numbers differ by rounding. Tolera
     float32 (efficientnet-lite0 everywhere)    1e-5             1e-6     1e-3
     half precision on either device            1e-1             1e-2     1e-2 for most cases
 
+For tiles of half precision a GPU's layers over them are in fp16 as well, summed in float32: 1e-3 of a member's slide
+vector (test/test_fusion.py), below what the tiles themselves bring.
+
 Features and months relative, a tile's features by their norm; the risk is in standard deviations of the reference
 risks. Where calibration is steep, between reference risks that nearly coincide, months move most: a risk moved by 1e-6
 moves the demonstration bundle's by 5e-7 in the median and 2e-4 at most. These come from emulation on a CPU, float32
@@ -189,3 +192,6 @@ def _make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+    # Products of half precision are summed in float32 to the end.
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -62,7 +62,8 @@ class Ensemble:
         half: bool = False,
     ) -> EnsembleRisk:
         """One case: tiles [N, D] of any floating type, rna [G], clinical [C] in float32; None where it lacks that
-        modality. ``half`` says that the tiles are of half precision; a GPU's layers over tiles are then as well.
+        modality. With ``half``, for tiles that are of half precision themselves and a GPU that gains by it, the
+        layers over them run in fp16 and their sums in float32; in float32 throughout where fp16 overflows.
 
         Raises InputError for a combination of modalities that the ensemble was not trained to score.
         """
@@ -74,7 +75,10 @@ class Ensemble:
             for network, member in zip(self._networks, self.members, strict=True)
             if (standing := member.standings.get(name_of(combination)))
         ]
-        pools = self._pooled([network for network, _ in scoring], tiles, half and self.device.type == "cuda")
+        networks = [network for network, _ in scoring]
+        pools = self._pooled(networks, tiles, half)
+        if half and not all(pool.result()[0].isfinite().all() for pool in pools if pool is not None):
+            pools = self._pooled(networks, tiles, False)
         vectors = [value.unsqueeze(0) if value is not None else None for value in (rna, clinical)]
         sums = _Sums(len(tiles) if tiles is not None else 0)
         for (network, standing), pool in zip(scoring, pools, strict=True):

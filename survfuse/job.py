@@ -107,7 +107,7 @@ def _run(input_root: Path, output: Path, model: Path | None, seconds: float | No
     if "slide" in bundle.modalities:
         limit = _limit(seconds, ensemble, vectors, manifest.slide.dimension) if seconds and case.slide else None
         tiles, half = _tiles(case, bundle, device, limit)
-    found = ensemble(tiles, *vectors, half=half)
+    found = ensemble(tiles, *vectors, half=half and device.type == "cuda")
     if not math.isfinite(found.risk):
         raise InputError(f"the risk is {found.risk}: features, expression or clinical variables lie beyond all range")
     terms = ", ".join(f"{name} {value:+.4f}" for name, value in found.terms.items())

@@ -171,6 +171,7 @@ def test_batches_shrink_when_memory_runs_out():
     tiles = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
     spec = ENCODERS["efficientnet-lite0"]
     roomy, tight, none = (Encoder(spec, Greedy(holds), CPU) for holds in (100, 3, 0))
+    roomy.batch = tight.batch = 32
     assert torch.allclose(tight(tiles), roomy(tiles))
     assert tight.batch == 3
     tight(tiles)

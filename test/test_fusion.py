@@ -335,6 +335,15 @@ def test_a_bag_in_half_precision_is_near_the_bag_in_float32():
     assert (attention - weights).abs().sum() < 5e-3 and attention.sum() == pytest.approx(1.0, abs=1e-5)
 
 
+def test_half_precision_that_overflows_gives_way_to_float32():
+    tiles, rna, clinical = case(0)
+    ensemble = Ensemble(members(), SCALES)
+    near, exact = (ensemble(tiles, rna, clinical, half=half).risk for half in (True, False))
+    assert near == pytest.approx(exact, rel=0.05, abs=0.05) and near != exact
+    far, exact = (ensemble(1e6 * tiles, rna, clinical, half=half).risk for half in (True, False))
+    assert np.isfinite(far) and far == exact
+
+
 def test_a_combination_that_was_not_trained_for_is_refused():
     tiles, rna, _ = case(0)
     scales = {name: scale for name, scale in SCALES.items() if "clinical" in name}
