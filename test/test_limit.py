@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import pyvips
 import torch
-from conftest import CASES, MASK, ROOT, SLIDE, run_job
+from conftest import CASES, MASK, ROOT, SLIDE
 
 import survfuse.clock
 from survfuse.clock import MARGIN, TimeLimit, chosen_limit, elapsed
@@ -168,7 +168,7 @@ def test_a_slide_of_few_tiles_may_use_all_of_them(tmp_path, capsys):
     assert (tmp_path / "limited" / OUTPUT_FILE).read_bytes() == (tmp_path / "free" / OUTPUT_FILE).read_bytes()
 
 
-def test_a_limit_that_is_over_before_the_first_tile(tmp_path):
-    ended = run_job(CASES / "interf0", tmp_path, SURVFUSE_TIME_LIMIT="1.5")
-    assert ended.returncode == 4 and "0 of 11 tissue tiles" in ended.stderr
+def test_a_limit_that_is_over_before_the_first_tile(tmp_path, capsys):
+    assert main(["--input", str(CASES / "interf0"), "--output", str(tmp_path), "--time-limit", "0.1"]) == 4
+    assert "0 of 11 tissue tiles" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

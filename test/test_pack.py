@@ -239,8 +239,8 @@ def test_job_reads_and_writes_where_the_template_does(template, monkeypatch):
     given = []
     monkeypatch.setattr(job, "run", lambda *options: given.append(options))
     assert job.main([]) == 0
-    ((input_root, output_root, model),) = given
-    assert model is None
+    ((input_root, output_root, model, limit),) = given
+    assert model is None and limit is None
     package = PurePosixPath(copied((ROOT / "Dockerfile").read_text())["survfuse"])
     resources = package.parent / job.RESOURCES.relative_to(ROOT)
     ours = {str(path) for path in (input_root, output_root, job.MOUNTED_MODEL, resources)}
