@@ -30,17 +30,24 @@ def test_the_curve_is_mortons(seed):
     assert along_curve(columns, rows).tolist() == expected
 
 
-def van_der_corput(number: int) -> float:
-    return sum(int(digit) / 2.0**place for place, digit in enumerate(reversed(f"{number:b}"), start=1))
+def test_the_visits_are_a_sequence_of_least_discrepancy():
+    """On a line of 2^k tiles, the definition of a (0, 1)-sequence in base 2 (Niederreiter 1992): of 2^j visits from a
+    multiple of 2^j on, one is in each of the 2^j stretches of the line."""
+    columns, rows = np.arange(128), np.zeros(128, dtype=np.int64)
+    line = along_curve(columns, rows).tolist()
+    visits = np.array([line.index(tile) for tile in spread(columns, rows)])
+    for digits in range(8):
+        for start in range(0, 128, 2**digits):
+            stretches = visits[start : start + 2**digits] // 2 ** (7 - digits)
+            assert sorted(stretches.tolist()) == list(range(2**digits))
 
 
-def test_the_visits_are_van_der_corputs():
-    """On a line of 2^k tiles, and but for the digits that are turned: the k-th visit is at the k-th number."""
-    columns = np.arange(64)
-    line = along_curve(columns, np.zeros(64, dtype=np.int64)).tolist()
-    visits = [line.index(tile) for tile in spread(columns, np.zeros(64, dtype=np.int64))]
-    turned = visits[0]
-    assert [visit ^ turned for visit in visits] == [int(64 * van_der_corput(k)) if k else 0 for k in range(64)]
+def test_tissue_that_repeats_itself_is_sampled_as_well_as_by_chance():
+    """Every second column is of another kind: a sample at regular distances would see one kind alone."""
+    rows, columns = (part.ravel() for part in np.mgrid[:64, :64])
+    kind = columns[spread(columns, rows)] % 2
+    for prefix in (32, 64, 128, 256, 512, 1024):
+        assert abs(kind[:prefix].mean() - 0.5) < 3.0 * 0.5 / np.sqrt(prefix)
 
 
 def unevenness(order: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -61,7 +68,7 @@ def test_every_prefix_is_an_even_sample(seed):
     order = spread(columns, rows)
     assert sorted(order.tolist()) == list(range(len(rows)))
     found = unevenness(order, columns, rows)
-    # The discrepancy of the sequence grows with the logarithm of the prefix (Niederreiter 1992, theorem 3.6: at most
+    # The discrepancy of such a sequence grows with the logarithm of the prefix (Niederreiter 1992, theorem 3.6: at most
     # log2(n) / 3 + 1 from the start of the line, twice that between two places; leaving out what lies past the end of
     # the line, twice again).
     assert (found <= 4.0 * (np.log2(np.arange(1, len(order) + 1)) / 3.0 + 1.0)).all()

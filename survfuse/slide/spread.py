@@ -1,14 +1,16 @@
 """Orders in which a slide's tiles are encoded.
 
 Tiles are lined up along a curve that fills the plane (Morton 1966): what lies in one square of a quadtree is one
-stretch of the line. Along it, neighbours share what was decoded for them. Visited by the van der Corput sequence
-(1935), whose every prefix is spread over the line, every prefix is an even sample of the tissue.
+stretch of the line. Along it, neighbours share what was decoded for them. Visited by a scrambled van der Corput
+sequence (Owen 1995), every prefix is an even sample of the line, and so of the tissue: half of it from each half of the
+line, a quarter from each quarter, and so on. Where in its stretch a tile is visited is left to chance: visits at regular
+distances would see too much or too little of a tissue that repeats itself.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-_SEED = 20_220  # of the digits that are turned, so that no corner of the slide comes first on every slide
+_SEED = 20_220
 
 
 def along_curve(columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -17,15 +19,17 @@ def along_curve(columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[
 
 
 def spread(columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same tiles in an order of which every prefix is spread evenly over them."""
+    """The same tiles in an order of which every prefix is spread evenly over them; the same each time."""
     line = along_curve(columns, rows)
-    digits = max(1, (len(line) - 1).bit_length())
-    places = np.arange(2**digits)
-    reversed_places = np.zeros_like(places)
+    random = np.random.default_rng(_SEED)
+    place, turn = np.arange(len(line)), np.zeros(len(line), dtype=np.int64)
+    digits = (len(line) - 1).bit_length()
     for digit in range(digits):
-        reversed_places |= ((places >> digit) & 1) << (digits - 1 - digit)
-    reversed_places ^= np.random.default_rng(_SEED).integers(2**digits)
-    return line[reversed_places[reversed_places < len(line)]]
+        # A place's digits, the highest first, become its turn's, the lowest first; chance says of each stretch which
+        # of its halves is visited first.
+        swapped = random.integers(2, size=2**digit)[place >> (digits - digit)]
+        turn |= (((place >> (digits - 1 - digit)) & 1) ^ swapped) << digit
+    return line[np.argsort(turn)]
 
 
 def _interleaved(columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
