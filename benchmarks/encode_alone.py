@@ -129,12 +129,12 @@ def settings(name: str, weights, tiles) -> None:
         other = Encoder(ENCODERS["uni"], torch.nn.Identity(), torch.device("cpu"))  # a spec that changes no layer
         other.network, other._layout = copy.deepcopy(network).to(memory_format=layout), layout
         made[f"as it comes, {layout}".replace("torch.", "")] = other
-    batches, threads = (1, 4, 8, 16, 32, 64), torch.get_num_threads()
-    print(f"ms a tile by batch\n\n|  | threads | precision | {' | '.join(map(str, batches))} |\n|{'---|' * 9}")
+    batches, threads = (1, 4, 8, 16, 32), torch.get_num_threads()
+    print(f"ms a tile by batch\n\n|  | threads | precision | {' | '.join(map(str, batches))} |\n|{'---|' * 8}")
     for label, encoder in made.items():
         for number in {1, threads}:
             torch.set_num_threads(number)
-            for precision in (torch.float32, torch.bfloat16):
+            for precision in (torch.float32, torch.bfloat16)[: 1 + torch.cpu._is_avx512_bf16_supported()]:
                 encoder.precision = precision
                 encode(encoder, tiles[:4], 4)
                 taken = [

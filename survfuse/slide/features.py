@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def tile_features(
     places = torch.from_numpy(order).to(encoder.device)  # at once: a copy for each batch would wait for the one before
     batches = read_ahead(slide, grid, origins[order], encoder.spec.input_px, encoder.batch, encoder.device)
     done, slowest, started = 0, 0.0, elapsed()
-    with encoder.autocast():
+    with encoder.autocast(), closing(batches):
         for tiles in progress(batches, len(origins), "encoding", len):
             if limit is not None and not limit.allows(slowest * encoder.in_flight, done + len(tiles)):
                 break

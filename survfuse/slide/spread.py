@@ -3,8 +3,8 @@
 Tiles are lined up along a curve that fills the plane (Morton 1966): what lies in one square of a quadtree is one
 stretch of the line. Along it, neighbours share what was decoded for them. Visited by a scrambled van der Corput
 sequence (Owen 1995), every prefix is an even sample of the line, and so of the tissue: half of it from each half of the
-line, a quarter from each quarter, and so on. Where in its stretch a tile is visited is left to chance: visits at regular
-distances would see too much or too little of a tissue that repeats itself.
+line, a quarter from each quarter, and so on. Where in its stretch a tile is visited is left to chance: visits at
+regular distances would see too much or too little of a tissue that repeats itself.
 """
 
 import numpy as np
