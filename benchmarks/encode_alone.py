@@ -76,11 +76,7 @@ def plain_network(name: str, weights):
 
     from survfuse.slide import encoders
 
-    spec = encoders.ENCODERS[name]
-    network = encoders.build_network(spec)
-    state = encoders._read_state(weights or encoders.embedded_weights(spec), RuntimeError)
-    state = spec.convert(state, network) if spec.convert and set(state) != set(network.state_dict()) else state
-    network.load_state_dict(state)
+    network, spec = encoders.load_network(name, weights), encoders.ENCODERS[name]
     return network.eval(), [torch.tensor(numbers).view(3, 1, 1) for numbers in spec.normalisation]
 
 

@@ -182,16 +182,19 @@ def _vectors(
 
 
 def _limit(seconds: float, ensemble: "Ensemble", vectors: "list[torch.Tensor | None]", dimension: int) -> TimeLimit:
-    """The job's time limit, with what follows the encoding measured: the ensemble on its first part of a bag, when its
-    weights are first touched. No later part takes longer."""
+    """The job's time limit, with what follows the encoding measured: the ensemble on one and on two parts of a bag."""
     import torch
 
     from survfuse.ensemble import TILES_AT_A_TIME
 
-    started = elapsed()
-    ensemble(torch.zeros(TILES_AT_A_TIME, dimension), *vectors)
-    part = elapsed() - started
-    return TimeLimit(seconds, lambda tiles: part * (1.0 + tiles / TILES_AT_A_TIME))
+    def taken(parts: int) -> float:
+        started = elapsed()
+        ensemble(torch.zeros(parts * TILES_AT_A_TIME, dimension), *vectors)
+        return elapsed() - started
+
+    taken(1)  # weights are touched for the first time, and a GPU starts
+    one, two = taken(1), taken(2)
+    return TimeLimit(seconds, lambda tiles: one + max(two - one, 0.0) * tiles / TILES_AT_A_TIME)
 
 
 def _tiles(case: Case, bundle: Bundle, device: "torch.device", limit: TimeLimit | None) -> "tuple[torch.Tensor, bool]":

@@ -24,6 +24,7 @@ from survfuse.ensemble import Ensemble
 from survfuse.errors import BundleError, InputError
 from survfuse.files import sha256
 from survfuse.reference.command import import_reference
+from survfuse.slide.encoders import load_encoder
 from survfuse.slide.settings import SlideSettings
 
 KINDS = ("bilinear", "bilinear-residual", "concat")
@@ -427,7 +428,9 @@ def test_encoder_weights_are_carried_and_embedded_ones_named(tmp_path, sides):
     path = saved(tmp_path / "c.pt", checkpoint("concat", 0, tile=1280))
     options = ("--encoder", "efficientnet-lite0", "--mpp", "0.5")
     assert command([path], sides, tmp_path / "carried", *options, "--weights", str(weights)) == 0
-    assert load(tmp_path / "carried").encoder_weights().stat().st_size > 10_000_000
+    carried = load_encoder("efficientnet-lite0", load(tmp_path / "carried").encoder_weights(), torch.device("cpu"))
+    tiles = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    assert torch.equal(carried(tiles), load_encoder("efficientnet-lite0", weights, torch.device("cpu"))(tiles))
     assert command([path], sides, tmp_path / "named", *options) == 0
     slide = load(tmp_path / "named").manifest.slide
     assert (slide.weights, slide.embedded_sha256, slide.mpp) == (None, sha256(weights), 0.5)

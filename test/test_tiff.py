@@ -13,7 +13,7 @@ from PIL import Image
 
 from survfuse.errors import InputError
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tiff import DamagedTileError, TiffLevels, frame_size
+from survfuse.slide.tiff import DamagedTileError, TiffLevels, frame_header
 
 
 @pytest.fixture(scope="module")
@@ -115,22 +115,90 @@ def edited(path, tmp_path, edit):
 
 
 @pytest.mark.parametrize(
-    "edit",
+    ("edit", "why"),
     [
-        lambda tile: bytes(len(tile)),
-        lambda tile: b"\xff\xd8\xff" + bytes(len(tile) - 3),
-        lambda tile: tile[:2] + tile[2:].replace(tile[-40:], b"")[: len(tile)].ljust(len(tile) - 2, b"\xff"),
+        (lambda tile: bytes(len(tile)), "is no JPEG of 240 × 176 px"),
+        (lambda tile: b"\xff\xd8\xff" + bytes(len(tile) - 3), "is no JPEG of 240 × 176 px"),
+        (lambda tile: tile[:-2] + b"\0\0", "is a JPEG without an end"),
+        (lambda tile: tile[: len(tile) // 2] + bytes(len(tile) - len(tile) // 2), "is a JPEG without an end"),
     ],
-    ids=["zeros", "no frame", "other bytes"],
+    ids=["zeros", "no frame", "no end", "half"],
 )
-def test_a_damaged_tile_is_refused_by_place_or_decoded(even, tmp_path, edit):
-    """Never a crash; libjpeg itself may decode what is torn near its end."""
+def test_a_damaged_tile_is_left_to_openslide(even, tmp_path, edit, why):
     path, place = edited(even, tmp_path, edit)
+    levels = TiffLevels(path, True)
+    with pytest.raises(DamagedTileError, match=why):
+        levels.read((2048, 2048), *place, 100, 100)
+    levels.close()
+    assert_as_openslide(path, place)
+
+
+def assert_as_openslide(path, place):
+    """The rectangle at ``place`` of level 0: OpenSlide's pixels where it gives any, else an error that says where."""
     with Slide(path) as slide:
         try:
-            assert slide.read(place, (100.0, 100.0), (100, 100)).shape == (100, 100, 3)
-        except InputError as error:
-            assert f"level 0 cannot be read at {place[0]}, {place[1]}" in str(error)
+            expected = np.asarray(slide._slide.read_region(place, 0, (100, 100)))[..., :3]
+        except openslide.OpenSlideError:
+            with pytest.raises(InputError, match=f"the region at {place[0]}, {place[1]} cannot be read"):
+                Slide(path).read(place, (100.0, 100.0), (100, 100))
+            return False
+        assert np.array_equal(Slide(path).read(place, (100.0, 100.0), (100, 100)), expected)
+        return True
+
+
+def test_torn_pixels_are_openslides_or_refused_with_it(tmp_path):
+    """Three bytes of a tile changed by chance: libjpeg remarks upon what it cannot decode, and fills it."""
+    random = np.random.default_rng(0)
+
+    def tear(tile: bytes) -> bytes:
+        torn = bytearray(tile)
+        for place in random.integers(200, len(tile) - 10, 3):
+            torn[place] = random.integers(256)
+        return bytes(torn)
+
+    read = [assert_as_openslide(*edited(SLIDE, tmp_path, tear)) for _ in range(25)]
+    assert not all(read)
+
+
+def test_bytes_that_fill_up_before_a_marker_are_passed_over(even, tmp_path):
+    """ITU-T T.81, B.1.1.2: any marker may follow any number of FF. The tile's own comment makes room for them."""
+    jpeg = imagecodecs.jpeg_encode(np.zeros((176, 240, 3), dtype=np.uint8))
+    filled = jpeg[:2] + b"\xff\xff\xff" + jpeg[2:]
+    assert frame_header(jpeg)[0] == frame_header(filled)[0] == (240, 176)
+    path, place = edited(even, tmp_path, lambda tile: filled.ljust(len(tile), b"\0"))
+    with Slide(path) as slide:
+        assert (slide.read(place, (100.0, 100.0), (100, 100)) <= 2).all()
+
+
+@pytest.mark.parametrize("change", ["past the end", "negative", "no width", "huge"])
+def test_directories_that_make_no_sense_leave_the_level_to_openslide(even, tmp_path, change):
+    with tifffile.TiffFile(even) as file:
+        tags = file.pages.first.tags
+        name = {"no width": "TileWidth"}.get(change, "TileOffsets")
+        offset, byteorder = tags[name].valueoffset, file.byteorder
+        kind = tags[name].dtype_name
+    value = {"past the end": 2**31, "negative": 2**32 - 5, "no width": 0, "huge": 2**32 - 1}[change]
+    data = bytearray(even.read_bytes())
+    size = 2 if kind == "SHORT" else 4
+    data[offset : offset + size] = value.to_bytes(size, "little" if byteorder == "<" else "big")
+    (tmp_path / "odd.tif").write_bytes(data)
+    levels = TiffLevels(tmp_path / "odd.tif", True)
+    assert (2048, 2048) not in levels
+    levels.close()
+
+
+def test_an_aperio_level_that_leaves_tiles_out_is_left_to_openslide(tmp_path):
+    """Which fills them from the level above."""
+    jpeg = imagecodecs.jpeg_encode(np.full((64, 64, 3), 90, dtype=np.uint8), level=95)
+    layout = {"tile": (64, 64), "compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2), "metadata": None}
+    layout["description"] = "Aperio Image Library v1\r\n128x128 |AppMag = 20|MPP = 0.5"
+    with tifffile.TiffWriter(tmp_path / "s.svs") as file:
+        file.write(iter([jpeg] * 4), shape=(128, 128, 3), dtype=np.uint8, **layout)
+        file.write(iter([b""]), shape=(64, 64, 3), dtype=np.uint8, **layout)
+    with Slide(tmp_path / "s.svs") as slide:
+        assert slide._slide.level_dimensions == ((128, 128), (64, 64))
+        assert (128, 128) in slide._tiff and (64, 64) not in slide._tiff
+        assert np.abs(slide.read((0, 0), (128.0, 128.0), (64, 64)).astype(int) - 90).max() <= 2
 
 
 def test_a_frame_larger_than_its_tile_is_not_decoded(even, tmp_path, monkeypatch):
@@ -139,9 +207,9 @@ def test_a_frame_larger_than_its_tile_is_not_decoded(even, tmp_path, monkeypatch
         return tile[:at] + b"\xff\xdc\xff\xdc" + tile[at + 4 :]
 
     path, place = edited(even, tmp_path, enlarge)
-    levels = TiffLevels(path)
+    levels = TiffLevels(path, True)
     decoded = []
-    object.__setattr__(levels._levels[2048, 2048], "decode", lambda *given: decoded.append(given))
+    monkeypatch.setattr("survfuse.slide.tiff._decode", decoded.append)
     with pytest.raises(DamagedTileError, match="is no JPEG of 240 × 176 px"):
         levels.read((2048, 2048), *place, 10, 10)
     assert not decoded
@@ -149,7 +217,7 @@ def test_a_frame_larger_than_its_tile_is_not_decoded(even, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 91), (600, 20)])
-def test_frame_size_is_the_images(size):
+def test_the_frame_header_states_the_images_size(size):
     jpeg = imagecodecs.jpeg_encode(np.zeros((size[1], size[0], 3), dtype=np.uint8))
-    assert frame_size(jpeg) == size
-    assert frame_size(jpeg[:20]) is None and frame_size(b"") is None
+    assert frame_header(jpeg)[0] == size
+    assert frame_header(jpeg[:20])[0] is None and frame_header(b"")[0] is None

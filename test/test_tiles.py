@@ -115,6 +115,8 @@ def _write_tiff(path: Path, mask: np.ndarray, **options) -> None:
         ("tiles", {"tile": (64, 48), "compression": "lzw"}),
         ("deflated tiles", {"tile": (16, 16), "compression": "deflate"}),
         ("strips", {"rowsperstrip": 7}),
+        ("deflated strips", {"rowsperstrip": 7, "compression": "deflate"}),
+        ("rows", {"rowsperstrip": 1, "compression": "lzw"}),
         ("one strip", {}),
         ("16 bits", {"dtype": np.uint16}),
         ("grey and alpha", {"alpha": True, "tile": (64, 64)}),
@@ -259,6 +261,8 @@ def test_a_mask_s_size_costs_no_memory(tmp_path):
     ("name", "options"),
     [
         ("one.tif", {"compression": "deflate"}),
+        ("two.tif", {"compression": "deflate", "rowsperstrip": 186}),
+        ("tile.tif", {"compression": "deflate", "tile": (192, 144)}),
         ("planes.tif", {"photometric": "rgb", "planarconfig": "separate", "tile": (64, 64)}),
         ("mask.mha", {}),
     ],
@@ -268,12 +272,13 @@ def test_a_mask_that_must_be_held_whole_has_a_limit(tmp_path, slide, grid, mask,
         sitk.WriteImage(sitk.GetImageFromArray(mask.astype(np.uint16)), str(tmp_path / name))
     else:
         _write_tiff(tmp_path / name, np.stack([mask] * 3) if "planarconfig" in options else mask, **options)
-    held = mask.size * {"one.tif": 1, "planes.tif": 3, "mask.mha": 2}[name]
+    held = {"two.tif": 186 * 139, "tile.tif": 192 * 144, "planes.tif": 3 * mask.size, "mask.mha": 2 * mask.size}
+    held = held.get(name, mask.size)
     monkeypatch.setattr(station, "LARGEST_HELD", held)
     share, _ = mask_coverage(tmp_path / name, slide, grid)
     assert share == pytest.approx(brute_force(grid, mask.astype(bool)), abs=1e-9)
     monkeypatch.setattr(station, "LARGEST_HELD", held - 1)
-    with pytest.raises(InputError, match="cannot be held"):
+    with pytest.raises(InputError, match=f"{name}: .*cannot be held"):
         mask_coverage(tmp_path / name, slide, grid)
 
 

@@ -3,10 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
-from survfuse.slide.encoders import embedded_digest, load_encoder
+from survfuse.slide.encoders import embedded_digest, load_network
 from survfuse.slide.settings import SlideSettings
 
 
@@ -17,7 +16,7 @@ def carry_weights(settings: SlideSettings, root: Path, weights: Path | None) -> 
     """
     if weights is None:
         return replace(settings, embedded_sha256=embedded_digest(settings.encoder))
-    state = load_encoder(settings.encoder, weights, torch.device("cpu")).network.state_dict()
+    state = load_network(settings.encoder, weights).state_dict()
     file = "encoder/weights.safetensors"
     (root / file).parent.mkdir()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, root / file)

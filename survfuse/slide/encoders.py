@@ -258,7 +258,7 @@ class Encoder:
     @torch.no_grad()
     def _encode(self, tiles: Tensor) -> Tensor:
         pixels = tiles.to(self.device, non_blocking=True)
-        copied = torch.cuda.Event() if self.device.type == "cuda" else None
+        copied = torch.cuda.Event(blocking=True) if self.device.type == "cuda" else None
         if copied is not None:
             copied.record()
         pixels = (pixels.permute(0, 3, 1, 2).float() * self._factor + self._offset).contiguous(
@@ -314,6 +314,11 @@ def load_encoder(
 
     Raises ``error`` where the name is unknown or the weights are absent, unreadable or of another network.
     """
+    return Encoder(find_spec(name, error), load_network(name, weights, error), device)
+
+
+def load_network(name: str, weights: Path | None, error: type[SurvfuseError] = InputError) -> nn.Module:
+    """timm's network of the encoder ``name``, under timm's names, with weights as ``load_encoder`` takes them."""
     spec = find_spec(name, error)
     path = weights or embedded_weights(spec, error)
     state = _read_state(path, error)
@@ -326,7 +331,7 @@ def load_encoder(
         network.load_state_dict(state, strict=True, assign=True)
     except (RuntimeError, ValueError, KeyError, IndexError) as cause:
         raise error(f"{path.name}: not the weights of {name} ({str(cause)[:400]})") from cause
-    return Encoder(spec, network, device)
+    return network
 
 
 def embedded_weights(spec: EncoderSpec, error: type[SurvfuseError] = BundleError) -> Path:

@@ -18,7 +18,7 @@ from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
 
-FEWEST_TILES = 32  # of a slide that has more: what a time limit must leave for an answer to be given
+FEWEST_TILES = 32  # that a time limit must leave for an answer to be given; all, of a slide that has fewer
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def extract(
     already. ``limit`` may leave tiles out, evenly over the tissue.
 
     Raises InputError for a slide or mask that cannot be used, ``error`` for an encoder that cannot, and
-    EnvironmentFailure where the limit leaves fewer than FEWEST_TILES of more.
+    EnvironmentFailure where the limit leaves too few tiles.
     """
     spec = find_spec(settings.encoder, error)
     if (spec.input_px, spec.dimension) != (settings.tile_px, settings.dimension):
@@ -85,6 +85,6 @@ def _check_limit(encoded: int, tiles: int, limit: TimeLimit | None) -> None:
     if limit is None or encoded == tiles:
         return
     used = f"time limit of {limit.seconds:g} s: {encoded:,} of {count(tiles, 'tissue tile')} encoded in time"
-    if encoded < FEWEST_TILES:
-        raise EnvironmentFailure(f"{used}, expected at least {FEWEST_TILES}")
+    if encoded < min(FEWEST_TILES, tiles):
+        raise EnvironmentFailure(f"{used}, expected at least {min(FEWEST_TILES, tiles)}")
     warn(f"{used}, spread evenly over the tissue; the others are left out")

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 
 import numpy as np
 import torch
@@ -41,10 +41,13 @@ def tile_features(
             if limit is not None and not limit.allows(slowest * encoder.in_flight, done + len(tiles)):
                 break
             features[places[done : done + len(tiles)]] = encoder(tiles)
+            if limit is not None and not done and encoder.device.type == "cuda":
+                torch.cuda.synchronize()  # else the first batch would seem to take no time
             done += len(tiles)
             slowest, started = max(slowest, elapsed() - started), elapsed()
     rows = np.sort(order[:done])
-    return features.cpu()[torch.from_numpy(rows)], rows
+    features = features.cpu()
+    return (features if done == len(order) else features[torch.from_numpy(rows)]), rows
 
 
 def read_ahead(
@@ -90,4 +93,5 @@ def _yield_to_encoder() -> None:
     """Give this thread what the encoder leaves: on a CPU both want every core, and a core that is held up holds up all
     that an operation is split over. Linux has priorities by thread."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        with suppress(OSError):  # a sandbox may forbid it; the job is a little slower then
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

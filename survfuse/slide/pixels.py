@@ -1,6 +1,7 @@
 """A slide's pixels at any resolution: opened by OpenSlide, and read by it where its tiles are not plain JPEG."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -33,11 +34,12 @@ class Slide:
             raise InputError(f"{path.name}: not a slide that OpenSlide reads (a tiled TIFF, say)") from cause
         except (openslide.OpenSlideError, OSError) as cause:
             raise InputError(f"{path.name}: cannot be opened as a slide ({cause})") from cause
-        plain = self._slide.properties[openslide.PROPERTY_NAME_VENDOR] in _TIFF_VENDORS
-        self._tiff = TiffLevels(path) if plain else None
         self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
         # (x, y) µm per pixel of level 0
         self.mpp, self.mpp_source = resolution(self.name, self._slide.properties, assumed_mpp)
+        vendor = self._slide.properties[openslide.PROPERTY_NAME_VENDOR]
+        # OpenSlide fills what an Aperio level leaves out from the level above.
+        self._tiff = TiffLevels(path, vendor == "generic-tiff") if vendor in _TIFF_VENDORS else None
 
     def __enter__(self) -> "Slide":
         return self
@@ -81,12 +83,8 @@ class Slide:
         """A rectangle in a level's own pixels, [size[1], size[0], 3]."""
         found = self._slide.level_dimensions[level]
         if self._tiff is not None and found in self._tiff:
-            try:
+            with suppress(DamagedTileError):  # OpenSlide judges what can still be read of it
                 return self._tiff.read(found, *start, *size)
-            except DamagedTileError as cause:
-                raise InputError(
-                    f"{self.name}: level {level} cannot be read at {start[0]}, {start[1]} ({cause})"
-                ) from cause
         downsample = self._slide.level_downsamples[level]
         origin = (round(start[0] * downsample), round(start[1] * downsample))
         try:

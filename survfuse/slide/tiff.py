@@ -1,14 +1,16 @@
 """A slide's pixels straight from the JPEG tiles of its TIFF, in a level's own pixels.
 
 OpenSlide places a region by level-0 coordinates. On a reduced level these fall between pixels, OpenSlide interpolates,
-and a tile takes five times as long as its decoding. What is not laid out plainly is left to OpenSlide.
+and a tile takes five times as long as its decoding. What is not laid out plainly, or not sound to the last byte, is
+left to OpenSlide.
 """
 
 import logging
 import os
+import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,12 +23,17 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 _CACHE = 48 * 2**20  # bytes of decoded tiles that are kept: tiles that are read one after the other share some
+_LARGEST_SIDE = 2048  # px of a tile
+# What tifffile raises for directories that make no sense.
+_UNREADABLE = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, struct.error)
+# The markers that begin and end a JPEG; within its coded pixels these bytes do not follow each other.
+_START, _END = b"\xff\xd8", b"\xff\xd9"
 # Frame headers of JPEG (ITU-T T.81, Table B.1): all markers from C0 to CF but DHT, JPG and DAC.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class DamagedTileError(Exception):
-    """A tile that cannot be decoded, and why."""
+    """A tile that is not sound to the last byte, and why."""
 
 
 @dataclass(frozen=True)
@@ -37,40 +44,27 @@ class _Level:
     across: int  # tiles
     offsets: Sequence[int]
     lengths: Sequence[int]
-    decode: Callable[[bytes, int], NDArray[np.uint8]]
+    tables: bytes  # a JPEG's tables that its tiles leave out, up to where a tile's own goes on
 
     @classmethod
     def of(cls, page: "TiffPage") -> "_Level":
-        decode, tables, header = page.decode, page.jpegtables, page.jpegheader
-        return cls(
-            (page.tilewidth, page.tilelength),
-            -(-page.imagewidth // page.tilewidth),
-            page.dataoffsets,
-            page.databytecounts,
-            lambda data, number: decode(data, number, jpegtables=tables, jpegheader=header)[0][0],
-        )
+        tile, tables = (page.tilewidth, page.tilelength), page.jpegtables
+        before = tables[: tables.rindex(_END)] if tables else _START
+        return cls(tile, -(-page.imagewidth // tile[0]), page.dataoffsets, page.databytecounts, before)
 
 
 class TiffLevels:
     """The plainly tiled levels of a pyramid, named by their sizes. Reading is safe from several threads at once."""
 
-    def __init__(self, path: Path) -> None:
-        """Open ``path``, which OpenSlide has found to be a slide; a file that is no such TIFF has no levels."""
-        import tifffile
+    def __init__(self, path: Path, sparse: bool) -> None:
+        """Open ``path``, which OpenSlide has found to be a slide; a file that is no such TIFF has no levels.
 
+        With ``sparse``, tiles that the file leaves out are white; without, a level that leaves any out is none.
+        """
         self._levels: dict[tuple[int, int], _Level] = {}
         self._descriptor = os.open(path, os.O_RDONLY)
-        try:
-            with tifffile_complaints(), tifffile.TiffFile(path) as file:
-                pages = [page.aspage() for page in file.pages]
-                sizes = Counter((page.imagewidth, page.imagelength) for page in pages)
-                self._levels = {
-                    size: _Level.of(page)
-                    for page in pages
-                    if _is_plain(page) and sizes[size := (page.imagewidth, page.imagelength)] == 1
-                }
-        except (tifffile.TiffFileError, ValueError, RuntimeError, IndexError, KeyError, TypeError):
-            self._levels = {}
+        with suppress(*_UNREADABLE):  # OpenSlide reads it all the same
+            self._levels = _plain_levels(path, os.fstat(self._descriptor).st_size, sparse)
         largest = max((level.tile[0] * level.tile[1] * 3 for level in self._levels.values()), default=1)
         self._tile = lru_cache(max(8, _CACHE // largest))(self._decoded)
 
@@ -103,26 +97,58 @@ class TiffLevels:
         number = row * level.across + column
         if not level.lengths[number]:
             return None
-        data = os.pread(self._descriptor, level.lengths[number], level.offsets[number])
-        if frame_size(data) != level.tile:
-            raise DamagedTileError(f"tile {column}, {row} is no JPEG of {level.tile[0]} × {level.tile[1]} px")
+        where = f"tile {column}, {row}"
         try:
-            return level.decode(data, number)
-        except (RuntimeError, ValueError) as cause:  # imagecodecs' errors are the former
-            raise DamagedTileError(f"tile {column}, {row}: {cause}") from cause
+            data = os.pread(self._descriptor, level.lengths[number], level.offsets[number])
+        except OSError as cause:
+            raise DamagedTileError(f"{where}: {cause.strerror}") from cause
+        size, place = frame_header(data)
+        if size != level.tile:
+            raise DamagedTileError(f"{where} is no JPEG of {level.tile[0]} × {level.tile[1]} px")
+        if data.find(_END, place) < 0:  # what is missing would be made up
+            raise DamagedTileError(f"{where} is a JPEG without an end")
+        try:
+            return _decode(level.tables + data[len(_START) :])
+        except ValueError as cause:
+            raise DamagedTileError(f"{where}: {cause}") from cause
 
 
-def frame_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a JPEG's frame header states, or None where it has none.
+def _decode(data: bytes) -> NDArray[np.uint8]:
+    """A JPEG's pixels [h, w, 3] RGB; raises ValueError for anything that libjpeg errs at, or only remarks upon."""
+    from simplejpeg import decode_jpeg
 
-    Read before it is decoded: a few bytes can state a frame of four thousand million pixels.
+    return decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False, strict=True)
+
+
+def frame_header(data: bytes) -> tuple[tuple[int, int] | None, int]:
+    """Width and height that a JPEG states, None where it has no frame, and the header's place.
+
+    Looked at before it is decoded: a few bytes can state more pixels than the tile is meant to have.
     """
     place = 2
     while place + 9 <= len(data) and data[place] == 0xFF:
+        if data[place + 1] == 0xFF:  # any number of these may come before a marker
+            place += 1
+            continue
         if data[place + 1] in _FRAMES:
-            return int.from_bytes(data[place + 7 : place + 9]), int.from_bytes(data[place + 5 : place + 7])
+            height, width = (int.from_bytes(data[at : at + 2]) for at in (place + 5, place + 7))
+            return (width, height), place
         place += 2 + int.from_bytes(data[place + 2 : place + 4])
-    return None
+    return None, place
+
+
+def _plain_levels(path: Path, length: int, sparse: bool) -> dict[tuple[int, int], _Level]:
+    """Pages of a file of ``length`` bytes that are plain, by their sizes; none of a size that several have."""
+    import tifffile
+
+    with tifffile_complaints(), tifffile.TiffFile(path) as file:
+        pages = [page.aspage() for page in file.pages]
+        sizes = Counter((page.imagewidth, page.imagelength) for page in pages)
+        return {
+            size: _Level.of(page)
+            for page in pages
+            if sizes[size := (page.imagewidth, page.imagelength)] == 1 and _is_plain(page, length, sparse)
+        }
 
 
 @contextmanager
@@ -141,16 +167,24 @@ def tifffile_complaints() -> Iterator[list[str]]:
         logger.propagate = propagates
 
 
-def _is_plain(page: "TiffPage") -> bool:
-    """Whether the page is of JPEG tiles in RGB of 8 bits, all in one plane."""
-    return (
+def _is_plain(page: "TiffPage", length: int, sparse: bool) -> bool:
+    """Whether the page is of JPEG tiles in colour, 8 bits, in one plane, and all within the file's ``length``."""
+    if not (
         page.is_tiled
         and page.compression == 7
-        and page.photometric in (2, 6)  # RGB, and as JPEG keeps it
+        and page.photometric == 6  # YCbCr, which is what a JPEG is taken to hold
         and page.samplesperpixel == 3
         and page.bitspersample == 8
         and page.planarconfig == 1
         and page.imagedepth == 1
-        and len(page.databytecounts) == len(page.dataoffsets)
-        and len(page.dataoffsets) == -(-page.imagewidth // page.tilewidth) * -(-page.imagelength // page.tilelength)
+        and 0 < page.tilewidth <= _LARGEST_SIDE
+        and 0 < page.tilelength <= _LARGEST_SIDE
+    ):
+        return False
+    tiles = -(-page.imagewidth // page.tilewidth) * -(-page.imagelength // page.tilelength)
+    if not len(page.dataoffsets) == len(page.databytecounts) == tiles:
+        return False
+    return all(
+        (sparse if not count else start >= 0 and count > 0 and start + count <= length)
+        for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
     )

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ _SATURATION_LEAST = 13  # of 255: a slide without tissue has no second class for
 _BAND = 512  # rows handed out at a time, of an image held in memory or mapped from its file
 _READ = 2048  # pixels, across and down, that are read of a slide at once
 _BUFFER = 2**22  # bytes of a mask's file that are read at once
+_PARALLEL = 2**25  # bytes of a decoded tile up to which several are decoded at once
 _ASPECT_WARN, _ASPECT_REFUSE = 0.02, 0.10  # relative difference of mask and slide in width over height
 
 
@@ -144,26 +145,49 @@ def _page_coverage(page: "tifffile.TiffPage", found: Coverage) -> NDArray[np.flo
         raise InputError(f"mask stored as {page.photometric.name}: expected grey from black, or RGB")
     if page.planarconfig == 2 and page.samplesperpixel > 1:
         # Every sample in a plane of its own: the parts of one place are far apart in the file.
-        _check_held(page.nbytes, "in separate planes")
+        _check_held(page.parent.filehandle.name, page.nbytes, "in separate planes")
         found.add(found.parts(Block(0, 0, (page.asarray()[:colours] != 0).any(axis=0))))
         return found.share()
     if page.is_memmappable:
         for block in _mapped_bands(page, colours):
             found.add(found.parts(block))
         return found.share()
-    _check_held(page.nbytes if not page.is_tiled and page.rowsperstrip >= page.imagelength else 0, "in one strip")
+    held = math.prod(page.chunks) * page.dtype.itemsize
+    _check_held(page.parent.filehandle.name, held, "in one tile or strip")
 
-    def parts(segment: tuple) -> list[Part]:
+    def block(segment: tuple) -> Block | None:
         decoded, (_, _, row, column, _), (_, height, width, _) = segment
         if decoded is None:  # one that the file leaves out, all zero
-            return []
+            return None
         # A tile that reaches over the image's border is decoded whole; height and width are the part within.
-        return found.parts(Block(row, column, (decoded[0, :height, :width, :colours] != 0).any(axis=-1)))
+        return Block(row, column, (decoded[0, :height, :width, :colours] != 0).any(axis=-1))
 
-    # Decoded and summed in the same thread: what waits is a few numbers a segment, however small it was in the file.
-    for segment in page.segments(func=parts, maxworkers=min(8, os.cpu_count() or 1), buffersize=_BUFFER):
-        found.add(segment)
+    def parts(segment: tuple) -> list[Part]:
+        tissue = block(segment)
+        return found.parts(tissue) if tissue is not None else []
+
+    if page.is_tiled:
+        # Decoded and summed in the same thread: what waits is a few numbers a tile, however small it was in the file.
+        workers = min(8, os.cpu_count() or 1) if held <= _PARALLEL else 1
+        for summed in page.segments(func=parts, maxworkers=workers, buffersize=_BUFFER):
+            found.add(summed)
+        return found.share()
+    strips = page.segments(func=block, maxworkers=1, buffersize=_BUFFER)  # each decoded when it is asked for
+    for joined in _joined(filter(None, strips)):
+        found.add(found.parts(joined))
     return found.share()
+
+
+def _joined(strips: Iterable[Block]) -> Iterator[Block]:
+    """Strips that follow each other, as blocks of up to _BAND rows: a strip may be a single row."""
+    waiting: list[Block] = []
+    for strip in strips:
+        if waiting and (waiting[-1].row + len(waiting[-1].tissue) != strip.row or strip.row - waiting[0].row >= _BAND):
+            yield Block(waiting[0].row, 0, np.concatenate([block.tissue for block in waiting]))
+            waiting = []
+        waiting.append(strip)
+    if waiting:
+        yield Block(waiting[0].row, 0, np.concatenate([block.tissue for block in waiting]))
 
 
 def _mapped_bands(page: "tifffile.TiffPage", colours: int) -> Iterator[Block]:  # noqa: F821
@@ -178,9 +202,9 @@ def _mapped_bands(page: "tifffile.TiffPage", colours: int) -> Iterator[Block]:  
         yield Block(top, 0, (values[..., :colours] != 0).any(axis=-1))
 
 
-def _check_held(size: int, how: str) -> None:
+def _check_held(name: str, size: int, how: str) -> None:
     if size > LARGEST_HELD:
-        raise InputError(f"mask of {size:,} bytes {how} cannot be held; expected at most {LARGEST_HELD:,}, or tiles")
+        raise InputError(f"{name}: {size:,} bytes {how} cannot be held; expected at most {LARGEST_HELD:,}, or tiles")
 
 
 def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
@@ -194,7 +218,7 @@ def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.floa
         if any(extent != 1 for extent in size[2:]):
             raise InputError(f"{path.name}: expected one plane, found an image of size {size}")
         bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
-        _check_held(math.prod(size) * samples * (int(bits[1]) // 8 if bits else 8), "in an MHA file")
+        _check_held(path.name, math.prod(size) * samples * (int(bits[1]) // 8 if bits else 8), "in an MHA file")
         image = reader.Execute()
     except RuntimeError as cause:
         raise InputError(
