@@ -57,7 +57,9 @@ def opened(large):
 
 @pytest.fixture(scope="module")
 def encoder():
-    return load_encoder("efficientnet-lite0", None, CPU)
+    made = load_encoder("efficientnet-lite0", None, CPU)
+    made.batch = 8
+    return made
 
 
 class Batches(TimeLimit):
@@ -142,7 +144,7 @@ def test_encoding_ends_in_time(opened, encoder, monkeypatch):
 
 
 def test_a_job_in_time_says_how_many_tiles_it_used(large, tmp_path, capsys, monkeypatch):
-    allow(4, monkeypatch)
+    allow(2, monkeypatch)
     assert main(["--input", str(large), "--output", str(tmp_path), "--time-limit", "900"]) == 0
     out, err = capsys.readouterr()
     total = json.loads(out.split(" tiles kept")[0].split()[-1])
@@ -153,10 +155,10 @@ def test_a_job_in_time_says_how_many_tiles_it_used(large, tmp_path, capsys, monk
 
 
 def test_too_few_tiles_in_time_end_the_job(large, tmp_path, capsys, monkeypatch):
-    allow(3, monkeypatch)
+    allow(1, monkeypatch)
     assert main(["--input", str(large), "--output", str(tmp_path), "--time-limit", "900"]) == 4
     err = capsys.readouterr().err
-    assert "24 of " in err and "expected at least 32" in err and len(err.splitlines()) == 1
+    assert "16 of " in err and "expected at least 32" in err and len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -218,7 +218,7 @@ class Encoder:
         self.device = device
         self.precision = _precision(spec, device)
         # A GPU needs many tiles to fill it; on a CPU few do as well, and a time limit is kept to a batch.
-        self.batch = 8 if device.type == "cpu" else 128
+        self.batch = 128 if device.type != "cpu" else 16 if spec.convolutional else 8
         if device.type == "cpu":
             keep_freed_memory()
         layout = torch.channels_last if spec.convolutional else torch.contiguous_format
