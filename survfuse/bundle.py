@@ -195,8 +195,8 @@ def load_members(bundle: Bundle) -> list["Member"]:  # noqa: F821  (torch is imp
     from safetensors.torch import load_file
 
     from survfuse.ensemble import Member
-    from survfuse.fusion import Sizes, build
-    from survfuse.weights import all_finite, shapes_only
+    from survfuse.fusion import Sizes, shapes
+    from survfuse.weights import all_finite
 
     members = []
     for entry in bundle.manifest.members:
@@ -205,8 +205,7 @@ def load_members(bundle: Bundle) -> list["Member"]:  # noqa: F821  (torch is imp
             state = load_file(bundle.root / entry.file)
         except (SafetensorError, OSError) as cause:
             raise BundleError(f"{entry.file}: not readable as safetensors ({cause})") from cause
-        with shapes_only():
-            expected = {name: tensor.shape for name, tensor in build(entry.family, sizes).state_dict().items()}
+        expected = shapes(entry.family, sizes)
         if {name: tensor.shape for name, tensor in state.items()} != expected:
             different = sorted(
                 n for n in expected.keys() | state.keys() if n not in state or state[n].shape != expected.get(n)

@@ -20,6 +20,7 @@ fuse them into a risk, a log relative hazard: larger is worse.
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import combinations, pairwise
 from typing import Any, ClassVar, NamedTuple
 
@@ -635,6 +636,13 @@ FAMILIES: dict[str, type[Network]] = {network.family: network for network in _NE
 def build(family: str, sizes: Sizes) -> Network:
     """An untrained network of ``family``; raises KeyError for a family that is not in FAMILIES."""
     return FAMILIES[family](sizes)
+
+
+@cache
+def shapes(family: str, sizes: Sizes) -> Mapping[str, torch.Size]:
+    """Shape of each tensor of a network's state by name; members of one family and size share them."""
+    with shapes_only():
+        return {name: tensor.shape for name, tensor in build(family, sizes).state_dict().items()}
 
 
 def build_with(family: str, sizes: Sizes, state: Mapping[str, Tensor]) -> Network:

@@ -12,9 +12,8 @@ from survfuse.clinical import Vocabulary
 from survfuse.errors import InputError
 from survfuse.featurefile import load_torch
 from survfuse.files import check_file
-from survfuse.fusion import Sizes, build
+from survfuse.fusion import Sizes, shapes
 from survfuse.log import count, listing
-from survfuse.weights import shapes_only
 
 BILINEAR, RESIDUAL, CONCAT = "bilinear", "bilinear-residual", "concat"
 # Layers of its checkpoints, and the names of the same layers here.
@@ -166,12 +165,11 @@ def _own_widths(family: str, state: State) -> dict[str, Any]:
 
 
 def _check_shapes(path: Path, family: str, sizes: Sizes, state: State) -> None:
-    with shapes_only():
-        ours = {name: list(tensor.shape) for name, tensor in build(family, sizes).state_dict().items()}
+    ours = shapes(family, sizes)
     wrong = []
     for layer, name in LAYERS[family].items():
         for part in ("weight", "bias"):
-            found, expected = list(state[f"{layer}.{part}"].shape), ours[f"{name}.{part}"]
+            found, expected = list(state[f"{layer}.{part}"].shape), list(ours[f"{name}.{part}"])
             if found != expected:
                 wrong.append(f"{layer}.{part} {found} in place of {expected}")
     inputs = f"features of length {sizes.tile}, {count(sizes.genes, 'gene')} and {sizes.clinical} clinical columns"
