@@ -2,6 +2,10 @@
 modalities, and whether risks and months spread as the reference's do.
 
     python benchmarks/simulated_heldout.py resources/demonstration COHORT
+    python benchmarks/simulated_heldout.py resources/demonstration COHORT --training TRAINING --work WORK [OPTION ...]
+
+With ``--training``, the cohort that the bundle was trained on, bundles are trained on each lesser combination alone and
+stand beside it; they are kept in WORK, and further options are those of ``survfuse train``.
 """
 
 import argparse
@@ -9,36 +13,74 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from survfuse.bundle import load
-from survfuse.cohort import SIMULATION_FILE, read_cohort
-from survfuse.combinations import parts
+from survfuse.bundle import Bundle, load
+from survfuse.cli import main as survfuse
+from survfuse.cohort import SIMULATION_FILE, Cohort, read_cohort
+from survfuse.combinations import MODALITIES, name_of, parts
 from survfuse.errors import InputError
 from survfuse.files import read_object
-from survfuse.metrics import concordance
+from survfuse.metrics import concordance, percentile_interval, resampled
 from survfuse.predict import cohort_risks
+
+DRAWS = 200  # of the patients, for the interval of a difference
+Floats = NDArray[np.float64]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("cohort", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--training", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("build/heldout"))
+    options, training = parser.parse_known_args()
     bundle = load(options.bundle)
     hazards = read_object(options.cohort / SIMULATION_FILE, InputError)["log_hazard"]
-    print("| modalities | C | mean risk | spread of risks | beyond the last event |\n|---|---|---|---|---|")
+    print("| modalities | C | trained on these alone | difference (95% interval) | mean risk | spread | beyond |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as cache:
         for name in bundle.manifest.combinations:
             cohort = read_cohort(options.cohort, Path(cache), modalities=parts(name))
-            risks = np.array([found.risk for found in cohort_risks(bundle, cohort)])
+            risks = _risks(bundle, cohort)
             found = concordance(cohort.times, cohort.events, risks)
+            beside = ""
+            if options.training is not None and parts(name) != MODALITIES:
+                alone = _risks(_trained(options.training, options.work, name, training), cohort)
+                beside = f"{concordance(cohort.times, cohort.events, alone):.4f} | {_difference(cohort, risks, alone)}"
             beyond = bundle.calibration.months(risks).beyond.mean()
-            print(f"| {name} | {found:.4f} | {risks.mean():+.3f} | {risks.std():.3f} | {beyond:.1%} |")
+            spread = f"{risks.mean():+.3f} | {risks.std():.3f} | {beyond:.1%}"
+            print(f"| {name} | {found:.4f} | {beside or ' | '} | {spread} |", flush=True)
     truth = concordance(cohort.times, cohort.events, [hazards[patient] for patient in cohort.ids])
     reference = bundle.calibration.reference_risks
-    print(f"| true hazard | {truth:.4f} | | | |")
-    print(f"| reference risks | | {reference.mean():+.3f} | {reference.std():.3f} | |")
-    print(f"\n{len(cohort.ids)} patients, {cohort.events.sum()} events")
+    print(f"| true hazard | {truth:.4f} | | | | | |")
+    print(f"| reference risks | | | | {reference.mean():+.3f} | {reference.std():.3f} | |")
+    print(f"\n{len(cohort.ids)} patients, {cohort.events.sum()} events; C of the risks, beyond: of the last event")
+
+
+def _risks(bundle: Bundle, cohort: Cohort) -> Floats:
+    return np.array([found.risk for found in cohort_risks(bundle, cohort)])
+
+
+def _trained(cohort: Path, work: Path, name: str, training: list[str]) -> Bundle:
+    """A bundle trained on one combination of modalities alone, or the one that an earlier run left."""
+    out = work / name_of(parts(name))
+    if not (out / "manifest.json").exists():
+        command = ["train", str(cohort), "--out", str(out), "--modalities", *parts(name), *training]
+        if code := survfuse(command):
+            raise SystemExit(code)
+    return load(out)
+
+
+def _difference(cohort: Cohort, risks: Floats, alone: Floats) -> str:
+    """Concordance of ``risks`` less that of ``alone``, with its interval over the same drawn patients."""
+
+    def measure(of: NDArray[np.int64]) -> list[float]:
+        times, events = cohort.times[of], cohort.events[of]
+        return [concordance(times, events, risks[of]) - concordance(times, events, alone[of])]
+
+    low, high = percentile_interval(resampled(measure, len(cohort.ids), DRAWS, 0).reshape(-1))
+    return f"{measure(np.arange(len(cohort.ids)))[0]:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 if __name__ == "__main__":

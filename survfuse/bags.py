@@ -8,7 +8,6 @@ path, size and time of change. Files of the cache may be deleted whenever no run
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from survfuse.errors import InputError
-from survfuse.featurefile import as_hdf5, features_dataset, read_matrix, stated_encoder
+from survfuse.featurefile import as_hdf5, features_dataset, h5_blocks, read_matrix, stated_encoder, stored_plainly
 from survfuse.files import whole
 from survfuse.slide.encoders import ENCODERS
 
@@ -140,7 +139,7 @@ def _open_pt(path: Path, cache: Path) -> tuple[Tensor, None]:
     if not path.is_file():
         raise InputError(f"{path.name}: no such file")
     key = _key(path)
-    if not _stored_plainly(path):
+    if not stored_plainly(path):
         copy = cache / f"{key}.npy"
         if not copy.exists():
             values = read_matrix(path)
@@ -149,15 +148,6 @@ def _open_pt(path: Path, cache: Path) -> tuple[Tensor, None]:
     values = read_matrix(path, mapped=True)
     _check_once(path, values, cache / f"{key}.checked")
     return values, None
-
-
-def _stored_plainly(path: Path) -> bool:
-    """Whether a file is of torch's zip format and nothing in it is compressed: its tensors can then be mapped."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-    except zipfile.BadZipFile:
-        return False
 
 
 def _open_h5(path: Path, cache: Path) -> tuple[Tensor, str | None]:
@@ -178,7 +168,8 @@ def _open_h5(path: Path, cache: Path) -> tuple[Tensor, str | None]:
         return values, known
     copy = cache / f"{key}.npy"
     if not copy.exists():
-        _copy(copy, _checked(path, _h5_blocks(path)), shape, _kept(dtype == np.float16))
+        with as_hdf5(path), h5py.File(path, "r") as file:
+            _copy(copy, _checked(path, h5_blocks(file["features"])), shape, _kept(dtype == np.float16))
     return _map_npy(copy), known
 
 
@@ -191,21 +182,6 @@ def _offset(path: Path, dataset: "h5py.Dataset") -> int | None:
     if offset + dataset.size * dataset.dtype.itemsize > path.stat().st_size:
         raise InputError(f"{path.name}: ends before its features do")
     return int(offset)
-
-
-def _h5_blocks(path: Path) -> Iterator[Tensor]:
-    """The dataset's rows in order, float16 or else float32. A block is of whole chunks: none is unpacked twice."""
-    import h5py
-
-    with as_hdf5(path), h5py.File(path, "r") as file:
-        dataset = file["features"]
-        dtype = _kept(dataset.dtype == np.float16)
-        deep = dataset.chunks[-2] if dataset.chunks else 1
-        size = max(1, _BLOCK // deep) * deep
-        for start in range(0, dataset.shape[-2], size):
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
-                rows = np.asarray(dataset[..., start : start + size, :], dtype=dtype)
-            yield torch.from_numpy(rows.reshape(-1, dataset.shape[-1]))
 
 
 def _blocks(values: Tensor) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """Everything frozen, on disk: schema, checksums, load, save.
 
-    manifest.json            schema version, purpose, provenance, slide settings, members, sha256 of every file
+    manifest.json            schema version, purpose, provenance, slide settings, members, sha256 of every file and of
+                             the manifest itself
     members/*.safetensors    one network each
     calibration.json         risk → months                 (survfuse.calibration.Calibration)
     genes.json               expression transform          (survfuse.rna.Expression), where a member reads expression
@@ -13,6 +14,8 @@
 Nothing is unpickled. Every file is checked against the manifest before any of it is used.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +34,9 @@ from survfuse.log import listing
 from survfuse.rna import Expression
 from survfuse.slide.settings import SlideSettings
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
+SELF = "sha256"  # the manifest's key for its own checksum
 CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD = (
     "calibration.json",
     "genes.json",
@@ -150,6 +154,8 @@ def load(root: Path) -> Bundle:
     if value.get("schema_version") != SCHEMA_VERSION:
         found = value.get("schema_version")
         raise BundleError(f"schema version {found!r} is unknown; this release reads version {SCHEMA_VERSION}")
+    if value.get(SELF) != manifest_digest(value):
+        raise BundleError(f"{MANIFEST}: its sha256 is not the one it states; the file was changed or damaged")
     manifest = _manifest(value)
     digests = value.get("files")
     _check_files(root, manifest, digests)
@@ -254,7 +260,15 @@ def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], ta
         "files": {file: sha256(root / file) for file in _file_names(manifest)},
     }
     # The manifest comes last: a folder without one is no bundle, so an interrupted save cannot be taken for one.
-    write_json(root / MANIFEST, value)
+    write_json(root / MANIFEST, value | {SELF: manifest_digest(value)})
+
+
+def manifest_digest(value: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's values but for this one: of compact JSON in ASCII, keys in the order of their code points,
+    numbers as Python spells them."""
+    others = {key: entry for key, entry in value.items() if key != SELF}
+    text = json.dumps(others, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _manifest(value: Mapping[str, Any]) -> Manifest:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survfuse.errors import BundleError, InputError
-from survfuse.files import is_number, json_type
+from survfuse.files import is_number, json_type, spelt_number
 from survfuse.log import listing
 
 # Outcomes stand beside the variables in CHIMERA's training files; they never reach a model.
@@ -47,6 +47,7 @@ class Categorical:
 class ClinicalVector:
     values: NDArray[np.float32]  # [C]
     notes: tuple[str, ...]  # for the log: names of fields, never values
+    known: int  # variables with a value that is neither missing nor unknown
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Vocabulary:
             values += [float(category == name) for name in variable.categories] + [float(category is None)]
         active = [column not in self.inactive for column in self.columns]
         vector = np.where(active, values, 0.0).astype(np.float32)
-        return ClinicalVector(vector, self._notes(variables, missing, unknown))
+        known = len(self.numeric) + len(self.categorical) - len(missing) - len(unknown)
+        return ClinicalVector(vector, self._notes(variables, missing, unknown), known)
 
     def _notes(self, variables: Mapping[str, Any], missing: list[str], unknown: list[str]) -> tuple[str, ...]:
         names = [entry.name for entry in (*self.numeric, *self.categorical)]
@@ -147,6 +149,9 @@ class Vocabulary:
         unweighted = [name for name in (*missing, *unknown) if f"{name} missing" in self.inactive]
         if unweighted:
             notes.append(f"never missing in training, so their missing column has no weight: {listing(unweighted)}")
+        spelt = [entry.name for entry in self.numeric if isinstance(variables.get(entry.name), str)]
+        if spelt := [name for name in spelt if name not in missing]:
+            notes.append(f"numbers given as text: {listing(spelt)}")
         dropped = [key for key in self.outcomes if key in variables]
         if dropped:
             notes.append(f"outcome keys dropped: {listing(dropped)}")
@@ -183,12 +188,8 @@ def fit_vocabulary(patients: Sequence[Mapping[str, Any]], names: Sequence[str]) 
 
 def spells_number(value: Any) -> bool:
     """Whether a clinical value is a finite number or text that spells one."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except (ValueError, OverflowError):
-        return False
+    number = spelt_number(value) if isinstance(value, str) else value
+    return is_number(number)
 
 
 def is_missing(value: Any, codes: Sequence[str]) -> bool:
@@ -210,17 +211,14 @@ def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | 
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise InputError(f"clinical variable {variable.name}: expected a number, found {json_type(value)}")
-    try:
-        number = float(value)
-    except ValueError:
-        raise InputError(f"clinical variable {variable.name}: expected a number, found other text") from None
-    except OverflowError:
-        number = math.inf
+    number = spelt_number(value) if isinstance(value, str) else value
+    if number is None:
+        raise InputError(f"clinical variable {variable.name}: expected a number, found other text")
     low = -math.inf if variable.low is None else variable.low
     high = math.inf if variable.high is None else variable.high
-    if not math.isfinite(number) or not low <= number <= high:
+    if not is_number(number) or not low <= number <= high:
         raise InputError(f"clinical variable {variable.name}: out of its plausible range, {low:g} to {high:g}")
-    return number
+    return float(number)
 
 
 def read_label(name: str, value: Any, codes: Sequence[str], exact: bool = False) -> str | None:

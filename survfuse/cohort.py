@@ -456,7 +456,7 @@ class _Reader:
 def _read_present(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path.name}: no such file")
-    return read_object(path, InputError)
+    return read_object(path, InputError, literals=True)
 
 
 @contextmanager

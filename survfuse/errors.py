@@ -5,6 +5,8 @@
 
 import errno
 
+_LONGEST_LINE = 60_000  # characters; the platform drops a line over 64 KiB
+
 
 class SurvfuseError(Exception):
     """A foreseen failure; its message is one line that says what was expected and what was found."""
@@ -12,13 +14,23 @@ class SurvfuseError(Exception):
     exit_code = 1
 
     def line(self) -> str:
-        return f"{type(self).__name__}: {' '.join(str(self).split())}"
+        return f"{type(self).__name__}: {one_line(str(self))}"
+
+
+def one_line(text: str) -> str:
+    """``text`` as a log can show it: on one line, without control characters, and not longer than it keeps."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]} …"
 
 
 class InputError(SurvfuseError):
     """A case, cohort or command-line value that cannot be used."""
 
     exit_code = 2
+
+
+class NoTissueError(InputError):
+    """A slide on which no tile is tissue: nothing of it can be looked at."""
 
 
 class BundleError(SurvfuseError):
@@ -48,6 +60,8 @@ def named(error: BaseException) -> SurvfuseError | None:
         return EnvironmentFailure(f"memory ran out: {error or 'allocation refused'}")
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text:
         return EnvironmentFailure(f"memory ran out: {error}")
+    if isinstance(error, RuntimeError) and (text == "can't start new thread" or kind == "BrokenThreadPool"):
+        return EnvironmentFailure(f"no thread could be started: {text}")
     if kind == "AcceleratorError" or text.startswith(("CUDA error", "CUDA out of memory", "cuDNN error")):
         return EnvironmentFailure(f"the GPU failed: {text[:200]}")
     if isinstance(error, OSError):

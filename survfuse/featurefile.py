@@ -2,46 +2,77 @@
 
 HDF5 as CLAM and TRIDENT write it: ``features`` [N, D] or [1, N, D] and ``coords`` [N, 2] in level-0 pixels, with
 TRIDENT's attributes. Torch files as CHIMERA published them: one tensor [N, D].
+
+A file's own account of its size is not believed before it is compared with what memory there is.
 """
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import EnvironmentFailure, InputError, SurvfuseError, named
+from survfuse.errors import InputError, SurvfuseError, named
 from survfuse.files import whole
 from survfuse.log import count
+from survfuse.memory import at_most, available_memory, check_memory
+from survfuse.supervisor import reading
 
 if TYPE_CHECKING:
     import h5py
     from torch import Tensor
 
 
+MOST_TILES = 2**22  # of a file; a whole slide of 76 × 26 mm has about 40,000 of 224 µm
+_MOST_FEATURES = 2**16
+_LARGEST_CHUNK = 2**28  # bytes: a chunk is unpacked whole, whatever part of it is read
+_CHUNKS_PER_TILE = 4
+_BLOCK = 2048  # tiles read or looked through at a time, about 8 MB
+_SLACK = 2**30  # bytes that a reader may take beside the features themselves
+# What h5py raises for files that make no sense.
+_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+
+
 @dataclass(frozen=True)
 class Features:
-    """Tile features [N, D] float32, and what the file says of them."""
+    """Tile features [N, D], float32 or of the half precision they are stored in, and what the file says of them."""
 
     values: "Tensor"
     half: bool  # whether they are stored in half precision
     encoder: str | None  # as the file names it
-    coordinates: NDArray[np.int64] | None  # [N, 2] level-0 x, y
+    notes: tuple[str, ...] = ()  # for the log
 
 
 def read_features(path: Path) -> Features:
-    """Read ``.h5`` or ``.pt``; raises InputError for another layout, no tiles, or values that are not finite."""
-    from survfuse.weights import all_finite
+    """Read ``.h5`` or ``.pt``; raises InputError for another layout, no tiles, values that are not finite, or no value
+    but zero, and EnvironmentFailure where they are larger than the memory that is left."""
+    with reading(path.name):
+        features = _read_h5(path) if path.suffix.lower() == ".h5" else _read_pt(path)
+        empty = sum(_zeros(path, block, start) for start, block in _blocks(features.values))
+    if empty == len(features.values):
+        raise InputError(f"{path.name}: every feature of {count(empty, 'tile')} is 0")
+    notes = (f"{count(empty, 'tile')} with features of 0 alone",) if empty else ()
+    return replace(features, notes=(*features.notes, *notes))
 
-    features = _read_h5(path) if path.suffix.lower() == ".h5" else _read_pt(path)
-    values = features.values
-    if not all_finite(values):
-        row = int((~values.isfinite().all(dim=1)).nonzero()[0])
-        raise InputError(f"{path.name}: features of tile {row} are NaN or infinite")
-    return features
+
+def _zeros(path: Path, values: "Tensor", first: int) -> int:
+    """How many of the tiles [n, D] have no value but zero; raises InputError for one that is NaN or infinite."""
+    import torch
+
+    largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=1)
+    broken = (~largest.isfinite()).nonzero()
+    if len(broken):
+        raise InputError(f"{path.name}: features of tile {first + int(broken[0])} are NaN or infinite")
+    return int((largest == 0).sum())
+
+
+def _blocks(values: "Tensor") -> "Iterator[tuple[int, Tensor]]":
+    for start in range(0, len(values), _BLOCK):
+        yield start, values[start : start + _BLOCK]
 
 
 def check_encoder(features: Features, name: str, encoder: str, aliases: tuple[str, ...], dimension: int) -> None:
@@ -76,12 +107,17 @@ def _read_h5(path: Path) -> Features:
 
     with as_hdf5(path), h5py.File(path, "r") as file:
         dataset = features_dataset(path, file)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
-            values = torch.from_numpy(np.asarray(dataset[()], dtype=np.float32))
-        coords = file.get("coords")
-        coordinates = np.asarray(coords[()]) if isinstance(coords, h5py.Dataset) else None
         half = dataset.dtype.itemsize == 2
-        return Features(two_dimensional(path, values), half, stated_encoder(file, dataset), coordinates)
+        rows, length = dataset.shape[-2:]
+        kept = torch.float16 if half else torch.float32
+        check_memory(rows * length * kept.itemsize, f"features of {count(rows, 'tile')} × {length}")
+        values = torch.empty(rows, length, dtype=kept)
+        done = 0
+        for block in h5_blocks(dataset):
+            values[done : done + len(block)] = block
+            done += len(block)
+        notes = () if "coords" in file else ("no coords, which are not needed",)
+        return Features(values, half, stated_encoder(file, dataset), notes)
 
 
 @contextmanager
@@ -89,40 +125,109 @@ def as_hdf5(path: Path) -> Iterator[None]:
     """What h5py raises for a file it cannot read, as InputError."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError) as cause:
-        raise InputError(f"{path.name}: cannot be read as HDF5 ({cause})") from cause
+    except _UNREADABLE as cause:
+        if named(cause) is not None and not isinstance(cause, OSError):  # memory, say
+            raise
+        raise InputError(f"{path.name}: cannot be read as HDF5 ({str(cause)[:300]})") from cause
+
+
+def h5_blocks(dataset: "h5py.Dataset") -> "Iterator[Tensor]":
+    """A features dataset's rows in order, float16 or else float32, of some thousands at a time.
+
+    A block is of whole chunks: none is unpacked twice. What float32 cannot hold becomes infinite.
+    """
+    import torch
+
+    dtype = np.dtype(np.float16 if dataset.dtype.itemsize == 2 else np.float32)
+    deep = dataset.chunks[-2] if dataset.chunks else 1
+    size = max(1, _BLOCK // deep) * deep
+    for start in range(0, dataset.shape[-2], size):
+        with np.errstate(over="ignore"):
+            rows = np.asarray(dataset[..., start : start + size, :], dtype=dtype)
+        yield torch.from_numpy(rows.reshape(-1, dataset.shape[-1]))
 
 
 def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
-    """The file's dataset of features, [N, D] or [1, N, D], which fits its coordinates; raises InputError for others."""
+    """The file's dataset of features, [N, D] or [1, N, D], which fits its coordinates; raises InputError for others,
+    for one that lies in other files, and for one whose size is beyond reason."""
     import h5py
 
-    dataset, coords = file.get("features"), file.get("coords")
+    dataset, coords = _own(path, file, "features"), _own(path, file, "coords")
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
         raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
+    if dataset.is_virtual or dataset.external:
+        raise InputError(f"{path.name}: its features lie in other files, which are not read")
     shape = dataset.shape
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1) or shape[-1] == 0:
         raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(shape)}")
     if shape[-2] == 0:
         raise InputError(f"{path.name}: holds no tiles")
-    if isinstance(coords, h5py.Dataset) and coords.shape[-2:] != (shape[-2], 2):
+    if isinstance(coords, h5py.Dataset) and (coords.shape is None or coords.shape[-2:] != (shape[-2], 2)):
         raise InputError(f"{path.name}: {count(shape[-2], 'tile')}, but coords of shape {coords.shape}")
+    check_extent(path, shape[-2], shape[-1])
+    if dataset.id.get_storage_size() == 0:
+        raise InputError(f"{path.name}: its features were never written")
+    if dataset.chunks:
+        chunks = np.prod([-(-extent // side) for extent, side in zip(shape, dataset.chunks, strict=True)], dtype=float)
+        held = np.prod(dataset.chunks, dtype=float) * dataset.dtype.itemsize
+        if held > _LARGEST_CHUNK or chunks > _CHUNKS_PER_TILE * (shape[-2] + 1000):
+            raise InputError(
+                f"{path.name}: features in {chunks:,.0f} chunks of {held:,.0f} bytes; expected at most "
+                f"{_CHUNKS_PER_TILE} a tile, of {_LARGEST_CHUNK:,} bytes"
+            )
     return dataset
 
 
+def check_extent(path: Path, tiles: int, length: int) -> None:
+    """Raise InputError for more tiles, or longer features, than any slide or encoder has."""
+    if tiles > MOST_TILES or length > _MOST_FEATURES:
+        raise InputError(
+            f"{path.name}: features [{tiles:,}, {length:,}], expected at most [{MOST_TILES:,}, {_MOST_FEATURES:,}]"
+        )
+
+
+def _own(path: Path, file: "h5py.File", name: str) -> "h5py.HLObject | None":
+    """What lies in the file itself under ``name``; raises InputError for a link that leads elsewhere."""
+    import h5py
+
+    link = file.get(name, getlink=True)
+    if link is not None and not isinstance(link, h5py.HardLink):
+        raise InputError(f"{path.name}: {name!r} is a link, which is not followed")
+    return file.get(name)
+
+
 def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
-    """The tile encoder's name, as the file or its dataset of features gives it; None where neither does."""
-    encoder = {**file.attrs, **dataset.attrs}.get("encoder")
+    """The tile encoder's name, as the dataset of features or its file gives it; None where neither does."""
+    encoder = next((holder.attrs["encoder"] for holder in (dataset, file) if "encoder" in holder.attrs), None)
     if isinstance(encoder, np.ndarray) and encoder.size == 1:
         encoder = encoder.item()
     if isinstance(encoder, bytes):  # HDF5 has strings of fixed and of variable length
         encoder = encoder.decode("utf-8", errors="replace")
-    return str(encoder) if encoder is not None else None
+    return str(encoder)[:200] if encoder is not None else None
 
 
 def _read_pt(path: Path) -> Features:
-    values = read_matrix(path)
-    return Features(values.float(), values.element_size() == 2, None, None)
+    """Torch's own format is mapped where nothing in it is compressed, and so takes memory as it is read."""
+    import torch
+
+    stored = read_matrix(path, mapped=stored_plainly(path))
+    half = stored.dtype in (torch.float16, torch.bfloat16)
+    if half or stored.dtype == torch.float32:
+        return Features(stored, half, None)
+    check_memory(4 * stored.numel(), f"features of {count(len(stored), 'tile')} × {stored.shape[1]}")
+    values = torch.empty(stored.shape, dtype=torch.float32)
+    for start, block in _blocks(stored):
+        values[start : start + len(block)] = block
+    return Features(values, half, None)
+
+
+def stored_plainly(path: Path) -> bool:
+    """Whether a file is of torch's zip format and nothing in it is compressed: its tensors can then be mapped."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError):
+        return False
 
 
 def read_matrix(path: Path, mapped: bool = False) -> "Tensor":
@@ -149,17 +254,42 @@ def read_tensor(path: Path, error: type[SurvfuseError], mapped: bool = False) ->
 
 
 def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> Any:
-    """What a torch file holds, restricted to tensors and plain containers; raises ``error`` for any other file."""
+    """What a torch file holds, restricted to tensors and plain containers; raises ``error`` for any other file.
+
+    No code in it is run, and what it takes is bounded by what it holds.
+    """
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        bound = 2 * _unpacked(path) + _SLACK
+        with at_most(bound):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except FileNotFoundError as cause:
+        raise error(f"{path.name}: no such file") from cause
+    except (OSError, SurvfuseError):
+        raise
     except Exception as cause:
-        # The restricted unpickler, given arbitrary bytes, fails in whatever way those bytes lead it to. A failing
-        # machine is another matter.
-        if isinstance(named(cause), EnvironmentFailure) and not isinstance(cause, FileNotFoundError):
+        # The restricted unpickler, given arbitrary bytes, fails in whatever way those bytes lead it to.
+        if named(cause) is None:
+            raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
+        # Memory that ran out: the machine's, or what the file may have of it.
+        left = available_memory()
+        if left is not None and left < bound:
             raise
-        raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
+        raise error(f"{path.name}: asks for more memory than what it holds accounts for") from cause
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes of a file, or of what its archive unpacks to, which must find room in memory."""
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry.file_size for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError):
+        return size
+    if packed:
+        check_memory(sum(packed), f"{path.name}'s compressed entries")
+    return size + sum(packed)
 
 
 def two_dimensional(path: Path, values: "Tensor") -> "Tensor":
@@ -170,4 +300,5 @@ def two_dimensional(path: Path, values: "Tensor") -> "Tensor":
         raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(values.shape)}")
     if len(values) == 0:
         raise InputError(f"{path.name}: holds no tiles")
+    check_extent(path, len(values), values.shape[1])
     return values

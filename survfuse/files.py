@@ -1,9 +1,12 @@
 """Files read strictly and written whole."""
 
+import glob
 import hashlib
 import json
 import math
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +16,9 @@ from typing import Any
 from survfuse.errors import SurvfuseError
 
 _PIECE = 16 * 2**20  # bytes of a file that are hashed at once
-LARGEST_JSON = 64 * 2**20  # bytes; 19,359 genes take about half a megabyte
+LARGEST_JSON = 16 * 2**20  # bytes; 19,359 genes take about half a megabyte
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?", re.ASCII)
 
 
 def check_file(path: Path, error: type[SurvfuseError]) -> None:
@@ -22,40 +27,55 @@ def check_file(path: Path, error: type[SurvfuseError]) -> None:
         raise error(f"{path}: no such file")
 
 
-def read_json(path: Path, error: type[SurvfuseError]) -> Any:
-    """The JSON value in ``path``.
+def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) -> Any:
+    """The JSON value in ``path`` (RFC 8259).
 
-    A byte-order mark is passed over. A key that occurs twice, text that is not UTF-8 or not JSON, nesting
-    too deep to parse, and a file over 64 MiB raise ``error`` naming the file.
+    A byte-order mark is passed over. A key that occurs twice, text that is not UTF-8 or not JSON, nesting too deep to
+    parse, a file over 16 MiB and anything but a file raise ``error`` naming it; so do the literals NaN and Infinity,
+    which are no JSON, unless ``literals`` passes them on to a reader that judges them where they stand.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
             raise error(f"{path.name}: the key {twice[:80]!r} occurs more than once")
         return values
 
+    def refused(literal: str) -> None:
+        raise error(f"{path.name}: not valid JSON ({literal} is no JSON number)")
+
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise error(f"{path.name}: {path.stat().st_size:,} bytes, expected at most {LARGEST_JSON:,}")
-        text = path.read_bytes().decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=unique)
+        text = _bytes(path, error).decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=unique, parse_constant=None if literals else refused)
     except UnicodeDecodeError as cause:
         raise error(f"{path.name}: not UTF-8 text (byte {cause.start})") from cause
     except json.JSONDecodeError as cause:
         what, where = cause.msg.removesuffix(" at"), f"line {cause.lineno}, column {cause.colno}"
-        raise error(f"{path.name}: not valid JSON ({what} at {where})") from cause
-    except (RecursionError, ValueError) as cause:
-        raise error(f"{path.name}: not usable JSON ({type(cause).__name__})") from cause
+        raise error(f"{path.name}: not valid JSON ({what if text else 'the file is empty'}; {where})") from cause
+    except RecursionError as cause:
+        raise error(f"{path.name}: not usable JSON (nested too deep)") from cause
+    except ValueError as cause:  # Python bounds an integer's digits
+        raise error(f"{path.name}: not usable JSON (a number of too many digits)") from cause
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror or cause})") from cause
 
 
-def read_object(path: Path, error: type[SurvfuseError]) -> dict[str, Any]:
-    """The JSON object in ``path``; any other top-level type raises ``error``."""
-    value = read_json(path, error)
+def _bytes(path: Path, error: type[SurvfuseError]) -> bytes:
+    """A file's bytes; raises ``error`` for one that is too large, and for what is no file."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
+        raise error(f"{path.name}: expected a file, found {kind}")
+    if found.st_size > LARGEST_JSON:
+        raise error(f"{path.name}: {found.st_size:,} bytes, expected at most {LARGEST_JSON:,}")
+    return path.read_bytes()
+
+
+def read_object(path: Path, error: type[SurvfuseError], literals: bool = False) -> dict[str, Any]:
+    """The JSON object in ``path``, read as ``read_json`` does; any other top-level type raises ``error``."""
+    value = read_json(path, error, literals)
     if not isinstance(value, dict):
         raise error(f"{path.name}: expected one JSON object, found {json_type(value)}")
     return value
@@ -77,6 +97,14 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def spelt_number(text: str) -> float | None:
+    """The number that ``text`` spells in plain decimal digits, blanks around it aside; None for anything else.
+
+    Narrower than Python's own reading, which takes "1_0", "infinity" and other scripts' digits.
+    """
+    return float(text) if _NUMBER.fullmatch(text := text.strip()) else None
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
@@ -91,12 +119,23 @@ def sha256(path: Path) -> str:
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes ``path`` when the block ends well, and vanishes otherwise."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(_temporary_name(path.name, uuid.uuid4().hex[:8]))
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def discard(path: Path) -> None:
+    """Remove ``path``, and what writers of it that were killed left beside it; nothing where nothing is there."""
+    path.unlink(missing_ok=True)
+    for left in path.parent.glob(_temporary_name(glob.escape(path.name), "?" * 8)):
+        left.unlink(missing_ok=True)
+
+
+def _temporary_name(name: str, token: str) -> str:
+    return f".{name}.{token}.tmp"
 
 
 def write_text(path: Path, text: str) -> None:

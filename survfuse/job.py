@@ -8,22 +8,25 @@ signal); 1 anything unforeseen. Nothing but the one output file is ever left und
 
 import argparse
 import math
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from survfuse.bundle import DEMONSTRATION, Bundle, check_purpose, holds_files, load, load_members, model_required
 from survfuse.clock import TimeLimit, chosen_limit, elapsed
+from survfuse.combinations import name_of, ordered
 from survfuse.curves import MONTHS
-from survfuse.errors import BundleError, EnvironmentFailure, InputError, named
-from survfuse.files import read_object, write_text
+from survfuse.errors import BundleError, EnvironmentFailure, InputError, NoTissueError, named
+from survfuse.files import discard, read_object, write_text
 from survfuse.log import count, peak_memory, stage, warn
 from survfuse.sockets import OUTPUT_FILE, Case, read_case
+from survfuse.supervisor import tell_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 MOUNTED_MODEL = Path("/opt/ml/model")
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
+REFUSE, OMIT = UNUSABLE = ("refuse", "omit")
+UNUSABLE_VARIABLE = "SURVFUSE_UNUSABLE_SLIDE"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SECONDS",
         help="the time the job may take; tiles that are not encoded in time are left out (default: any time)",
     )
+    parser.add_argument(
+        "--unusable-slide",
+        choices=UNUSABLE,
+        help=f"what a slide that cannot be read is: refused, or left out where the bundle was trained for that "
+        f"(default: {UNUSABLE_VARIABLE}, else {REFUSE})",
+    )
     options = parser.parse_args(argv)
-    return guarded(lambda: run(options.input, options.output, options.model, options.time_limit))
+    return guarded(
+        lambda: run(options.input, options.output, options.model, options.time_limit, options.unusable_slide)
+    )
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -65,25 +79,29 @@ def guarded(action: Callable[[], None]) -> int:
         if known is None:
             traceback.print_exc()
             return 1
-        print(f"survfuse: {known.line()}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # stderr may be what failed
+            print(f"survfuse: {known.line()}", file=sys.stderr, flush=True)
         return known.exit_code
     return 0
 
 
-def run(input_root: Path, output_root: Path, model: Path | None, time_limit: float | None = None) -> None:
+def run(
+    input_root: Path,
+    output_root: Path,
+    model: Path | None,
+    time_limit: float | None = None,
+    unusable_slide: str | None = None,
+) -> None:
     """Predict the case under ``input_root`` and write its months under ``output_root``."""
     with _whole_or_absent(output_root) as output:
-        _run(input_root, output, model, chosen_limit(time_limit))
+        _run(input_root, output, model, chosen_limit(time_limit), _omits(unusable_slide))
 
 
-def _run(input_root: Path, output: Path, model: Path | None, seconds: float | None) -> None:
+def _run(input_root: Path, output: Path, model: Path | None, seconds: float | None, omit: bool) -> None:
     case = read_case(input_root)
-    kind = (
-        "features given, no mask needed" if case.features else "slide with mask" if case.mask else "slide without mask"
-    )
-    stage("case", f"{case.name}: {kind}, sockets from {case.found_by}")
+    stage("case", f"{case.name}: {_described(case)}, sockets from {case.found_by}")
     # The small inputs come first: what is wrong with them shows before anything heavy is loaded.
-    expression, variables = read_object(case.rna, InputError), read_object(case.clinical, InputError)
+    expression, variables = (_object(path) if path is not None else None for path in (case.rna, case.clinical))
 
     bundle = _chosen_bundle(model)
     manifest = bundle.manifest
@@ -91,7 +109,10 @@ def _run(input_root: Path, output: Path, model: Path | None, seconds: float | No
     if bundle.demonstration:
         stage("notice", f"DEMONSTRATION WEIGHTS. {manifest.notice}")
 
-    rna, clinical = _vectors(bundle, expression, variables)
+    rna, clinical = _expression(bundle, expression), _clinical(bundle, variables)
+    has = {"slide": "slide" in case.given and "slide" in bundle.modalities}
+    has |= {"rna": rna is not None, "clinical": clinical is not None}
+    _check_scored(bundle, has)
 
     import torch
 
@@ -104,9 +125,15 @@ def _run(input_root: Path, output: Path, model: Path | None, seconds: float | No
     ensemble = Ensemble(load_members(bundle), manifest.combinations, device)
     vectors = [torch.from_numpy(vector) if vector is not None else None for vector in (rna, clinical)]
     tiles, half = None, False
-    if "slide" in bundle.modalities:
+    if has["slide"]:
         limit = _limit(seconds, ensemble, vectors, manifest.slide.dimension) if seconds and case.slide else None
-        tiles, half = _tiles(case, bundle, device, limit)
+        try:
+            tiles, half = _tiles(case, bundle, device, limit)
+        except InputError as problem:
+            if not (omit or isinstance(problem, NoTissueError)) or not _scores(bundle, has | {"slide": False}):
+                raise
+            warn(f"the slide is left out: {problem}")
+            _check_scored(bundle, has | {"slide": False})
     found = ensemble(tiles, *vectors, half=half and device.type == "cuda")
     if not math.isfinite(found.risk):
         raise InputError(f"the risk is {found.risk}: features, expression or clinical variables lie beyond all range")
@@ -135,15 +162,17 @@ def _whole_or_absent(output_root: Path) -> Iterator[Path]:
     """The output file's path, with its folder there and no number of an earlier run in it; where the job fails, be it
     after the number was written, the file goes."""
     output = output_root / OUTPUT_FILE
+    tell_output(output)
     try:
         output_root.mkdir(parents=True, exist_ok=True)
-        output.unlink(missing_ok=True)
+        discard(output)
     except OSError as cause:
         raise EnvironmentFailure(f"{output_root}: cannot be written to ({cause.strerror})") from cause
     try:
         yield output
     except BaseException:
-        output.unlink(missing_ok=True)
+        with suppress(OSError):  # what ended the job is what is to be said
+            discard(output)
         raise
 
 
@@ -159,26 +188,74 @@ def _chosen_bundle(model: Path | None) -> Bundle:
     return bundle
 
 
-def _vectors(
-    bundle: Bundle, expression: Mapping[str, Any], variables: Mapping[str, Any]
-) -> "tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]":
-    """The case's expression [G] and clinical vector [C], each None where the bundle has no use for it."""
-    rna = clinical = None
-    if bundle.expression is not None:
-        encoded = bundle.expression.encode(expression)
-        stage("expression", "; ".join(encoded.notes))
-        for warning in encoded.warnings:
-            warn(warning)
-        rna = encoded.values
-    else:
+def _omits(option: str | None) -> bool:
+    """Whether a slide that cannot be read is left out: the command line's ``option``, else the environment's."""
+    chosen = option or os.environ.get(UNUSABLE_VARIABLE) or REFUSE
+    if chosen not in UNUSABLE:
+        raise EnvironmentFailure(f"{UNUSABLE_VARIABLE}={chosen[:80]}: expected {' or '.join(UNUSABLE)}")
+    return chosen == OMIT
+
+
+def _described(case: Case) -> str:
+    slide = "features given, no mask needed" if case.features else "slide with mask" if case.mask else None
+    kinds = [slide or ("slide without mask" if case.slide else "no slide")]
+    kinds += [f"no {name}" for name in ("rna", "clinical") if name not in case.given]
+    return ", ".join(kinds)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    # What is no JSON number may still be a code of a missing value.
+    value = read_object(path, InputError, literals=True)
+    with path.open("rb") as file:
+        if file.read(len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK:
+            stage("json", f"{path.name}: a byte-order mark was passed over")
+    return value
+
+
+def _expression(bundle: Bundle, expression: Mapping[str, Any] | None) -> "NDArray[np.float32] | None":
+    """The case's expression [G]; None where it has none, or the bundle no use for it."""
+    if bundle.expression is None:
         stage("expression", "not used by this bundle")
-    if bundle.vocabulary is not None:
-        vector = bundle.vocabulary.encode(variables)
-        stage("clinical", "; ".join(vector.notes))
-        clinical = vector.values
-    else:
+        return None
+    if not expression:
+        stage("expression", "none given" if expression is None else "none given: the object is empty")
+        return None
+    encoded = bundle.expression.encode(expression)
+    stage("expression", "; ".join(encoded.notes))
+    for warning in encoded.warnings:
+        warn(warning)
+    return encoded.values
+
+
+def _clinical(bundle: Bundle, variables: Mapping[str, Any] | None) -> "NDArray[np.float32] | None":
+    """The case's clinical vector [C]; None where it has no variable that is known, or the bundle no use for any."""
+    if bundle.vocabulary is None:
         stage("clinical", "not used by this bundle")
-    return rna, clinical
+        return None
+    if variables is None:
+        stage("clinical", "none given")
+        return None
+    vector = bundle.vocabulary.encode(variables)
+    if not vector.known:
+        stage("clinical", f"no variable is known; {'; '.join(vector.notes)}")
+        return None
+    stage("clinical", "; ".join(vector.notes))
+    return vector.values
+
+
+def _scores(bundle: Bundle, has: Mapping[str, bool]) -> bool:
+    return name_of(ordered(name for name in has if has[name])) in bundle.manifest.combinations
+
+
+def _check_scored(bundle: Bundle, has: Mapping[str, bool]) -> None:
+    """Say what the case lacks of the bundle's modalities; raises InputError where the bundle cannot do without."""
+    missing = [name for name in bundle.modalities if not has[name]]
+    if not _scores(bundle, has):
+        trained = ", ".join(bundle.manifest.combinations)
+        raise InputError(f"the case lacks {', '.join(missing) or 'a modality'}; this bundle scores {trained}")
+    if missing:
+        used = name_of(ordered(name for name in has if has[name]))
+        stage("missing", f"{', '.join(missing)}; scored by {used}, as the bundle was trained to")
 
 
 def _limit(seconds: float, ensemble: "Ensemble", vectors: "list[torch.Tensor | None]", dimension: int) -> TimeLimit:
@@ -209,7 +286,8 @@ def _tiles(case: Case, bundle: Bundle, device: "torch.device", limit: TimeLimit 
         aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
         check_encoder(features, case.features.name, settings.encoder, aliases, settings.dimension)
         named_by = f"of {features.encoder}" if features.encoder else f"taken to be of {settings.encoder}"
-        stage("features", f"{count(len(features.values), 'tile')} × {settings.dimension}, {named_by}")
+        tiles = f"{count(len(features.values), 'tile')} × {settings.dimension}"
+        stage("features", "; ".join((f"{tiles}, {named_by}", *features.notes)))
         return features.values, features.half
     assert case.slide is not None
     from survfuse.slide.extract import extract

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from survfuse.clock import elapsed
+from survfuse.errors import one_line
 
 T = TypeVar("T")
 _LINE_EVERY = 10.0  # seconds between progress lines where no terminal watches
@@ -20,12 +21,12 @@ _LINE_EVERY = 10.0  # seconds between progress lines where no terminal watches
 
 def stage(name: str, message: str) -> None:
     """Print one stage of the run with the seconds since the process started."""
-    print(f"[{elapsed():7.2f} s] {name:<12} {' '.join(message.split())}", flush=True)
+    print(f"[{elapsed():7.2f} s] {name:<12} {one_line(message)}", flush=True)
 
 
 def warn(message: str) -> None:
     """Print a warning: something the run goes on with, but a reader should know."""
-    print(f"survfuse: warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"survfuse: warning: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], total: int, name: str, amount: Callable[[T], int] = lambda _: 1) -> Iterator[T]:

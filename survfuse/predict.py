@@ -95,7 +95,8 @@ def _vectors(
         given = {g: float(x) for g, x in zip(cohort.genes, values.tolist(), strict=True) if not np.isnan(x)}
         rna = torch.from_numpy(bundle.expression.encode(given).values)
     if any(cohort.clinical) and bundle.vocabulary is not None:
-        clinical = torch.from_numpy(bundle.vocabulary.encode(cohort.clinical[row]).values)
+        encoded = bundle.vocabulary.encode(cohort.clinical[row])
+        clinical = torch.from_numpy(encoded.values) if encoded.known else None
     return tiles, rna, clinical
 
 

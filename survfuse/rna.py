@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survfuse.errors import BundleError, InputError
-from survfuse.files import json_type
+from survfuse.files import json_type, spelt_number
 from survfuse.log import count
 
 LOG_STANDARDISE = "log1p-standardise"
@@ -148,6 +148,8 @@ class Expression:
             notes.append(f"{count(missing, 'missing gene')} {value}")
         if extra:
             notes.append(f"{count(extra, 'extra gene')} ignored")
+        if spelt := sum(isinstance(value, str) for value in expression.values()):
+            notes.append(f"{count(spelt, 'number')} given as text")
         return RnaVector(self.transformed(values), tuple(notes), self._scale_warnings(values))
 
     def _scale_warnings(self, values: NDArray[np.float64]) -> tuple[str, ...]:
@@ -167,17 +169,24 @@ class Expression:
 def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...]) -> NDArray[np.float64]:
     """Values [G] in the order of ``genes``, NaN where a gene is absent.
 
-    Every value of the object is checked, also of genes outside ``genes``; raises InputError naming the gene.
+    Every value of the object is checked, also of genes outside ``genes``; raises InputError naming the gene. Text that
+    spells a number in decimal digits is taken as that number.
     """
-    for gene, value in expression.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"expression of {gene[:80]!r}: expected a number, found {json_type(value)}")
-        if not 0.0 <= value <= LARGEST:  # false for NaN as well
-            kind = "negative" if value < 0 else "NaN or too large for a number"
-            raise InputError(
-                f"expression of {gene[:80]!r}: expected a finite value of at least 0, found one that is {kind}"
-            )
-    return np.array([expression.get(gene, np.nan) for gene in genes], dtype=np.float64)
+    values = {gene: _value(gene, value) for gene, value in expression.items()}
+    return np.array([values.get(gene, np.nan) for gene in genes], dtype=np.float64)
+
+
+def _value(gene: str, value: Any) -> float:
+    number = spelt_number(value) if isinstance(value, str) else value
+    if number is None or isinstance(number, bool) or not isinstance(number, (int, float)):
+        found = "a string that spells none" if isinstance(value, str) else json_type(value)
+        raise InputError(f"expression of {gene[:80]!r}: expected a number, found {found}")
+    if not 0.0 <= number <= LARGEST:  # false for NaN as well
+        kind = "negative" if number < 0 else "NaN or too large for a number"
+        raise InputError(
+            f"expression of {gene[:80]!r}: expected a finite value of at least 0, found one that is {kind}"
+        )
+    return float(number)
 
 
 def _placement(logged: NDArray[np.float64], profile: NDArray[np.float64]) -> tuple[float, float]:

@@ -4,10 +4,14 @@ Socket slugs and paths are those of CHIMERA Task 3 on Grand Challenge. A job nam
 ``inputs.json``; the object that carries the slug is called ``interface`` or, on newer platforms, ``socket``.
 """
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from survfuse.combinations import Combination, ordered
 from survfuse.errors import InputError
 from survfuse.files import read_json
 from survfuse.log import listing, warn
@@ -17,6 +21,7 @@ MASK = "tissue-mask"
 RNA = "bulk-rna-seq-bladder-cancer"
 CLINICAL = "chimera-clinical-data-of-bladder-cancer-recurrence"
 OUTPUT_FILE = "likelihood-of-bladder-cancer-recurrence.json"
+_SHOWN = 1000  # files that are looked at for a message
 
 PLACES = {
     SLIDE: "images/bladder-cancer-tissue-biopsy-wsi",
@@ -24,58 +29,69 @@ PLACES = {
     RNA: "bulk-rna-seq-bladder-cancer.json",
     CLINICAL: "chimera-clinical-data-of-bladder-cancer-recurrence-patients.json",
 }
-INTERFACES = ({SLIDE, MASK, RNA, CLINICAL}, {SLIDE, RNA, CLINICAL})
 FEATURE_SUFFIXES = (".h5", ".pt")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One patient's inputs. Exactly one of ``slide`` and ``features`` is set."""
+    """One patient's inputs; what the patient lacks is None. At most one of ``slide`` and ``features`` is set."""
 
     name: str
     slide: Path | None
     mask: Path | None
     features: Path | None
-    rna: Path
-    clinical: Path
+    rna: Path | None
+    clinical: Path | None
     found_by: str  # how the sockets were learnt, for the log
+
+    @property
+    def given(self) -> Combination:
+        """The modalities that the case has a file for."""
+        files = {"slide": self.slide or self.features, "rna": self.rna, "clinical": self.clinical}
+        return ordered(name for name, file in files.items() if file is not None)
 
 
 def read_case(root: Path) -> Case:
     """The case under ``root``, dispatched by ``inputs.json`` or, without it, by the files that lie there.
 
-    Raises InputError where the sockets are not one of INTERFACES or a socket's file is missing.
+    A socket that is not listed, or has no file, is one that the case lacks. Raises InputError for sockets of another
+    interface, several files in one, something else than a file in a file's place, and where nothing is there.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected the job's inputs there")
     declared = root / "inputs.json"
-    if declared.exists():
+    if os.path.lexists(declared):
         places, found_by = _declared(declared), "inputs.json"
     else:
-        places = {slug: place for slug, place in PLACES.items() if (root / place).exists()}
+        places = {slug: place for slug, place in PLACES.items() if os.path.lexists(root / place)}
         found_by = "the files present (no inputs.json)"
-    if set(places) not in INTERFACES:
-        expected = " or ".join("{" + ", ".join(s for s in PLACES if s in known) + "}" for known in INTERFACES)
-        came = ", ".join(sorted(places)) or "none of them"
-        lying = listing(sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()))
+    if not places or not places.keys() <= PLACES.keys():
+        came = listing(sorted(places)) or "none of them"
         raise InputError(
-            f"unknown set of sockets from {found_by}: expected {expected}, found {{{came}}}; files: {lying or 'none'}"
+            f"unknown set of sockets from {found_by}: expected {', '.join(PLACES)}, found {{{came}}}; "
+            f"files: {listing(_lying(root)) or 'none'}"
         )
-    slide = _only_file(root / places[SLIDE], SLIDE)
-    given = slide.suffix.lower() in FEATURE_SUFFIXES
-    mask = _mask(root / places[MASK]) if MASK in places and not given else None
-    for slug in (RNA, CLINICAL):
-        if not (root / places[slug]).is_file():
-            raise InputError(f"{slug}: expected a file at {places[slug]}, found none")
+    slide = _only_file(root, places, SLIDE)
+    given = slide is not None and slide.suffix.lower() in FEATURE_SUFFIXES
+    mask = _only_file(root, places, MASK) if slide is not None and not given else None
+    rna, clinical = (_file(root, places, slug) for slug in (RNA, CLINICAL))
+    if slide is None and rna is None and clinical is None:
+        raise InputError(f"the sockets from {found_by} hold no file; files: {listing(_lying(root)) or 'none'}")
     return Case(
-        name=slide.stem,
+        name=slide.stem if slide is not None else "a case without slide",
         slide=None if given else slide,
         mask=mask,
         features=slide if given else None,
-        rna=root / places[RNA],
-        clinical=root / places[CLINICAL],
+        rna=rna,
+        clinical=clinical,
         found_by=found_by,
     )
+
+
+def _lying(root: Path) -> list[str]:
+    """Some of the files under ``root``, for a message."""
+    files = (path for path in root.rglob("*") if not path.is_dir())
+    return sorted(str(path.relative_to(root)) for path in islice(files, _SHOWN))
 
 
 def _declared(path: Path) -> dict[str, str]:
@@ -98,28 +114,45 @@ def _socket(entry: Any, number: int) -> tuple[str, str]:
     if not isinstance(slug, str):
         raise InputError(f"inputs.json: entry {number} has no 'interface' or 'socket' object with a slug")
     place = inner.get("relative_path") or PLACES.get(slug, "")
-    if not isinstance(place, str) or PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
+    if not isinstance(place, str) or "\0" in place:
+        raise InputError(f"inputs.json: relative_path of {slug[:80]} is no path")
+    if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
         raise InputError(f"inputs.json: relative_path of {slug[:80]} leads outside the input folder")
     return slug, place
 
 
-def _only_file(folder: Path, slug: str) -> Path:
-    """The one file of an image socket; its name is free, and hidden files do not count."""
-    found = _visible_files(folder)
-    if len(found) != 1:
-        names = listing(path.name for path in found) or "none"
-        raise InputError(f"{slug}: expected exactly one file in {folder.name}/, found {names}")
-    return found[0]
-
-
-def _mask(folder: Path) -> Path | None:
-    if _visible_files(folder):
-        return _only_file(folder, MASK)
-    warn(f"{MASK}: listed among the sockets, but {folder.name}/ holds no file")
-    return None
-
-
-def _visible_files(folder: Path) -> list[Path]:
+def _only_file(root: Path, places: Mapping[str, str], slug: str) -> Path | None:
+    """The one file of an image socket, None where it has none; its name is free, and hidden files do not count."""
+    if slug not in places:
+        return None
+    folder = root / places[slug]
+    if not os.path.lexists(folder):
+        warn(f"{slug}: listed among the sockets, but {places[slug]} is not there")
+        return None
     if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        raise InputError(f"{slug}: expected a folder at {places[slug]}, found something else")
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found = [path for path in visible if not path.is_dir()] or visible
+    if not found:
+        warn(f"{slug}: listed among the sockets, but {folder.name}/ holds no file")
+        return None
+    if len(found) > 1:
+        raise InputError(f"{slug}: expected one file in {folder.name}/, found {listing(path.name for path in found)}")
+    return _checked(found[0], slug)
+
+
+def _file(root: Path, places: Mapping[str, str], slug: str) -> Path | None:
+    """The file of a JSON socket, None where it has none."""
+    if slug not in places:
+        return None
+    if not os.path.lexists(root / places[slug]):
+        warn(f"{slug}: listed among the sockets, but {places[slug]} is not there")
+        return None
+    return _checked(root / places[slug], slug)
+
+
+def _checked(path: Path, slug: str) -> Path:
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "something else"
+        raise InputError(f"{slug}: expected a file, found {found} at {path.name}")
+    return path

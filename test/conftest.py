@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from survfuse.bundle import MANIFEST, SELF, manifest_digest
 from survfuse.cli import main as survfuse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +64,9 @@ def run_job(
 
 
 def edit_json(path: Path, **changes: object) -> None:
-    """Set keys of a JSON object in place; None removes a key."""
+    """Set keys of a JSON object in place; None removes a key. A bundle's manifest keeps a checksum that fits."""
     value = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: entry for key, entry in value.items() if entry is not None}))
+    value = {key: entry for key, entry in value.items() if entry is not None}
+    if path.name == MANIFEST:
+        value[SELF] = manifest_digest(value)
+    path.write_text(json.dumps(value))

@@ -283,7 +283,7 @@ def test_other_embedded_weights_than_the_bundles_are_refused(output, tmp_path, c
     manifest = json.loads((other / "manifest.json").read_text())
     assert len(manifest["slide"]["embedded_sha256"]) == 64
     manifest["slide"]["embedded_sha256"] = "0" * 64
-    (other / "manifest.json").write_text(json.dumps(manifest))
+    edit_json(other / "manifest.json", **manifest)
     assert end_of(CASES / "interf0", output, other) == 3
     assert "embedded weights are not those" in capsys.readouterr().err
 

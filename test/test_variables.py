@@ -70,7 +70,7 @@ def test_more_than_half_missing_is_refused(expression, values):
         expression.encode(half)
 
 
-@pytest.mark.parametrize("value", [-0.1, -1, math.nan, math.inf, "3.1", None, True, [1.0], {}, 10**400])
+@pytest.mark.parametrize("value", [-0.1, -1, math.nan, math.inf, "3,1", None, True, [1.0], {}, 10**400])
 @pytest.mark.parametrize("gene", ["G5", "NOT_IN_BUNDLE"])
 def test_an_unusable_value_names_its_gene(expression, values, gene, value):
     with pytest.raises(InputError, match=f"'{gene}'"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import InputError
+from survfuse.errors import InputError, NoTissueError
 from survfuse.log import count, warn
 from survfuse.slide.pixels import Slide
 from survfuse.slide.tiff import tifffile_complaints
@@ -41,7 +41,7 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
     """Tiles of which at least the share ``least`` is tissue.
 
     Without a mask, or with one that marks nothing, tissue is found by the slide's saturation (Otsu). Raises
-    InputError where no tile qualifies, and for a mask that cannot be read or has another shape than the slide.
+    NoTissueError where no tile qualifies, and InputError for a mask that cannot be read or is of another shape.
     """
     share, found_by = None, "no mask given; tissue found by saturation"
     if mask is not None:
@@ -54,7 +54,7 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
         share = coverage(grid, (tissue.shape[1], tissue.shape[0]), [Block(0, 0, tissue)])
     origins = grid.origins(covered(share, least))
     if not len(origins):
-        raise InputError(
+        raise NoTissueError(
             f"{slide.name}: none of {count(len(grid), 'tile')} is at least {least:.0%} tissue ({found_by})"
         )
     return Tissue(origins, len(grid), found_by)
