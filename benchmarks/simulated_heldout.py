@@ -9,7 +9,9 @@ stand beside it; they are kept in WORK, and further options are those of ``survf
 """
 
 import argparse
+import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,8 @@ def main() -> None:
 
 
 def _risks(bundle: Bundle, cohort: Cohort) -> Floats:
-    return np.array([found.risk for found in cohort_risks(bundle, cohort)])
+    with redirect_stdout(sys.stderr):
+        return np.array([found.risk for found in cohort_risks(bundle, cohort)])
 
 
 def _trained(cohort: Path, work: Path, name: str, training: list[str]) -> Bundle:
@@ -67,7 +70,9 @@ def _trained(cohort: Path, work: Path, name: str, training: list[str]) -> Bundle
     out = work / name_of(parts(name))
     if not (out / "manifest.json").exists():
         command = ["train", str(cohort), "--out", str(out), "--modalities", *parts(name), *training]
-        if code := survfuse(command):
+        with redirect_stdout(sys.stderr):
+            code = survfuse(command)
+        if code:
             raise SystemExit(code)
     return load(out)
 

@@ -177,7 +177,7 @@ def deadline() -> None:
         with Slide(path) as opened:
             grid = Grid.over(opened.size, opened.mpp, 224, 1.0, starts)
             origins = find_tissue(opened, grid, mask, 0.5).origins
-            features, _ = tile_features(opened, grid, origins, encoder)
+            features, *_ = tile_features(opened, grid, origins, encoder)
         order = spread(*grid.places(origins).T)
         random = [np.random.default_rng(seed).permutation(len(origins)) for seed in range(20)]
         for share in (0.02, 0.05, 0.1, 0.25, 0.5, 1.0):

@@ -168,8 +168,7 @@ def _open_h5(path: Path, cache: Path) -> tuple[Tensor, str | None]:
         return values, known
     copy = cache / f"{key}.npy"
     if not copy.exists():
-        with as_hdf5(path), h5py.File(path, "r") as file:
-            _copy(copy, _checked(path, h5_blocks(file["features"])), shape, _kept(dtype == np.float16))
+        _copy(copy, _checked(path, _h5_blocks(path)), shape, _kept(dtype == np.float16))
     return _map_npy(copy), known
 
 
@@ -182,6 +181,13 @@ def _offset(path: Path, dataset: "h5py.Dataset") -> int | None:
     if offset + dataset.size * dataset.dtype.itemsize > path.stat().st_size:
         raise InputError(f"{path.name}: ends before its features do")
     return int(offset)
+
+
+def _h5_blocks(path: Path) -> Iterator[Tensor]:
+    import h5py
+
+    with as_hdf5(path), h5py.File(path, "r") as file:
+        yield from h5_blocks(file["features"])
 
 
 def _blocks(values: Tensor) -> Iterator[Tensor]:

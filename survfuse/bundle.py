@@ -264,8 +264,8 @@ def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], ta
 
 
 def manifest_digest(value: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's values but for this one: of compact JSON in ASCII, keys in the order of their code points,
-    numbers as Python spells them."""
+    """SHA-256 of a manifest's values but for this one: of compact JSON in ASCII, keys in order, numbers
+    as Python spells them."""
     others = {key: entry for key, entry in value.items() if key != SELF}
     text = json.dumps(others, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()

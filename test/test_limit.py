@@ -116,17 +116,17 @@ def test_what_follows_the_encoding_and_a_margin_are_kept_back(monkeypatch):
 
 def test_neither_order_nor_batches_change_a_tile_s_features(opened, encoder):
     slide, grid, origins = opened
-    plain, rows = tile_features(slide, grid, origins, encoder)
-    spread_out, again = tile_features(slide, grid, origins, encoder, TimeLimit(1e9, lambda _: 0.0))
+    plain, rows, _ = tile_features(slide, grid, origins, encoder)
+    spread_out, again, _ = tile_features(slide, grid, origins, encoder, TimeLimit(1e9, lambda _: 0.0))
     assert rows.tolist() == again.tolist() == list(range(len(origins)))
     assert torch.equal(plain, spread_out)
 
 
 def test_a_limit_leaves_the_first_of_the_even_order(opened, encoder, monkeypatch):
     slide, grid, origins = opened
-    whole, _ = tile_features(slide, grid, origins, encoder)
+    whole, *_ = tile_features(slide, grid, origins, encoder)
     monkeypatch.setattr(Batches, "left", 3)
-    features, rows = tile_features(slide, grid, origins, encoder, Batches(1.0, lambda _: 0.0))
+    features, rows, _ = tile_features(slide, grid, origins, encoder, Batches(1.0, lambda _: 0.0))
     assert rows.tolist() == sorted(spread(*grid.places(origins).T)[: 3 * encoder.batch].tolist())
     assert torch.equal(features, whole[torch.from_numpy(rows)])
 
@@ -138,7 +138,7 @@ def test_encoding_ends_in_time(opened, encoder, monkeypatch):
     monkeypatch.setattr(encoder, "_encode", lambda tiles: time.sleep(0.5) or encode(tiles))
     monkeypatch.setattr("survfuse.clock.MARGIN", (0.0, 0.0))
     end = elapsed() + 2.4
-    _, rows = tile_features(slide, grid, origins, encoder, TimeLimit(end, lambda _: 0.5))
+    _, rows, _ = tile_features(slide, grid, origins, encoder, TimeLimit(end, lambda _: 0.5))
     assert elapsed() + 0.5 <= end + 0.1
     assert 0 < len(rows) < len(origins)
 

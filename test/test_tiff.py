@@ -7,13 +7,13 @@ import numpy as np
 import openslide
 import pytest
 import pyvips
+import simplejpeg
 import tifffile
 from conftest import SLIDE
 from PIL import Image
 
-from survfuse.errors import InputError
-from survfuse.slide.pixels import Slide
-from survfuse.slide.tiff import DamagedTileError, TiffLevels, frame_header
+from survfuse.slide.pixels import DamagedRegionError, Slide
+from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels, frame_header
 
 
 @pytest.fixture(scope="module")
@@ -114,50 +114,92 @@ def edited(path, tmp_path, edit):
     return tmp_path / "edited.tif", place
 
 
+def half_of(tile: bytes) -> bytes:
+    return tile[: len(tile) // 2] + bytes(len(tile) - len(tile) // 2)
+
+
+def less_coded(tile: bytes) -> bytes:
+    """The end comes too early: libjpeg fills what is missing."""
+    return (tile[: len(tile) * 3 // 4] + b"\xff\xd9").ljust(len(tile), b"\0")
+
+
 @pytest.mark.parametrize(
-    ("edit", "why"),
+    ("edit", "why", "lost"),
     [
-        (lambda tile: bytes(len(tile)), "is no JPEG of 240 × 176 px"),
-        (lambda tile: b"\xff\xd8\xff" + bytes(len(tile) - 3), "is no JPEG of 240 × 176 px"),
-        (lambda tile: tile[:-2] + b"\0\0", "is a JPEG without an end"),
-        (lambda tile: tile[: len(tile) // 2] + bytes(len(tile) - len(tile) // 2), "is a JPEG without an end"),
+        (lambda tile: bytes(len(tile)), "is no JPEG of 240 × 176 px", False),
+        (lambda tile: b"\xff\xd8\xff" + bytes(len(tile) - 3), "is no JPEG of 240 × 176 px", False),
+        (lambda tile: tile[:-2] + b"\0\0", "is a JPEG without an end", True),
+        (half_of, "is a JPEG without an end", True),
+        (less_coded, "premature end of data", True),
     ],
-    ids=["zeros", "no frame", "no end", "half"],
+    ids=["zeros", "no frame", "no end", "half", "less coded"],
 )
-def test_a_damaged_tile_is_left_to_openslide(even, tmp_path, edit, why):
+def test_a_damaged_tile_is_refused(even, tmp_path, edit, why, lost):
+    """Also where OpenSlide would give pixels for it: those without an end, say."""
     path, place = edited(even, tmp_path, edit)
     levels = TiffLevels(path, True)
-    with pytest.raises(DamagedTileError, match=why):
+    with pytest.raises(LostTileError if lost else DamagedTileError, match=why):
         levels.read((2048, 2048), *place, 100, 100)
     levels.close()
-    assert_as_openslide(path, place)
+    with Slide(path) as slide, pytest.raises(DamagedRegionError, match=f"at {place[0]}, {place[1]} cannot be read"):
+        slide.read(place, (100.0, 100.0), (100, 100))
 
 
-def assert_as_openslide(path, place):
-    """The rectangle at ``place`` of level 0: OpenSlide's pixels where it gives any, else an error that says where."""
-    with Slide(path) as slide:
-        try:
-            expected = np.asarray(slide._slide.read_region(place, 0, (100, 100)))[..., :3]
-        except openslide.OpenSlideError:
-            with pytest.raises(InputError, match=f"the region at {place[0]}, {place[1]} cannot be read"):
-                Slide(path).read(place, (100.0, 100.0), (100, 100))
-            return False
-        assert np.array_equal(Slide(path).read(place, (100.0, 100.0), (100, 100)), expected)
-        return True
-
-
-def test_torn_pixels_are_openslides_or_refused_with_it(tmp_path):
-    """Three bytes of a tile changed by chance: libjpeg remarks upon what it cannot decode, and fills it."""
+def test_torn_pixels_are_those_of_a_decoder_without_remarks_or_refused(tmp_path):
+    """A byte of a tile changed by chance. Bytes left over where all pixels are done are remarked upon by libjpeg
+    and passed over by OpenSlide, whose pixels are then not those of the slide."""
     random = np.random.default_rng(0)
 
     def tear(tile: bytes) -> bytes:
         torn = bytearray(tile)
-        for place in random.integers(200, len(tile) - 10, 3):
+        for place in random.integers(200, len(tile) - 10, 1):
             torn[place] = random.integers(256)
         return bytes(torn)
 
-    read = [assert_as_openslide(*edited(SLIDE, tmp_path, tear)) for _ in range(25)]
-    assert not all(read)
+    refused = 0
+    for _ in range(25):
+        path, place = edited(SLIDE, tmp_path, tear)
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            number = len(page.dataoffsets) // 2
+            data = path.read_bytes()[page.dataoffsets[number] :][: page.databytecounts[number]]
+            tables = page.jpegtables[: page.jpegtables.rindex(b"\xff\xd9")]
+        remarks = not sound(tables + data[2:])
+        with Slide(path) as slide:
+            try:
+                slide.read(place, (100.0, 100.0), (100, 100))
+            except DamagedRegionError:
+                refused += 1
+                assert remarks
+            else:
+                assert not remarks
+    assert 0 < refused < 25
+
+
+def sound(jpeg: bytes) -> bool:
+    """Whether libjpeg-turbo decodes a JPEG without a remark."""
+    try:
+        simplejpeg.decode_jpeg(jpeg, strict=True)
+    except ValueError:
+        return False
+    return True
+
+
+def test_an_openslide_error_does_not_reach_other_regions(tmp_path):
+    """OpenSlide answers every call after an error with that error; regions beside a damaged one stay readable."""
+    image = pyvips.Image.new_from_file(str(SLIDE)).crop(0, 0, 1024, 1024).copy(xres=2000, yres=2000)
+    image.tiffsave(str(tmp_path / "s.tif"), tile=True, tile_width=256, tile_height=256, compression="deflate")
+    with tifffile.TiffFile(tmp_path / "s.tif") as file:
+        start, length = file.pages.first.dataoffsets[5], file.pages.first.databytecounts[5]
+    data = bytearray((tmp_path / "s.tif").read_bytes())
+    data[start : start + length] = bytes(length)
+    (tmp_path / "s.tif").write_bytes(data)
+    with Slide(tmp_path / "s.tif") as slide:
+        for _ in range(2):
+            with pytest.raises(DamagedRegionError, match="at 256, 256 cannot be read"):
+                slide.read((256, 256), (100.0, 100.0), (100, 100))
+            read = slide.read((600, 256), (100.0, 100.0), (100, 100))
+            assert np.array_equal(read, image.numpy()[256:356, 600:700])
 
 
 def test_bytes_that_fill_up_before_a_marker_are_passed_over(even, tmp_path):

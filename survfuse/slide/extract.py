@@ -17,6 +17,7 @@ from survfuse.slide.pixels import Slide
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
+from survfuse.supervisor import reading
 
 FEWEST_TILES = 32  # that a time limit must leave for an answer to be given; all, of a slide that has fewer
 
@@ -58,7 +59,7 @@ def extract(
         )
     if weights is None and settings.embedded_sha256 not in (None, embedded_digest(spec.name)):
         raise BundleError(f"{spec.name}: the embedded weights are not those that the bundle was trained on (sha256)")
-    with Slide(path, settings.assumed_mpp) as slide:
+    with reading(path.name), Slide(path, settings.assumed_mpp) as slide:
         stage("slide", f"{slide.size[0]} × {slide.size[1]} px at {slide.mpp[0]:.4g} µm/px from {slide.mpp_source}")
         if max(slide.mpp) > 1.05 * settings.mpp:
             warn(f"{slide.name}: {max(slide.mpp):.3g} µm/px is coarser than {settings.mpp:g}; its tiles are enlarged")
@@ -66,9 +67,12 @@ def extract(
         tissue = find_tissue(slide, grid, mask, settings.min_coverage)
         stage("tissue", f"{count(len(tissue.origins), 'tile')} kept of {tissue.tiles:,}; {tissue.found_by}")
         encoder = encoder or load_encoder(settings.encoder, weights, device, error)
-        features, rows = tile_features(slide, grid, tissue.origins, encoder, limit)
+        features, rows, damaged = tile_features(slide, grid, tissue.origins, encoder, limit)
         origins = tissue.origins[rows]
-        _check_limit(len(features), len(tissue.origins), limit)
+        if damaged:
+            kept = count(len(tissue.origins), "tissue tile")
+            warn(f"{slide.name}: {damaged:,} of {kept} cannot be read and are left out")
+        _check_limit(len(features), len(tissue.origins) - damaged, limit)
         precision = str(encoder.precision).removeprefix("torch.")
         if not features.isfinite().all():
             tile = origins[int((~features.isfinite().all(dim=1)).nonzero()[0])]

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from survfuse.clock import TimeLimit, elapsed
-from survfuse.log import progress
+from survfuse.errors import InputError
+from survfuse.log import count, progress
 from survfuse.slide.encoders import Encoder
-from survfuse.slide.pixels import Slide
+from survfuse.slide.pixels import DamagedRegionError, Slide
+from survfuse.slide.settings import MOST_DAMAGED
 from survfuse.slide.spread import along_curve, spread
 from survfuse.slide.tiles import Grid
 
@@ -25,29 +27,61 @@ _AHEAD = 2  # batches read or being read while one is encoded
 
 def tile_features(
     slide: Slide, grid: Grid, origins: NDArray[np.int64], encoder: Encoder, limit: TimeLimit | None = None
-) -> tuple[Tensor, NDArray[np.int64]]:
-    """Features [n, D] float32 on the CPU of tiles at level-0 ``origins`` [N, 2], and the rows [n] they are of, rising.
+) -> tuple[Tensor, NDArray[np.int64], int]:
+    """Features [n, D] float32 on the CPU of tiles at level-0 ``origins`` [N, 2], the rows [n] they are of, rising, and
+    the number of tiles that were met and cannot be read.
 
-    Without ``limit`` n is N. With one, tiles are taken in an order of which every prefix is an even sample of the
-    tissue, for as long as another batch ends in time. Neither order nor threads change where a tile's features stand.
+    Without ``limit`` and such tiles n is N. With a limit, tiles are taken in an order of which every prefix is an even
+    sample of the tissue, for as long as another batch ends in time. Neither order nor threads change where a tile's
+    features stand. Raises InputError where more than MOST_DAMAGED of the tiles cannot be read.
     """
     order = (along_curve if limit is None else spread)(*grid.places(origins).T)
     features = torch.empty(len(origins), encoder.spec.dimension, device=encoder.device)
     places = torch.from_numpy(order).to(encoder.device)  # at once: a copy for each batch would wait for the one before
-    batches = read_ahead(slide, grid, origins[order], encoder.spec.input_px, encoder.batch, encoder.device)
+    damaged = Damaged(slide.name, len(origins))
+    batches = read_ahead(slide, grid, origins[order], encoder.spec.input_px, encoder.batch, encoder.device, damaged)
+    encoded = np.zeros(len(origins), dtype=bool)  # in the order of reading
     done, slowest, started = 0, 0.0, elapsed()
     with encoder.autocast(), closing(batches):
         for tiles in progress(batches, len(origins), "encoding", len):
             if limit is not None and not limit.allows(slowest * encoder.in_flight, done + len(tiles)):
                 break
-            features[places[done : done + len(tiles)]] = encoder(tiles)
+            batch = slice(done, done + len(tiles))
+            sound = damaged.sound(batch.start, batch.stop)
+            encoded[batch] = sound
+            if sound.all():
+                features[places[batch]] = encoder(tiles)
+            elif sound.any():
+                features[torch.from_numpy(order[batch][sound]).to(encoder.device)] = encoder(tiles[sound])
             if limit is not None and not done and encoder.device.type == "cuda":
                 torch.cuda.synchronize()  # else the first batch would seem to take no time
             done += len(tiles)
             slowest, started = max(slowest, elapsed() - started), elapsed()
-    rows = np.sort(order[:done])
+    rows = np.sort(order[encoded])
     features = features.cpu()
-    return (features if done == len(order) else features[torch.from_numpy(rows)]), rows
+    found = features if encoded.all() else features[torch.from_numpy(rows)]
+    return found, rows, done - len(rows)
+
+
+class Damaged:
+    """Tiles of ``tiles`` that could not be read, by their place in the order of reading. Any thread may add one."""
+
+    def __init__(self, name: str, tiles: int) -> None:
+        self._name, self._tiles, self._allowed = name, tiles, int(MOST_DAMAGED * tiles)
+        self._why: dict[int, str] = {}
+
+    def add(self, place: int, problem: DamagedRegionError) -> None:
+        self._why[place] = str(problem)
+
+    def sound(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Which of the tiles from ``start`` to ``stop`` were read; raises InputError where too many were not."""
+        if len(self._why) > self._allowed:
+            first = self._why[min(self._why)]
+            raise InputError(
+                f"{self._name}: more than {self._allowed:,} of {count(self._tiles, 'tissue tile')} "
+                f"({MOST_DAMAGED:.0%}) cannot be read; {first}"
+            )
+        return np.array([place not in self._why for place in range(start, stop)])
 
 
 def read_ahead(
@@ -57,21 +91,28 @@ def read_ahead(
     px: int,
     batch: int,
     device: torch.device = torch.device("cpu"),  # noqa: B008
+    damaged: "Damaged | None" = None,
 ) -> Iterator[Tensor]:
     """Tiles [≤ batch, px, px, 3] uint8 in the order of ``origins``, read before they are asked for.
 
-    Their memory, pinned where a GPU copies from it, is written again once the next batch has been asked for.
+    Their memory, pinned where a GPU copies from it, is written again once the next batch has been asked for. A tile
+    that cannot be read is added to ``damaged``, and its pixels mean nothing; without it, DamagedRegionError is raised.
     """
     shape, pinned = (min(batch, len(origins)), px, px, 3), device.type == "cuda"
     buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(_AHEAD + 1)]
     parts = [origins[start : start + batch] for start in range(0, len(origins), batch)]
 
-    def read(origin: NDArray[np.int64], tile: NDArray[np.uint8]) -> None:
-        tile[...] = slide.read((int(origin[0]), int(origin[1])), grid.side, (px, px))
+    def read(place: int, tile: NDArray[np.uint8]) -> None:
+        try:
+            tile[...] = slide.read((int(origins[place, 0]), int(origins[place, 1])), grid.side, (px, px))
+        except DamagedRegionError as problem:
+            if damaged is None:
+                raise
+            damaged.add(place, problem)
 
     def start(number: int) -> list[Future[None]]:
-        buffer = buffers[number % len(buffers)].numpy()
-        return [pool.submit(read, origin, tile) for origin, tile in zip(parts[number], buffer, strict=False)]
+        buffer, first = buffers[number % len(buffers)].numpy(), number * batch
+        return [pool.submit(read, first + place, buffer[place]) for place in range(len(parts[number]))]
 
     readers = min(8, os.cpu_count() or 1)
     yielding = _yield_to_encoder if device.type == "cpu" else None

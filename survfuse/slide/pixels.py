@@ -1,7 +1,8 @@
 """A slide's pixels at any resolution: opened by OpenSlide, and read by it where its tiles are not plain JPEG."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+import math
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -13,12 +14,19 @@ from PIL import Image
 from survfuse.errors import InputError
 from survfuse.log import warn
 from survfuse.slide.settings import PLAUSIBLE_MPP
-from survfuse.slide.tiff import DamagedTileError, TiffLevels
+from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels
 
 _UNITS = {"centimeter": 10_000.0, "inch": 25_400.0}  # µm
 _TIFF_VENDORS = ("generic-tiff", "aperio")  # whose levels are pages of a TIFF, tile by tile
 # A level may be this much coarser than asked and still count as fine enough: pyramids round their sizes.
 _ROUNDED = 1.002
+_LARGEST_TILE = 2**25  # pixels of a slide's own tile, which is decoded whole
+# A slide's longest side: the largest glass for whole organs is 200 mm. Where it would be more, the resolution is wrong.
+_LARGEST_MM = 250.0
+
+
+class DamagedRegionError(InputError):
+    """A part of a slide that cannot be read."""
 
 
 class Slide:
@@ -28,16 +36,21 @@ class Slide:
         """Open ``path``; raises InputError for a file OpenSlide cannot read, or one with no usable resolution
         where none is assumed."""
         self.name = path.name
+        self._path = path
+        self._renewing = threading.Lock()
         try:
             self._slide = openslide.OpenSlide(path)
+            properties = dict(self._slide.properties)
+            self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
+            self._dimensions, self._downsamples = self._slide.level_dimensions, self._slide.level_downsamples
         except openslide.OpenSlideUnsupportedFormatError as cause:
             raise InputError(f"{path.name}: not a slide that OpenSlide reads (a tiled TIFF, say)") from cause
         except (openslide.OpenSlideError, OSError) as cause:
             raise InputError(f"{path.name}: cannot be opened as a slide ({cause})") from cause
-        self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
+        _check_levels(self.name, self._dimensions, self._downsamples, properties)
         # (x, y) µm per pixel of level 0
-        self.mpp, self.mpp_source = resolution(self.name, self._slide.properties, assumed_mpp)
-        vendor = self._slide.properties[openslide.PROPERTY_NAME_VENDOR]
+        self.mpp, self.mpp_source = resolution(self.name, properties, assumed_mpp, self.size)
+        vendor = properties[openslide.PROPERTY_NAME_VENDOR]
         # OpenSlide fills what an Aperio level leaves out from the level above.
         self._tiff = TiffLevels(path, vendor == "generic-tiff") if vendor in _TIFF_VENDORS else None
 
@@ -51,24 +64,21 @@ class Slide:
 
     def level_for(self, downsample: float) -> int:
         """The coarsest level that is at least as fine as ``downsample`` level-0 pixels per pixel."""
-        fine_enough = [
-            level for level, found in enumerate(self._slide.level_downsamples) if found <= downsample * _ROUNDED
-        ]
+        fine_enough = [level for level, found in enumerate(self._downsamples) if found <= downsample * _ROUNDED]
         return fine_enough[-1] if fine_enough else 0
 
     def excess(self, downsample: float) -> float:
         """Pixels, across and down, that are read for each one given at ``downsample`` level-0 pixels per pixel."""
-        return max(1.0, downsample / self._slide.level_downsamples[self.level_for(downsample)])
+        return max(1.0, downsample / self._downsamples[self.level_for(downsample)])
 
     def read(self, origin: tuple[int, int], side: tuple[float, float], px: tuple[int, int]) -> NDArray[np.uint8]:
         """The rectangle at level-0 ``origin``, ``side`` level-0 pixels wide and high, as [px[1], px[0], 3] RGB.
 
         Read from the nearest finer level and resampled with anti-aliasing where it differs by half a pixel or more,
-        else from the level's nearest pixel on. What lies beyond the border is white. Raises InputError for a damaged
-        region.
+        else from the level's nearest pixel on. What lies beyond the border is white. Raises DamagedRegionError.
         """
         level = self.level_for(min(side[0] / px[0], side[1] / px[1]))
-        downsample = self._slide.level_downsamples[level]
+        downsample = self._downsamples[level]
         start = (origin[0] / downsample, origin[1] / downsample)  # in pixels of the level
         extent = (side[0] / downsample, side[1] / downsample)
         if all(abs(have - want) < 0.5 for have, want in zip(extent, px, strict=True)):
@@ -81,22 +91,67 @@ class Slide:
 
     def _region(self, level: int, start: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
         """A rectangle in a level's own pixels, [size[1], size[0], 3]."""
-        found = self._slide.level_dimensions[level]
-        if self._tiff is not None and found in self._tiff:
-            with suppress(DamagedTileError):  # OpenSlide judges what can still be read of it
-                return self._tiff.read(found, *start, *size)
-        downsample = self._slide.level_downsamples[level]
+        found = self._dimensions[level]
+        downsample = self._downsamples[level]
         origin = (round(start[0] * downsample), round(start[1] * downsample))
+        if self._tiff is not None and found in self._tiff:
+            try:
+                return self._tiff.read(found, *start, *size)
+            except LostTileError as cause:
+                raise self._damaged(origin, cause) from cause
+            except DamagedTileError:
+                pass  # OpenSlide judges what can still be read of it
+        slide = self._slide
         try:
-            return np.asarray(_on_white(self._slide.read_region(origin, level, size)))
-        except openslide.OpenSlideError as cause:
-            raise InputError(f"{self.name}: the region at {origin[0]}, {origin[1]} cannot be read ({cause})") from cause
+            return _pixels(slide, origin, level, size)
+        except openslide.OpenSlideError:
+            return self._read_anew(slide, origin, level, size)
+
+    def _read_anew(
+        self, failed: openslide.OpenSlide, origin: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """The region by a slide opened for it alone. One that ``failed`` answers every later call with its error,
+        those of other threads among them: whether this region is at fault shows only here."""
+        with self._renewing:
+            try:
+                if self._slide is failed:
+                    self._slide = openslide.OpenSlide(self._path)
+                with openslide.OpenSlide(self._path) as fresh:
+                    return _pixels(fresh, origin, level, size)
+            except (openslide.OpenSlideError, OSError) as cause:
+                raise self._damaged(origin, cause) from cause
+
+    def _damaged(self, origin: tuple[int, int], cause: Exception) -> DamagedRegionError:
+        return DamagedRegionError(f"{self.name}: the region at {origin[0]}, {origin[1]} cannot be read ({cause})")
 
 
-def resolution(name: str, properties: Mapping[str, str], assumed: float | None) -> tuple[tuple[float, float], str]:
+def _pixels(
+    slide: openslide.OpenSlide, origin: tuple[int, int], level: int, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    return np.asarray(_on_white(slide.read_region(origin, level, size)))
+
+
+def _check_levels(
+    name: str, sizes: Sequence[tuple[int, int]], downsamples: Sequence[float], properties: Mapping[str, str]
+) -> None:
+    """Raise InputError for levels without pixels, or of tiles that are too large to be decoded whole."""
+    if any(min(size) < 1 for size in sizes) or not all(0.0 < found < math.inf for found in downsamples):
+        raise InputError(f"{name}: has a level without pixels")
+    for level in range(len(sizes)):
+        sides = [_number(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height")]
+        if sides[0] * sides[1] > _LARGEST_TILE:
+            raise InputError(
+                f"{name}: tiles of {sides[0]:.0f} × {sides[1]:.0f} px, expected at most {_LARGEST_TILE:,} pixels"
+            )
+
+
+def resolution(
+    name: str, properties: Mapping[str, str], assumed: float | None, size: tuple[int, int] = (1, 1)
+) -> tuple[tuple[float, float], str]:
     """(x, y) µm per level-0 pixel and where it was found: OpenSlide's own, else TIFF resolution tags, else ``assumed``.
 
-    Raises InputError where none is plausible and none is assumed.
+    Implausible is what no microscope gives, pixels more than twice as long as wide, and a slide of ``size`` pixels that
+    no glass would hold. Raises InputError where none is plausible and none is assumed.
     """
     stated = tuple(
         _number(properties.get(key)) for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
@@ -105,13 +160,16 @@ def resolution(name: str, properties: Mapping[str, str], assumed: float | None) 
     density = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
     tags = tuple(unit / value if value > 0.0 else 0.0 for value in density)
     low, high = PLAUSIBLE_MPP
+    longest = 1000.0 * _LARGEST_MM  # µm
     for mpp, source in ((stated, "the slide"), (tags, "its TIFF resolution tags")):
-        if all(low <= value <= high for value in mpp):
+        fits = all(low <= value <= high and value * px <= longest for value, px in zip(mpp, size, strict=True))
+        if fits and max(mpp) <= 2.0 * min(mpp):
             return (mpp[0], mpp[1]), source
     found = ", ".join(f"{value:g}" for value in (*stated, *tags) if value) or "none"
     if assumed is None:
         raise InputError(
-            f"{name}: no usable resolution (found {found}; expected {low} to {high} µm per pixel) and none is assumed"
+            f"{name}: no usable resolution (found {found}; expected {low} to {high} µm per pixel, of square pixels, on "
+            f"{_LARGEST_MM:g} mm at most) and none is assumed"
         )
     warn(f"{name}: no usable resolution (found {found}); {assumed:g} µm per pixel is assumed, as stated")
     return (assumed, assumed), "the stated assumption"

@@ -6,6 +6,7 @@ from survfuse.files import is_number
 
 # Outside this range a slide's resolution is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
 PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
+MOST_DAMAGED = 0.02  # share of the tissue's tiles that may be left out because they cannot be read
 
 
 @dataclass(frozen=True)

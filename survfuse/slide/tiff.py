@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from tifffile import TiffPage
+    from tifffile import TiffFile, TiffPage
 
 _CACHE = 48 * 2**20  # bytes of decoded tiles that are kept: tiles that are read one after the other share some
 _LARGEST_SIDE = 2048  # px of a tile
+_MOST_PAGES = 1000  # of a file; a pyramid has about ten, and a chain of pages may lead back into itself
 # What tifffile raises for directories that make no sense.
-_UNREADABLE = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, struct.error)
+UNREADABLE = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, struct.error)
 # The markers that begin and end a JPEG; within its coded pixels these bytes do not follow each other.
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 # Frame headers of JPEG (ITU-T T.81, Table B.1): all markers from C0 to CF but DHT, JPG and DAC.
@@ -34,6 +35,10 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 class DamagedTileError(Exception):
     """A tile that is not sound to the last byte, and why."""
+
+
+class LostTileError(DamagedTileError):
+    """A tile whose pixels are not in the file: a decoder that goes on makes them up."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class TiffLevels:
         """
         self._levels: dict[tuple[int, int], _Level] = {}
         self._descriptor = os.open(path, os.O_RDONLY)
-        with suppress(*_UNREADABLE):  # OpenSlide reads it all the same
+        with suppress(*UNREADABLE):  # OpenSlide reads it all the same
             self._levels = _plain_levels(path, os.fstat(self._descriptor).st_size, sparse)
         largest = max((level.tile[0] * level.tile[1] * 3 for level in self._levels.values()), default=1)
         self._tile = lru_cache(max(8, _CACHE // largest))(self._decoded)
@@ -106,11 +111,14 @@ class TiffLevels:
         if size != level.tile:
             raise DamagedTileError(f"{where} is no JPEG of {level.tile[0]} × {level.tile[1]} px")
         if data.find(_END, place) < 0:  # what is missing would be made up
-            raise DamagedTileError(f"{where} is a JPEG without an end")
+            raise LostTileError(f"{where} is a JPEG without an end")
         try:
             return _decode(level.tables + data[len(_START) :])
         except ValueError as cause:
-            raise DamagedTileError(f"{where}: {cause}") from cause
+            # What libjpeg only remarks upon: too few coded pixels, which it fills with grey, codes that are none, or
+            # bytes left over where all pixels are done, which then are not those that were meant.
+            lost = str(cause).startswith(("Corrupt JPEG data", "Premature end"))
+            raise (LostTileError if lost else DamagedTileError)(f"{where}: {cause}") from cause
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
@@ -142,13 +150,41 @@ def _plain_levels(path: Path, length: int, sparse: bool) -> dict[tuple[int, int]
     import tifffile
 
     with tifffile_complaints(), tifffile.TiffFile(path) as file:
-        pages = [page.aspage() for page in file.pages]
+        pages = list(pages_of(file))
         sizes = Counter((page.imagewidth, page.imagelength) for page in pages)
         return {
             size: _Level.of(page)
             for page in pages
             if sizes[size := (page.imagewidth, page.imagelength)] == 1 and _is_plain(page, length, sparse)
         }
+
+
+def pages_of(file: "TiffFile") -> "Iterator[TiffPage]":
+    """A file's pages in turn; raises ValueError where they do not come to an end."""
+    for number in range(_MOST_PAGES):
+        try:
+            page = file.pages[number].aspage()
+        except IndexError:
+            return
+        yield page
+    raise ValueError(f"more than {_MOST_PAGES:,} pages")
+
+
+def stated_too_large(path: Path, page: "TiffPage") -> bool:
+    """Whether any JPEG of the page states more pixels than its tile or strip has, or has no end."""
+    most = page.chunks[-3] * page.chunks[-2]
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if not length:
+                continue
+            data = os.pread(descriptor, length, offset)
+            size, place = frame_header(data)
+            if size is None or size[0] * size[1] > most or data.find(_END, place) < 0:
+                return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextmanager

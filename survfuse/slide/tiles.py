@@ -1,14 +1,18 @@
 """Where tiles lie on a slide, and how much of each a mask covers. Geometry alone: no image is read here."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from survfuse.errors import InputError
+
 # A share computed by summing areas may miss its exact value by a rounding error; a tile that is covered by
 # exactly the least share is kept.
 _ROUNDING = 1e-9
+MOST_TILES = 2**20  # of a grid; a glass of 76 × 26 mm has 40,000 of 224 µm
 _PIECE = 2048  # mask pixels, across and down, that are summed at once
 
 
@@ -41,9 +45,16 @@ class Grid:
     ) -> "Grid":
         """Grid over a slide of ``size`` (width, height) at ``mpp`` (x, y) µm per pixel, both of level 0.
 
-        With ``starts`` of 2, tiles start at every half side and overlap, and so on.
+        With ``starts`` of 2, tiles start at every half side and overlap, and so on. Raises InputError where that gives
+        more tiles than any slide has.
         """
         side = (tile_px * tile_mpp / mpp[0], tile_px * tile_mpp / mpp[1])
+        tiles = math.prod(math.ceil(length / step * starts) for length, step in zip(size, side, strict=True))
+        if tiles > MOST_TILES:
+            raise InputError(
+                f"{size[0]:,} × {size[1]:,} px at {mpp[0]:.4g} µm/px are {tiles:,} tiles; "
+                f"expected at most {MOST_TILES:,}"
+            )
         return cls(*size, side, _starts(size[0], side[0] / starts), _starts(size[1], side[1] / starts))
 
     def __len__(self) -> int:

@@ -4,16 +4,18 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import InputError, NoTissueError
+from survfuse.errors import InputError, NoTissueError, named
 from survfuse.log import count, warn
-from survfuse.slide.pixels import Slide
-from survfuse.slide.tiff import tifffile_complaints
+from survfuse.slide.pixels import DamagedRegionError, Slide
+from survfuse.slide.settings import MOST_DAMAGED
+from survfuse.slide.tiff import UNREADABLE, pages_of, stated_too_large, tifffile_complaints
 from survfuse.slide.tiles import Block, Coverage, Grid, Part, coverage, covered
 
 # A mask level resolves a tile when the tile is this many of its pixels wide. Pyramids of masks may grow tissue by
@@ -25,6 +27,12 @@ _BAND = 512  # rows handed out at a time, of an image held in memory or mapped f
 _READ = 2048  # pixels, across and down, that are read of a slide at once
 _BUFFER = 2**22  # bytes of a mask's file that are read at once
 _PARALLEL = 2**25  # bytes of a decoded tile up to which several are decoded at once
+_WHOLE = 0.999  # share of the slide from which on a mask marks all of it
+_LOOKED_AT, _LOOK_PX = 32, 16  # tiles within a mask, and without, that are looked at, and their side in pixels
+_MOST_INNER = 100  # pages of a mask that lie within its first
+_JPEG = 7
+_CODINGS = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946)  # TIFF 6.0, and deflate by Adobe's two numbers
+_MHA_HEADER = 2**16  # bytes, of a few hundred as a rule
 _ASPECT_WARN, _ASPECT_REFUSE = 0.02, 0.10  # relative difference of mask and slide in width over height
 
 
@@ -40,14 +48,16 @@ class Tissue:
 def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Tissue:
     """Tiles of which at least the share ``least`` is tissue.
 
-    Without a mask, or with one that marks nothing, tissue is found by the slide's saturation (Otsu). Raises
-    NoTissueError where no tile qualifies, and InputError for a mask that cannot be read or is of another shape.
+    Without a mask, or with one that does not tell tissue from background, tissue is found by the slide's saturation
+    (Otsu). Raises NoTissueError where no tile qualifies, and InputError for a mask that cannot be read or is of another
+    shape, and for a slide of which too much cannot be read.
     """
     share, found_by = None, "no mask given; tissue found by saturation"
     if mask is not None:
         share, found_by = mask_coverage(mask, slide, grid)
-        if not share.any():
-            share, found_by = None, "the mask is empty; tissue found by saturation"
+        if problem := _tells_nothing(share, slide, grid):
+            share, found_by = None, f"the mask {problem}; tissue found by saturation"
+            warn(f"{mask.name}: {found_by}")
     if share is None:
         tissue, threshold = saturated(slide, grid)
         found_by = f"{found_by} above {threshold} of 255"
@@ -60,6 +70,32 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
     return Tissue(origins, len(grid), found_by)
 
 
+def _tells_nothing(share: NDArray[np.float64], slide: Slide, grid: Grid) -> str | None:
+    """Why a mask that covers ``share`` [rows, columns] of the tiles does not tell tissue from background, or None."""
+    if not share.any():
+        return "is empty"
+    if share.sum() * math.prod(grid.side) >= _WHOLE * math.prod(slide.size):
+        return "marks the whole slide"
+    inside, outside = (_saturation_of(slide, grid, tiles) for tiles in (covered(share, 0.5), share == 0.0))
+    if inside is not None and outside is not None and inside < _SATURATION_LEAST and outside > 2 * _SATURATION_LEAST:
+        return "marks what is unstained and leaves out what is stained, as one that is inverted does"
+    return None
+
+
+def _saturation_of(slide: Slide, grid: Grid, tiles: NDArray[np.bool_]) -> float | None:
+    """Median saturation of some of the ``tiles`` marked [rows, columns], of 255; None where none can be looked at.
+
+    Tiles over the border are not: what lies beyond it is white.
+    """
+    origins = grid.origins(tiles)
+    origins = origins[(origins + np.ceil(grid.side) <= slide.size).all(axis=1)]
+    found = []
+    for x, y in origins[np.unique(np.linspace(0, len(origins) - 1, _LOOKED_AT).astype(int))] if len(origins) else ():
+        with suppress(DamagedRegionError):
+            found.append(np.median(_chroma(slide.read((int(x), int(y)), grid.side, (_LOOK_PX, _LOOK_PX)))))
+    return float(np.median(found)) if found else None
+
+
 def mask_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
     """Share of each tile [rows, columns] that the mask file covers, and how the mask was read."""
     if path.suffix.lower() in (".mha", ".mhd"):
@@ -70,29 +106,67 @@ def mask_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.floa
 def saturated(slide: Slide, grid: Grid) -> tuple[NDArray[np.bool_], int]:
     """Tissue [h, w] by saturation, stretched over the slide, and the threshold used, of 255.
 
-    The HSV saturation of a reduced image is smoothed by a median and split by Otsu's method (Otsu 1979).
+    The HSV saturation of a reduced image is smoothed by a median and split by Otsu's method (Otsu 1979). What cannot be
+    read counts as tissue, so that its tiles are tried; raises InputError where that is too much of the slide.
     """
     import SimpleITK as sitk
 
     step = (grid.side[0] / PIXELS_PER_TILE, grid.side[1] / PIXELS_PER_TILE)  # level-0 pixels per pixel read
     size = (max(1, round(slide.size[0] / step[0])), max(1, round(slide.size[1] / step[1])))
-    step = (slide.size[0] / size[0], slide.size[1] / size[1])
-    saturation = np.zeros((size[1], size[0]), dtype=np.uint8)
+    reduced = _Reduced(slide, size)
     # A slide of one level is read at full resolution: a little of it at a time.
-    block = max(1, int(_READ / min(slide.excess(min(step)), 16 * PIXELS_PER_TILE)))
+    block = max(1, int(_READ / min(slide.excess(min(reduced.step)), 16 * PIXELS_PER_TILE)))
     for top in range(0, size[1], block):
         for left in range(0, size[0], block):
-            px = (min(block, size[0] - left), min(block, size[1] - top))
-            origin = (round(left * step[0]), round(top * step[1]))
-            rgb = slide.read(origin, (px[0] * step[0], px[1] * step[1]), px).astype(np.int16)
-            most = rgb.max(axis=2)
-            chroma = (most - rgb.min(axis=2)) * 255 // np.maximum(most, 1)
-            saturation[top : top + px[1], left : left + px[0]] = chroma
-    smooth = sitk.Median(sitk.GetImageFromArray(saturation), [3, 3])
+            reduced.read(left, top, min(block, size[0] - left), min(block, size[1] - top))
+    smooth = sitk.Median(sitk.GetImageFromArray(reduced.saturation), [3, 3])
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.Execute(smooth)
     threshold = max(int(otsu.GetThreshold()), _SATURATION_LEAST)
-    return sitk.GetArrayViewFromImage(smooth) > threshold, threshold
+    return (sitk.GetArrayViewFromImage(smooth) > threshold) | reduced.unread, threshold
+
+
+class _Reduced:
+    """A slide's saturation in ``size`` (width, height) pixels, and which of them could not be read."""
+
+    def __init__(self, slide: Slide, size: tuple[int, int]) -> None:
+        self._slide = slide
+        self.step = (slide.size[0] / size[0], slide.size[1] / size[1])  # level-0 pixels per pixel
+        self.saturation = np.zeros((size[1], size[0]), dtype=np.uint8)
+        self.unread = np.zeros((size[1], size[0]), dtype=bool)
+
+    def read(self, left: int, top: int, width: int, height: int) -> None:
+        """Fill this rectangle; where it cannot be read whole, by parts, down to a tile's size."""
+        origin = (round(left * self.step[0]), round(top * self.step[1]))
+        place = (slice(top, top + height), slice(left, left + width))
+        try:
+            rgb = self._slide.read(origin, (width * self.step[0], height * self.step[1]), (width, height))
+            self.saturation[place] = _chroma(rgb)
+        except DamagedRegionError as problem:
+            if max(width, height) > PIXELS_PER_TILE:
+                first, second = _halves(width), _halves(height)
+                for x, part_width in first:
+                    for y, part_height in second:
+                        self.read(left + x, top + y, part_width, part_height)
+                return
+            self.unread[place] = True
+            if self.unread.mean() > MOST_DAMAGED:
+                raise InputError(f"more than {MOST_DAMAGED:.0%} of the slide cannot be read; {problem}") from problem
+
+
+def _halves(length: int) -> list[tuple[int, int]]:
+    """Start and length of a length's halves, the first of whole tiles; of one that is no longer than a tile, itself."""
+    if length <= PIXELS_PER_TILE:
+        return [(0, length)]
+    first = max(1, length // 2 // PIXELS_PER_TILE) * PIXELS_PER_TILE
+    return [(0, first), (first, length - first)]
+
+
+def _chroma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """HSV saturation [h, w] of RGB [h, w, 3], of 255."""
+    values = rgb.astype(np.int16)
+    most = values.max(axis=2)
+    return ((most - values.min(axis=2)) * 255 // np.maximum(most, 1)).astype(np.uint8)
 
 
 def _tiff_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
@@ -103,9 +177,13 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.flo
             page, level = _coarsest_page(file, slide, grid)
             size = (page.imagewidth, page.imagelength)
             _check_aspect(path.name, size, slide.size)
+            _check_coding(path, page)
             share = _page_coverage(page, Coverage(grid, size))
-    except (tifffile.TiffFileError, ValueError, RuntimeError, IndexError, KeyError) as cause:
-        raise InputError(f"{path.name}: cannot be read as a TIFF mask ({type(cause).__name__}: {cause})") from cause
+    except UNREADABLE as cause:
+        if named(cause) is not None and not isinstance(cause, OSError):  # memory, say
+            raise
+        why = f"{type(cause).__name__}: {str(cause)[:200]}"
+        raise InputError(f"{path.name}: cannot be read as a TIFF mask ({why})") from cause
     for complaint in complaints:
         # A broken chain of pages is a torn file: the levels that are left may not be the right ones.
         if complaint.startswith("<tifffile.TiffPages"):
@@ -116,10 +194,12 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.flo
 
 def _coarsest_page(file: "tifffile.TiffFile", slide: Slide, grid: Grid) -> tuple["tifffile.TiffPage", int]:  # noqa: F821
     """The coarsest level of the mask's pyramid on which a tile still spans PIXELS_PER_TILE pixels."""
-    first = file.pages.first
+    first, *others = pages_of(file)
     levels = [first]
-    for page in [*list(file.pages)[1:], *(first.pages or ())]:
-        page = page.aspage()
+    inner = (first.pages[number].aspage() for number in range(min(len(first.pages or ()), len(others) + _MOST_INNER)))
+    for page in (*others, *inner):
+        if min(page.imagewidth, page.imagelength) < 1:
+            raise ValueError("a level without pixels")
         # A reduced copy has the first page's shape and kind; anything else is a label or thumbnail.
         ratio = first.imagewidth / page.imagewidth
         alike = abs(first.imagelength / ratio - page.imagelength) <= 1.0 + page.imagelength / 1000
@@ -133,6 +213,17 @@ def _coarsest_page(file: "tifffile.TiffFile", slide: Slide, grid: Grid) -> tuple
         if min(across, down) >= PIXELS_PER_TILE:
             chosen = level
     return levels[chosen], chosen
+
+
+def _check_coding(path: Path, page: "tifffile.TiffPage") -> None:  # noqa: F821
+    """Raise InputError for what is not decoded: codings that state their own size and may state any."""
+    if page.compression not in _CODINGS:
+        names = "none, LZW, deflate, PackBits, JPEG or CCITT"
+        raise InputError(f"{path.name}: mask compressed as {page.compression.name}: expected {names}")
+    if page.imagedepth != 1:
+        raise InputError(f"{path.name}: mask of {page.imagedepth} planes: expected one")
+    if page.compression == _JPEG and stated_too_large(path, page):
+        raise InputError(f"{path.name}: a JPEG in it is cut off, or states more pixels than its tile has")
 
 
 def _page_coverage(page: "tifffile.TiffPage", found: Coverage) -> NDArray[np.float64]:  # noqa: F821
@@ -194,8 +285,9 @@ def _mapped_bands(page: "tifffile.TiffPage", colours: int) -> Iterator[Block]:  
     """Rows of a page that lies uncompressed and in one piece in its file."""
     width, samples = page.imagewidth, page.samplesperpixel
     dtype = page.dtype.newbyteorder(page.parent.byteorder)
-    for top in range(0, page.imagelength, _BAND):
-        shape = (min(_BAND, page.imagelength - top), width, samples)
+    band = max(1, min(_BAND, LARGEST_HELD // max(1, width * samples * dtype.itemsize)))
+    for top in range(0, page.imagelength, band):
+        shape = (min(band, page.imagelength - top), width, samples)
         offset = page.dataoffsets[0] + top * width * samples * dtype.itemsize
         # Mapped anew, so that the rows before are given back.
         values = np.memmap(page.parent.filehandle.path, dtype, "r", offset, shape)
@@ -210,6 +302,7 @@ def _check_held(name: str, size: int, how: str) -> None:
 def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
     import SimpleITK as sitk
 
+    _check_mha_data(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -227,6 +320,16 @@ def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.floa
     _check_aspect(path.name, size[:2], slide.size)
     values = sitk.GetArrayViewFromImage(image).reshape(size[1], size[0], samples)
     return coverage(grid, size[:2], _bands(values)), f"mask {size[0]} × {size[1]} px"
+
+
+def _check_mha_data(path: Path) -> None:
+    """Raise InputError for a header that has the pixels read from any other file than itself, or one beside it."""
+    with path.open("rb") as file:
+        header = file.read(_MHA_HEADER)
+    found = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?$", header, re.MULTILINE)
+    data = found[1].decode("ascii", errors="replace") if found else ""
+    if data != "LOCAL" and (path.suffix.lower() != ".mhd" or not re.fullmatch(r"\w[\w.-]*", data) or data == "LIST"):
+        raise InputError(f"{path.name}: cannot be read as an MHA mask (expected its pixels in the file itself)")
 
 
 def _bands(values: NDArray) -> Iterator[Block]:

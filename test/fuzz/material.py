@@ -1,0 +1,101 @@
+"""Sound inputs, small ones, that mutations start from."""
+
+import io
+import json
+from functools import cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import tifffile
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEMONSTRATION = ROOT / "resources" / "demonstration"
+CASES = ROOT / "test" / "input"
+SLIDE = CASES / "interf0/images/bladder-cancer-tissue-biopsy-wsi/3S_001_HE.tif"
+MASK = CASES / "interf0/images/tissue-mask/3S_001_HE_mask.tif"
+
+
+def read_object(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@cache
+def h5_files(length: int = 1280) -> list[bytes]:
+    """Features as CLAM and TRIDENT write them: in one piece, chunked, compressed, of half precision, of three axes."""
+    values = np.random.default_rng(0).random((9, length)).astype(np.float32)
+    options = ({}, {"chunks": (4, length)}, {"compression": "gzip"}, {"compression": "lzf", "shuffle": True})
+    written = []
+    for number, option in enumerate(options):
+        held = io.BytesIO()
+        with h5py.File(held, "w") as file:
+            data = values[None] if number == 1 and "chunks" not in option else values.astype(("f4", "f2")[number == 2])
+            file.create_dataset("features", data=data, **option)
+            file["coords"] = np.zeros((9, 2), dtype=np.int64)
+            file.attrs["encoder"] = "efficientnet-lite0"
+            file["coords"].attrs.update(patch_size=224, name="x")
+        written.append(held.getvalue())
+    return written
+
+
+@cache
+def pt_files(length: int = 1280) -> list[bytes]:
+    """Features as torch writes them: two formats, several types."""
+    values = torch.rand(7, length)
+    written = []
+    for value, zipped in ((values, True), (values, False), (values.half(), True), (values.double()[None], True)):
+        held = io.BytesIO()
+        torch.save(value, held, _use_new_zipfile_serialization=zipped)
+        written.append(held.getvalue())
+    return written
+
+
+@cache
+def masks() -> list[bytes]:
+    """Masks of the sample slide's shape: the sample's own, and small ones in every coding that is read."""
+    marked = np.zeros((371, 278), dtype=np.uint8)
+    marked[100:300, 50:200] = 255
+    written = [MASK.read_bytes()]
+    layouts = [
+        {"tile": (64, 64), "compression": "deflate"},
+        {"tile": (64, 64), "compression": "lzw", "predictor": True},
+        {"tile": (128, 128), "compression": "jpeg"},
+        {"rowsperstrip": 16, "compression": "packbits"},
+        {"tile": (64, 64)},
+        {},
+    ]
+    for layout in layouts:
+        held = io.BytesIO()
+        with tifffile.TiffWriter(held) as file:
+            file.write(marked, photometric="minisblack", subifds=1 if "tile" in layout else 0, **layout)
+            file.write(marked[::2, ::2], photometric="minisblack", subfiletype=1, **layout)
+        written.append(held.getvalue())
+    return written
+
+
+@cache
+def slides() -> list[bytes]:
+    """The sample slide, and small tiled TIFFs in other codings and colours."""
+    with tifffile.TiffFile(SLIDE) as file:
+        pixels = file.pages[1].asarray()[:768, :768]
+    grey, alpha = pixels[..., 1], np.dstack([pixels, np.full(pixels.shape[:2], 255, dtype=np.uint8)])
+    resolution = {"resolution": (10_000, 10_000), "resolutionunit": "CENTIMETER", "metadata": None, "tile": (256, 256)}
+    layouts = [
+        (pixels, {"photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2)}),
+        (pixels, {"photometric": "rgb", "compression": "deflate"}),
+        (pixels, {"photometric": "rgb", "compression": "lzw"}),
+        (pixels, {"photometric": "rgb", "compression": "jpeg2000"}),
+        (pixels, {"photometric": "rgb"}),
+        (grey, {"photometric": "minisblack", "compression": "deflate"}),
+        (alpha, {"photometric": "rgb", "extrasamples": ["unassalpha"], "compression": "deflate"}),
+        (pixels.astype(np.uint16) * 257, {"photometric": "rgb", "compression": "deflate"}),
+    ]
+    written = [SLIDE.read_bytes()]
+    for image, layout in layouts:
+        held = io.BytesIO()
+        with tifffile.TiffWriter(held) as file:
+            file.write(image, **layout, **resolution)
+            file.write(image[::2, ::2], subfiletype=1, **layout, **resolution)
+        written.append(held.getvalue())
+    return written

@@ -1,0 +1,126 @@
+"""Inputs made from sound ones by small changes; the same for the same seed."""
+
+import json
+import random
+import struct
+from collections.abc import Callable
+from typing import Any
+
+_EDGES = (0, 1, 2, 7, 8, 16, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1)
+_VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, -1e308, 1e-320, 2**63, 10**400, float("nan"), float("inf"), "", " ",
+    "0", "1.5", "-1", "nan", "1_0", "1,5", "x" * 5000, "\ud800", "\0", "../x", "/etc/passwd", [], {}, [[]], [0], {"": {}},
+    [None] * 50,
+)  # fmt: skip
+
+
+def changed_bytes(data: bytes, chance: random.Random) -> bytes:
+    """Flipped bits, edge values, stretches cut, zeroed, repeated or moved, truncation."""
+    changed = bytearray(data)
+    for _ in range(chance.choice((1, 1, 1, 2, 4, 16))):
+        if not changed:
+            break
+        kind, place = chance.randrange(8), chance.randrange(len(changed))
+        length = min(chance.choice((1, 4, 16, 256, 4096)), len(changed) - place)
+        if kind <= 1:
+            changed[place] ^= 1 << chance.randrange(8)
+        elif kind == 2:
+            changed[place] = chance.randrange(256)
+        elif kind == 3:
+            form = chance.choice("<>") + chance.choice("HIQ")
+            edge = chance.choice(_EDGES) % 2 ** (8 * struct.calcsize(form))
+            changed[place : place + struct.calcsize(form)] = struct.pack(form, edge)
+        elif kind == 4:
+            changed[place : place + length] = bytes(length)
+        elif kind == 5:
+            del changed[place : place + length]
+        elif kind == 6:
+            start = chance.randrange(len(changed))
+            changed[place:place] = changed[start : start + length]
+        else:
+            del changed[place:]
+    return bytes(changed)
+
+
+def changed_head(data: bytes, chance: random.Random, most: int = 4096) -> bytes:
+    """The same within the first bytes alone, where formats keep what they say of themselves."""
+    return changed_bytes(data[:most], chance) + data[most:]
+
+
+def changed_tags(data: bytes, chance: random.Random) -> bytes:
+    """A classic TIFF with entries of its directories edited: number, type, count, value, or the next directory."""
+    changed = bytearray(data)
+    order = "<" if data[:2] == b"II" else ">"
+    directories = []
+    (offset,) = struct.unpack_from(order + "I", data, 4)
+    while offset and offset + 2 <= len(data) and len(directories) < 20:
+        (entries,) = struct.unpack_from(order + "H", data, offset)
+        directories.append((offset, entries))
+        (offset,) = struct.unpack_from(order + "I", data, offset + 2 + 12 * entries)
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        offset, entries = chance.choice(directories)
+        place = offset + 2 + 12 * chance.randrange(entries)
+        kind = chance.randrange(6)
+        if kind == 0:
+            struct.pack_into(order + "H", changed, place, chance.choice((*range(254, 340), 330, 347, 700, 34675)))
+        elif kind == 1:
+            struct.pack_into(order + "H", changed, place + 2, chance.randrange(20))
+        elif kind == 2:
+            struct.pack_into(order + "I", changed, place + 4, chance.choice(_EDGES))
+        elif kind == 3:
+            following = chance.choice((0, chance.choice(directories)[0], chance.randrange(len(data))))
+            struct.pack_into(order + "I", changed, offset + 2 + 12 * entries, following)
+        else:
+            struct.pack_into(order + "I", changed, place + 8, chance.choice((*_EDGES, chance.randrange(len(data)))))
+    return bytes(changed)
+
+
+def changed_json(value: Any, chance: random.Random) -> Any:
+    """A JSON value with some of its nodes replaced, removed, renamed, repeated or nested."""
+    value = json.loads(json.dumps(value))
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        holder = value
+        while True:
+            if not isinstance(holder, dict | list) or not holder:
+                break
+            key = chance.choice(list(holder)) if isinstance(holder, dict) else chance.randrange(len(holder))
+            if not isinstance(holder[key], dict | list) or not holder[key] or chance.random() < 0.3:
+                _change_entry(holder, key, chance)
+                break
+            holder = holder[key]
+    return value
+
+
+def _change_entry(holder: Any, key: Any, chance: random.Random) -> None:
+    kind = chance.randrange(6)
+    if kind == 0:
+        del holder[key]
+    elif kind == 1 and isinstance(holder, dict):
+        holder[chance.choice(("", "x", str(key).upper(), "\ud800", "\x1b[31m"))] = holder.pop(key)
+    elif kind == 2:
+        holder[key] = [holder[key]] if chance.random() < 0.5 else {"value": holder[key]}
+    elif kind == 3:
+        other = chance.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+        holder[key], holder[other] = holder[other], holder[key]
+    elif kind == 4 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
+        holder[key] = holder[key] * chance.choice((-1, 0, 10, 1e-9, 1e9, 1e300))
+    else:
+        holder[key] = chance.choice(_VALUES)
+
+
+def json_bytes(value: Any, chance: random.Random) -> bytes:
+    """JSON text of ``changed_json``, or text that has been changed itself."""
+    kind = chance.randrange(10)
+    if kind < 6:
+        text = json.dumps(changed_json(value, chance))
+    else:
+        text = json.dumps(value)
+    data = text.encode("utf-8", errors="surrogatepass")
+    if kind == 6:
+        return b"\xef\xbb\xbf" + data
+    if kind == 7:
+        return text.encode(chance.choice(("utf-16", "utf-32", "utf-8-sig")), errors="surrogatepass")
+    return changed_bytes(data, chance) if kind > 7 else data
+
+
+Mutation = Callable[[bytes, random.Random], bytes]
