@@ -28,7 +28,7 @@ from survfuse.calibration import Calibration
 from survfuse.clinical import Vocabulary
 from survfuse.combinations import Combination, is_combination, ordered, parts
 from survfuse.curves import SurvivalCurve, curves_from_json
-from survfuse.errors import BundleError
+from survfuse.errors import BundleError, brief
 from survfuse.files import is_number, read_object, sha256, write_json, write_text
 from survfuse.log import listing
 from survfuse.rna import Expression
@@ -153,7 +153,7 @@ def load(root: Path) -> Bundle:
     value = read_object(root / MANIFEST, BundleError)
     if value.get("schema_version") != SCHEMA_VERSION:
         found = value.get("schema_version")
-        raise BundleError(f"schema version {found!r} is unknown; this release reads version {SCHEMA_VERSION}")
+        raise BundleError(f"schema version {brief(found)} is unknown; this release reads version {SCHEMA_VERSION}")
     if value.get(SELF) != manifest_digest(value):
         raise BundleError(f"{MANIFEST}: its sha256 is not the one it states; the file was changed or damaged")
     manifest = _manifest(value)
@@ -289,19 +289,19 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
             tuple(value["tables"]),
         )
     except (KeyError, TypeError, AttributeError) as cause:
-        raise BundleError(f"{MANIFEST}: does not follow schema version {SCHEMA_VERSION} ({cause!r})") from cause
+        raise BundleError(f"{MANIFEST}: does not follow schema version {SCHEMA_VERSION} ({brief(cause)})") from cause
     if manifest.purpose not in (DEMONSTRATION, RESEARCH):
-        raise BundleError(f"{MANIFEST}: unknown purpose {manifest.purpose!r}")
+        raise BundleError(f"{MANIFEST}: unknown purpose {brief(manifest.purpose)}")
     if not members or not isinstance(manifest.provenance, Mapping) or not isinstance(manifest.notice, str):
         raise BundleError(f"{MANIFEST}: expected members, a provenance object and a notice")
-    if CALIBRATION not in manifest.tables or not set(manifest.tables) <= set(TABLES):
+    if CALIBRATION not in manifest.tables or any(name not in TABLES for name in manifest.tables):
         raise BundleError(f"{MANIFEST}: expected {CALIBRATION} among tables, and none but {', '.join(TABLES)}")
     _check_standings(manifest)
     if problem := manifest.slide.problem():
         raise BundleError(f"{MANIFEST}: slide settings: {problem}")
     for name in _file_names(manifest):
         if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise BundleError(f"{MANIFEST}: the path {name!r} leads outside the bundle")
+            raise BundleError(f"{MANIFEST}: the path {brief(name)} leads outside the bundle")
     return manifest
 
 
@@ -374,7 +374,7 @@ def _check_sizes(bundle: Bundle) -> None:
         lengths["clinical"] = len(bundle.vocabulary.columns)
     for entry in bundle.manifest.members:
         if not isinstance(entry.family, str) or entry.family not in FAMILIES:
-            raise BundleError(f"{entry.file}: unknown network family {entry.family!r}")
+            raise BundleError(f"{entry.file}: unknown network family {brief(entry.family)}")
         network = FAMILIES[entry.family]
         try:
             sizes = Sizes.from_json(dict(entry.sizes))

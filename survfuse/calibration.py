@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from survfuse.errors import BundleError, InputError
+from survfuse.errors import BundleError, InputError, brief
 
 RANK = "rank"
 CONTINUOUS = "continuous"
@@ -72,9 +72,9 @@ class Calibration:
             times, survival, risks = (np.asarray(value[key], dtype=np.float64) for key in keys)
             mode = value["mode"]
         except (KeyError, TypeError, ValueError, OverflowError) as cause:
-            raise BundleError(f"calibration.json: not a calibration table ({cause!r})") from cause
+            raise BundleError(f"calibration.json: not a calibration table ({brief(cause)})") from cause
         if mode not in (RANK, CONTINUOUS):
-            raise BundleError(f"calibration.json: unknown mode {mode!r}")
+            raise BundleError(f"calibration.json: unknown mode {brief(mode)}")
         if risks.ndim != 1 or risks.size == 0 or not np.isfinite(risks).all() or (np.diff(risks) < 0).any():
             raise BundleError("calibration.json: expected sorted finite reference risks")
         sound = times.ndim == 1 and times.shape == survival.shape and times.size > 0

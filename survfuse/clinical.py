@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import BundleError, InputError
+from survfuse.errors import BundleError, InputError, brief
 from survfuse.files import is_number, json_type, spelt_number
 from survfuse.log import listing
 
@@ -83,7 +83,7 @@ class Vocabulary:
             columns = vocabulary.columns
             unsound = vocabulary.inactive - set(columns)
         except (KeyError, TypeError, ValueError, OverflowError) as cause:
-            raise BundleError(f"clinical.json: not a clinical vocabulary ({cause!r})") from cause
+            raise BundleError(f"clinical.json: not a clinical vocabulary ({brief(cause)})") from cause
         words = [*vocabulary.missing_codes, *vocabulary.outcomes, *(entry.name for entry in vocabulary.numeric)]
         words += [word for entry in vocabulary.categorical for word in (entry.name, *entry.categories)]
         if unsound or not columns or len(set(columns)) != len(columns) or not all(isinstance(w, str) for w in words):

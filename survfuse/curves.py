@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from survfuse.errors import BundleError, InputError
+from survfuse.errors import BundleError, InputError, brief
 
 Floats = NDArray[np.float64]
 
@@ -93,7 +93,7 @@ class SurvivalCurve:
         try:
             numbers = [_numbers(value[key]) for key in ("coefficient", "centre", "times", "hazard")]
         except (KeyError, TypeError, ValueError, OverflowError) as cause:
-            raise BundleError(f"survival curve: not a stored curve ({cause!r})") from cause
+            raise BundleError(f"survival curve: not a stored curve ({brief(cause)})") from cause
         coefficient, centre, times, hazard = numbers
         if coefficient.ndim or centre.ndim or not np.isfinite([coefficient, centre]).all() or coefficient < 0:
             raise BundleError("survival curve: expected a finite centre and a finite coefficient of at least 0")

@@ -23,6 +23,12 @@ def one_line(text: str) -> str:
     return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]} …"
 
 
+def brief(value: object, most: int = 100) -> str:
+    """What a message shows of a value from outside: its spelling, cut."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]} …"
+
+
 class InputError(SurvfuseError):
     """A case, cohort or command-line value that cannot be used."""
 

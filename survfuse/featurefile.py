@@ -6,8 +6,9 @@ TRIDENT's attributes. Torch files as CHIMERA published them: one tensor [N, D].
 A file's own account of its size is not believed before it is compared with what memory there is.
 """
 
+import errno
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,8 +51,9 @@ class Features:
 def read_features(path: Path) -> Features:
     """Read ``.h5`` or ``.pt``; raises InputError for another layout, no tiles, values that are not finite, or no value
     but zero, and EnvironmentFailure where they are larger than the memory that is left."""
-    with reading(path.name):
-        features = _read_h5(path) if path.suffix.lower() == ".h5" else _read_pt(path)
+    with reading(path.name) as go_on:
+        features = _read_h5(path, go_on) if path.suffix.lower() == ".h5" else _read_pt(path)
+        go_on()
         empty = sum(_zeros(path, block, start) for start, block in _blocks(features.values))
     if empty == len(features.values):
         raise InputError(f"{path.name}: every feature of {count(empty, 'tile')} is 0")
@@ -101,7 +103,7 @@ def write_features(
         coords.attrs.update(tile)
 
 
-def _read_h5(path: Path) -> Features:
+def _read_h5(path: Path, go_on: Callable[[], None]) -> Features:
     import h5py
     import torch
 
@@ -114,6 +116,7 @@ def _read_h5(path: Path) -> Features:
         values = torch.empty(rows, length, dtype=kept)
         done = 0
         for block in h5_blocks(dataset):
+            go_on()
             values[done : done + len(block)] = block
             done += len(block)
         notes = () if "coords" in file else ("no coords, which are not needed",)
@@ -266,11 +269,14 @@ def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> 
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError as cause:
         raise error(f"{path.name}: no such file") from cause
-    except (OSError, SurvfuseError):
+    except SurvfuseError:
         raise
     except Exception as cause:
+        # What a file leads to is an invalid place to seek to, or an end where there should be none.
+        if isinstance(cause, OSError) and cause.errno not in (errno.EINVAL, None):
+            raise
         # The restricted unpickler, given arbitrary bytes, fails in whatever way those bytes lead it to.
-        if named(cause) is None:
+        if named(cause) is None or isinstance(cause, OSError):
             raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
         # Memory that ran out: the machine's, or what the file may have of it.
         left = available_memory()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import BundleError, InputError
+from survfuse.errors import BundleError, InputError, brief
 from survfuse.files import json_type, spelt_number
 from survfuse.log import count
 
@@ -90,11 +90,11 @@ class Expression:
             most_missing = float(value["most_missing"])
             transform = value["transform"]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as cause:
-            raise BundleError(f"genes.json: not an expression transform ({cause!r})") from cause
+            raise BundleError(f"genes.json: not an expression transform ({brief(cause)})") from cause
         if not all(isinstance(gene, str) for gene in genes) or len(set(genes)) != len(genes) or not genes:
             raise BundleError("genes.json: expected distinct gene symbols")
         if transform not in (LOG_STANDARDISE, IDENTITY):
-            raise BundleError(f"genes.json: unknown transform {transform!r}")
+            raise BundleError(f"genes.json: unknown transform {brief(transform)}")
         for name, numbers in (("mean", mean), ("scale", scale), ("profile", span.profile if span else mean)):
             if numbers.shape != (len(genes),) or not np.isfinite(numbers).all() or (numbers < 0.0).any():
                 raise BundleError(f"genes.json: expected {len(genes)} finite numbers as {name}, none negative")

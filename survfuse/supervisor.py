@@ -10,72 +10,151 @@ import ctypes
 import mmap
 import os
 import signal
+import struct
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 import survfuse.clock  # noqa: F401  (the job's time counts from this process's start, not from its child's)
 from survfuse.errors import EnvironmentFailure, InputError, SurvfuseError
 from survfuse.files import discard
 
-_FIELD = 4096  # bytes of what the job tells: what it reads, and the path of its output
+PATIENCE = 120.0  # seconds that a library may take for one call, or one part of a file
+_LOOK_EVERY = 1.0  # seconds
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 # Counts of the processes that the kernel killed in this container for memory: control groups of version 2, then 1.
 _KILLS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
-_told: mmap.mmap | None = None
+
+class _Told:
+    """What the job lets its parent know, in memory that both see: the path of its output, and for each library at work
+    on a file that file's name, and when it began."""
+
+    _PATH, _SLOT, _SLOTS = 4096, 256, 64
+
+    def __init__(self) -> None:
+        self._held = mmap.mmap(-1, self._PATH + self._SLOT * self._SLOTS)
+        self._free = list(range(self._SLOTS))
+        self._lock = threading.Lock()
+
+    @property
+    def output(self) -> str:
+        return self._text(0, self._PATH)
+
+    @output.setter
+    def output(self, path: str) -> None:
+        self._set_text(0, self._PATH, path)
+
+    def begin(self, name: str) -> int | None:
+        """Take a slot for a library that begins; None where all are taken, and it goes unseen."""
+        with self._lock:
+            if not self._free:
+                return None
+            slot = self._free.pop()
+        self._set_text(self._place(slot) + 8, self._SLOT - 8, name)
+        self.go_on(slot)
+        return slot
+
+    def go_on(self, slot: int | None) -> None:
+        if slot is not None:
+            struct.pack_into("d", self._held, self._place(slot), time.monotonic())
+
+    def end(self, slot: int | None) -> None:
+        if slot is not None:
+            struct.pack_into("d", self._held, self._place(slot), 0.0)
+            with self._lock:
+                self._free.append(slot)
+
+    def oldest(self) -> tuple[str, float]:
+        """The file that a library has been at work on for longest, or nothing, and for how many seconds."""
+        began = [struct.unpack_from("d", self._held, self._place(slot))[0] for slot in range(self._SLOTS)]
+        first = min((at for at in began if at), default=0.0)
+        if not first:
+            return "", 0.0
+        place = self._place(began.index(first)) + 8
+        return self._text(place, self._SLOT - 8), time.monotonic() - first
+
+    def _place(self, slot: int) -> int:
+        return self._PATH + self._SLOT * slot
+
+    def _set_text(self, place: int, length: int, text: str) -> None:
+        data = text.encode("utf-8", errors="surrogateescape")[: length - 1]
+        self._held[place : place + length] = data.ljust(length, b"\0")
+
+    def _text(self, place: int, length: int) -> str:
+        return self._held[place : place + length].rstrip(b"\0").decode("utf-8", errors="replace")
+
+
+_told: _Told | None = None
 
 
 def supervised(job: Callable[[], int]) -> int:
-    """Run ``job`` in a child process and return its exit code; 2 or 4, with a line on stderr, where a signal ended it.
+    """Run ``job`` in a child process and return its exit code; 2 or 4, with a line on stderr, where a signal ended it
+    or a library did not come back from a file.
 
-    SIGTERM and SIGINT are passed on as SIGTERM. Where the system cannot fork, the job runs in this process.
+    SIGTERM and SIGINT are passed on as SIGTERM. Where the system cannot fork and wait, the job runs in this process.
     """
     global _told
-    if not hasattr(os, "fork"):
+    if not hasattr(os, "fork") or not hasattr(signal, "sigtimedwait"):
         return job()
-    _told = mmap.mmap(-1, 2 * _FIELD)
+    _told = _Told()
     kills = _memory_kills()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
     parent, child = os.getpid(), os.fork()
     if not child:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _be_child(job, parent)
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        os.kill(child, signal.SIGTERM)
-
-    for number in _FORWARDED:
-        signal.signal(number, forward)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code, stuck = _wait(child, _told)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if code >= 0:
         return code
-    if output := _field(1):
-        discard(Path(output))
-    failure = _failure(signal.Signals(-code), _field(0), killed=_memory_kills() > kills)
+    if _told.output:
+        discard(Path(_told.output))
+    failure = stuck or _failure(signal.Signals(-code), _told.oldest()[0], killed=_memory_kills() > kills)
     with suppress(OSError):
         print(f"survfuse: {failure.line()}", file=sys.stderr, flush=True)
     return failure.exit_code
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """While native libraries work on the input ``name``: a crash within is that file's."""
-    before = _field(0)
-    _tell(0, name)
+def reading(name: str) -> Iterator[Callable[[], None]]:
+    """While a native library works on the input ``name``: a crash within is that file's, and so is it where the block
+    takes longer than PATIENCE. Gives a function to call between parts of longer work, each of which then may."""
+    told = _told
+    slot = told.begin(name) if told is not None else None
     try:
-        yield
+        yield lambda: told.go_on(slot) if told is not None else None
     finally:
-        _tell(0, before)
+        if told is not None:
+            told.end(slot)
 
 
 def tell_output(path: Path) -> None:
     """Let the parent know which file a job that crashes must not leave."""
-    _tell(1, str(path.absolute()))
+    if _told is not None:
+        _told.output = str(path.absolute())
+
+
+def _wait(child: int, told: _Told) -> tuple[int, SurvfuseError | None]:
+    """The child's exit code, negative for a signal, and what is to be said where it was ended for being stuck."""
+    stuck = None
+    while True:
+        number = signal.sigtimedwait((*_FORWARDED, signal.SIGCHLD), _LOOK_EVERY)
+        if number is not None and number.si_signo in _FORWARDED:
+            os.kill(child, signal.SIGTERM)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status), stuck
+        name, seconds = told.oldest()
+        if seconds > PATIENCE and stuck is None:
+            stuck = InputError(f"{name}: a library that reads it did not come back within {PATIENCE:g} s")
+            os.kill(child, signal.SIGKILL)
 
 
 def _be_child(job: Callable[[], int], parent: int) -> None:
@@ -83,7 +162,6 @@ def _be_child(job: Callable[[], int], parent: int) -> None:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal it reaches both; the parent passes it on
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
@@ -109,8 +187,7 @@ def _failure(number: signal.Signals, name: str, killed: bool) -> SurvfuseError:
         return EnvironmentFailure("memory ran out: the system killed the job at its memory limit")
     if number == signal.SIGKILL:
         return EnvironmentFailure("the job was killed (SIGKILL); where nobody did that, memory ran out")
-    crashes = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
-    if name and number in crashes:
+    if name and number in _CRASHES:
         return InputError(f"{name}: a library that reads it crashed ({number.name}); the file is taken to be damaged")
     return EnvironmentFailure(f"the job was ended by {number.name}")
 
@@ -122,15 +199,3 @@ def _memory_kills() -> int:
                 if line.startswith("oom_kill "):
                     return int(line.split()[1])
     return 0
-
-
-def _tell(field: int, text: str) -> None:
-    if _told is not None:
-        data = text.encode("utf-8", errors="surrogateescape")[: _FIELD - 1]
-        _told[field * _FIELD : (field + 1) * _FIELD] = data.ljust(_FIELD, b"\0")
-
-
-def _field(field: int) -> str:
-    if _told is None:
-        return ""
-    return _told[field * _FIELD : (field + 1) * _FIELD].rstrip(b"\0").decode("utf-8", errors="surrogateescape")

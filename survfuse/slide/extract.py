@@ -17,7 +17,6 @@ from survfuse.slide.pixels import Slide
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
-from survfuse.supervisor import reading
 
 FEWEST_TILES = 32  # that a time limit must leave for an answer to be given; all, of a slide that has fewer
 
@@ -59,7 +58,7 @@ def extract(
         )
     if weights is None and settings.embedded_sha256 not in (None, embedded_digest(spec.name)):
         raise BundleError(f"{spec.name}: the embedded weights are not those that the bundle was trained on (sha256)")
-    with reading(path.name), Slide(path, settings.assumed_mpp) as slide:
+    with Slide(path, settings.assumed_mpp) as slide:
         stage("slide", f"{slide.size[0]} × {slide.size[1]} px at {slide.mpp[0]:.4g} µm/px from {slide.mpp_source}")
         if max(slide.mpp) > 1.05 * settings.mpp:
             warn(f"{slide.name}: {max(slide.mpp):.3g} µm/px is coarser than {settings.mpp:g}; its tiles are enlarged")

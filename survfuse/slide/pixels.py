@@ -15,6 +15,7 @@ from survfuse.errors import InputError
 from survfuse.log import warn
 from survfuse.slide.settings import PLAUSIBLE_MPP
 from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels
+from survfuse.supervisor import reading
 
 _UNITS = {"centimeter": 10_000.0, "inch": 25_400.0}  # µm
 _TIFF_VENDORS = ("generic-tiff", "aperio")  # whose levels are pages of a TIFF, tile by tile
@@ -39,10 +40,11 @@ class Slide:
         self._path = path
         self._renewing = threading.Lock()
         try:
-            self._slide = openslide.OpenSlide(path)
-            properties = dict(self._slide.properties)
-            self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
-            self._dimensions, self._downsamples = self._slide.level_dimensions, self._slide.level_downsamples
+            with reading(path.name):
+                self._slide = openslide.OpenSlide(path)
+                properties = dict(self._slide.properties)
+                self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
+                self._dimensions, self._downsamples = self._slide.level_dimensions, self._slide.level_downsamples
         except openslide.OpenSlideUnsupportedFormatError as cause:
             raise InputError(f"{path.name}: not a slide that OpenSlide reads (a tiled TIFF, say)") from cause
         except (openslide.OpenSlideError, OSError) as cause:
@@ -52,7 +54,8 @@ class Slide:
         self.mpp, self.mpp_source = resolution(self.name, properties, assumed_mpp, self.size)
         vendor = properties[openslide.PROPERTY_NAME_VENDOR]
         # OpenSlide fills what an Aperio level leaves out from the level above.
-        self._tiff = TiffLevels(path, vendor == "generic-tiff") if vendor in _TIFF_VENDORS else None
+        with reading(path.name):
+            self._tiff = TiffLevels(path, vendor == "generic-tiff") if vendor in _TIFF_VENDORS else None
 
     def __enter__(self) -> "Slide":
         return self
@@ -82,11 +85,13 @@ class Slide:
         start = (origin[0] / downsample, origin[1] / downsample)  # in pixels of the level
         extent = (side[0] / downsample, side[1] / downsample)
         if all(abs(have - want) < 0.5 for have, want in zip(extent, px, strict=True)):
-            return self._region(level, (round(start[0]), round(start[1])), px)
+            with reading(self.name):
+                return self._region(level, (round(start[0]), round(start[1])), px)
         first = (int(np.floor(start[0])), int(np.floor(start[1])))
         offset = (start[0] - first[0], start[1] - first[1])
         end = (offset[0] + extent[0], offset[1] + extent[1])
-        region = self._region(level, first, (int(np.ceil(end[0])), int(np.ceil(end[1]))))
+        with reading(self.name):
+            region = self._region(level, first, (int(np.ceil(end[0])), int(np.ceil(end[1]))))
         return np.asarray(Image.fromarray(region).resize(px, Image.Resampling.BICUBIC, box=(*offset, *end)))
 
     def _region(self, level: int, start: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from survfuse.errors import InputError
+
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
@@ -64,7 +66,8 @@ class TiffLevels:
     def __init__(self, path: Path, sparse: bool) -> None:
         """Open ``path``, which OpenSlide has found to be a slide; a file that is no such TIFF has no levels.
 
-        With ``sparse``, tiles that the file leaves out are white; without, a level that leaves any out is none.
+        With ``sparse``, tiles that the file leaves out are white; without, a level that leaves any out is none. Raises
+        InputError for tiles of more bytes than the file has.
         """
         self._levels: dict[tuple[int, int], _Level] = {}
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -151,6 +154,9 @@ def _plain_levels(path: Path, length: int, sparse: bool) -> dict[tuple[int, int]
 
     with tifffile_complaints(), tifffile.TiffFile(path) as file:
         pages = list(pages_of(file))
+        if any(max(page.databytecounts, default=0) > length for page in pages):
+            # OpenSlide makes room for as much as is stated, and ends the process where there is none.
+            raise InputError(f"{path.name}: states a tile of more bytes than the file has")
         sizes = Counter((page.imagewidth, page.imagelength) for page in pages)
         return {
             size: _Level.of(page)

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from survfuse.slide.pixels import DamagedRegionError, Slide
 from survfuse.slide.settings import MOST_DAMAGED
 from survfuse.slide.tiff import UNREADABLE, pages_of, stated_too_large, tifffile_complaints
 from survfuse.slide.tiles import Block, Coverage, Grid, Part, coverage, covered
+from survfuse.supervisor import reading
 
 # A mask level resolves a tile when the tile is this many of its pixels wide. Pyramids of masks may grow tissue by
 # a pixel at every level, which is then at most 3% of a tile.
@@ -98,9 +99,10 @@ def _saturation_of(slide: Slide, grid: Grid, tiles: NDArray[np.bool_]) -> float 
 
 def mask_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
     """Share of each tile [rows, columns] that the mask file covers, and how the mask was read."""
-    if path.suffix.lower() in (".mha", ".mhd"):
-        return _mha_coverage(path, slide, grid)
-    return _tiff_coverage(path, slide, grid)
+    with reading(path.name) as go_on:
+        if path.suffix.lower() in (".mha", ".mhd"):
+            return _mha_coverage(path, slide, grid)
+        return _tiff_coverage(path, slide, grid, go_on)
 
 
 def saturated(slide: Slide, grid: Grid) -> tuple[NDArray[np.bool_], int]:
@@ -169,7 +171,7 @@ def _chroma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((most - values.min(axis=2)) * 255 // np.maximum(most, 1)).astype(np.uint8)
 
 
-def _tiff_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
+def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], None]) -> tuple[NDArray[np.float64], str]:
     import tifffile
 
     try:
@@ -178,7 +180,7 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.flo
             size = (page.imagewidth, page.imagelength)
             _check_aspect(path.name, size, slide.size)
             _check_coding(path, page)
-            share = _page_coverage(page, Coverage(grid, size))
+            share = _page_coverage(page, Coverage(grid, size), go_on)
     except UNREADABLE as cause:
         if named(cause) is not None and not isinstance(cause, OSError):  # memory, say
             raise
@@ -222,11 +224,21 @@ def _check_coding(path: Path, page: "tifffile.TiffPage") -> None:  # noqa: F821
         raise InputError(f"{path.name}: mask compressed as {page.compression.name}: expected {names}")
     if page.imagedepth != 1:
         raise InputError(f"{path.name}: mask of {page.imagedepth} planes: expected one")
+    length = path.stat().st_size
+    if any(
+        not 0 <= start <= start + size <= length
+        for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+    ):
+        raise InputError(f"{path.name}: its tiles or strips do not lie within the file, which may be cut off")
     if page.compression == _JPEG and stated_too_large(path, page):
         raise InputError(f"{path.name}: a JPEG in it is cut off, or states more pixels than its tile has")
 
 
-def _page_coverage(page: "tifffile.TiffPage", found: Coverage) -> NDArray[np.float64]:  # noqa: F821
+def _page_coverage(
+    page: "tifffile.TiffPage",  # noqa: F821
+    found: Coverage,
+    go_on: Callable[[], None],
+) -> NDArray[np.float64]:
     """The share covered, from the page's tiles or strips as they are decoded; non-zero in any colour sample is tissue,
     alpha is not."""
     colours = max(1, page.samplesperpixel - len(page.extrasamples))
@@ -241,12 +253,14 @@ def _page_coverage(page: "tifffile.TiffPage", found: Coverage) -> NDArray[np.flo
         return found.share()
     if page.is_memmappable:
         for block in _mapped_bands(page, colours):
+            go_on()
             found.add(found.parts(block))
         return found.share()
     held = math.prod(page.chunks) * page.dtype.itemsize
     _check_held(page.parent.filehandle.name, held, "in one tile or strip")
 
     def block(segment: tuple) -> Block | None:
+        go_on()
         decoded, (_, _, row, column, _), (_, height, width, _) = segment
         if decoded is None:  # one that the file leaves out, all zero
             return None

@@ -25,13 +25,17 @@ def read_object(path: Path) -> dict:
 def h5_files(length: int = 1280) -> list[bytes]:
     """Features as CLAM and TRIDENT write them: in one piece, chunked, compressed, of half precision, of three axes."""
     values = np.random.default_rng(0).random((9, length)).astype(np.float32)
-    options = ({}, {"chunks": (4, length)}, {"compression": "gzip"}, {"compression": "lzf", "shuffle": True})
+    layouts = [
+        (values, {}),
+        (values, {"chunks": (4, length)}),
+        (values.astype(np.float16), {"compression": "gzip"}),
+        (values[None], {"compression": "lzf", "shuffle": True, "fletcher32": True}),
+    ]
     written = []
-    for number, option in enumerate(options):
+    for data, options in layouts:
         held = io.BytesIO()
         with h5py.File(held, "w") as file:
-            data = values[None] if number == 1 and "chunks" not in option else values.astype(("f4", "f2")[number == 2])
-            file.create_dataset("features", data=data, **option)
+            file.create_dataset("features", data=data, **options)
             file["coords"] = np.zeros((9, 2), dtype=np.int64)
             file.attrs["encoder"] = "efficientnet-lite0"
             file["coords"].attrs.update(patch_size=224, name="x")

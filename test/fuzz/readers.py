@@ -1,0 +1,254 @@
+"""Every reader of what comes from outside, given mutated files: it answers soundly, or refuses by name."""
+
+import json
+import math
+import random
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fuzz.material import DEMONSTRATION, h5_files, masks, pt_files, read_object, slides
+from fuzz.mutations import changed_bytes, changed_head, changed_json, changed_tags, json_bytes
+
+from survfuse.bundle import MANIFEST, SELF, load, load_members, manifest_digest
+from survfuse.calibration import Calibration
+from survfuse.clinical import Vocabulary
+from survfuse.curves import curves_from_json
+from survfuse.errors import BundleError, InputError, SurvfuseError
+from survfuse.featurefile import check_encoder, read_features
+from survfuse.files import read_object as strict_object
+from survfuse.files import sha256
+from survfuse.rna import Expression
+from survfuse.slide.pixels import Slide
+from survfuse.slide.tiles import Grid
+from survfuse.slide.tissue import mask_coverage, saturated
+from survfuse.sockets import CLINICAL, PLACES, RNA, read_case
+
+CASE = DEMONSTRATION.parent.parent / "test/input/interf1"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader, and how its mutated input is made."""
+
+    prepare: Callable[[random.Random, Path], Path]  # writes an input into an empty folder and names what is read
+    read: Callable[[Path], None]  # raises SurvfuseError to refuse; AssertionError where the answer is wrong
+    share: float  # of all runs
+
+
+def _written(folder: Path, name: str, data: bytes) -> Path:
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def read_expression(path: Path) -> None:
+    vector = Expression.from_json(read_object(DEMONSTRATION / "genes.json")).encode(
+        strict_object(path, InputError, True)
+    )
+    assert vector.values.dtype == np.float32 and np.isfinite(vector.values).all()
+
+
+def read_clinical(path: Path) -> None:
+    vocabulary = Vocabulary.from_json(read_object(DEMONSTRATION / "clinical.json"))
+    vector = vocabulary.encode(strict_object(path, InputError, True))
+    assert vector.values.shape == (len(vocabulary.columns),) and np.isfinite(vector.values).all()
+
+
+def _patient(place: str, chance: random.Random, folder: Path) -> Path:
+    value = read_object(CASE / place)
+    if place == PLACES[RNA]:
+        value = dict(list(value.items())[: chance.choice((40, 400))])
+    return _written(folder, "x.json", json_bytes(value, chance))
+
+
+def _inputs(chance: random.Random, folder: Path) -> Path:
+    sockets = json.loads((CASE / "inputs.json").read_text())
+    for place in (*PLACES.values(), "other.json"):
+        if chance.random() < 0.8:
+            path = folder / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if "images" in place:
+                path.mkdir()
+                path = path / chance.choice(("a.tif", "b.h5", ".hidden", "c\x1b[2J.tif"))
+            chance.choice((path.touch, path.touch, path.touch, path.mkdir, lambda p=path: p.symlink_to(p)))()
+    _written(folder, "inputs.json", json_bytes(sockets, chance))
+    return folder
+
+
+def _case(root: Path) -> None:
+    case = read_case(root)
+    files = [path for path in (case.slide, case.features, case.rna, case.clinical) if path is not None]
+    assert files and all(path.is_file() and path.resolve().is_relative_to(root.resolve()) for path in files)
+    assert case.slide is None or case.features is None
+
+
+def _manifest(chance: random.Random, folder: Path) -> Path:
+    root = copied_bundle(folder)
+    value = read_object(root / MANIFEST)
+    if chance.random() < 0.7:  # one that states a checksum that fits
+        value = changed_json(value, chance)
+        if isinstance(value, dict):
+            value[SELF] = manifest_digest(_sound(value))
+        _written(root, MANIFEST, json.dumps(value).encode("utf-8"))
+    else:
+        _written(root, MANIFEST, changed_bytes((root / MANIFEST).read_bytes(), chance))
+    return root
+
+
+def _table(chance: random.Random, folder: Path) -> Path:
+    root = copied_bundle(folder)
+    name = chance.choice(("genes.json", "clinical.json", "calibration.json", "survival.json"))
+    _written(root, name, json_bytes(read_object(root / name), chance))
+    seal(root, name)
+    return root
+
+
+def _member(chance: random.Random, folder: Path) -> Path:
+    root = copied_bundle(folder)
+    name = f"members/{chance.randrange(70):03}.safetensors"
+    data = (root / name).read_bytes()
+    header = 8 + struct.unpack("<Q", data[:8])[0]
+    _written(root, name, changed_head(data, chance, header) if chance.random() < 0.6 else changed_bytes(data, chance))
+    if chance.random() < 0.9:
+        seal(root, name)
+    return root
+
+
+def _sound(value: Any) -> Any:
+    """``value`` without the numbers that JSON cannot spell."""
+    if isinstance(value, dict):
+        return {key: _sound(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_sound(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def copied_bundle(folder: Path) -> Path:
+    """Tables and manifest copied, members linked in one file each: a mutation writes a new one."""
+    root = folder / "bundle"
+    shutil.copytree(DEMONSTRATION, root)
+    return root
+
+
+def seal(root: Path, name: str) -> None:
+    value = read_object(root / MANIFEST)
+    value["files"][name] = sha256(root / name)
+    value[SELF] = manifest_digest(value)
+    _written(root, MANIFEST, json.dumps(value).encode("ascii"))
+
+
+def _bundle(root: Path) -> None:
+    bundle = load(root)
+    months = bundle.calibration.months(np.linspace(-3.0, 3.0, 7)).months
+    assert (months >= 0.0).all() and np.isfinite(months).all()
+    load_members(bundle)
+
+
+def _tables(root: Path) -> None:
+    for name, read in (
+        ("genes.json", Expression.from_json),
+        ("clinical.json", Vocabulary.from_json),
+        ("calibration.json", Calibration.from_json),
+        ("survival.json", curves_from_json),
+    ):
+        read(strict_object(root / name, BundleError))
+    _bundle(root)
+
+
+def _h5(chance: random.Random, folder: Path) -> Path:
+    data = chance.choice(h5_files())
+    return _written(folder, "x.h5", chance.choice((changed_bytes, changed_head))(data, chance))
+
+
+def _pt(chance: random.Random, folder: Path) -> Path:
+    return _written(folder, "x.pt", chance.choice((changed_bytes, changed_head))(chance.choice(pt_files()), chance))
+
+
+def _features(path: Path) -> None:
+    features = read_features(path)
+    check_encoder(features, path.name, "efficientnet-lite0", (), 1280)
+    assert features.values.ndim == 2 and features.values.isfinite().all()
+
+
+def read_small_features(path: Path) -> None:
+    """As a feature file of length 4 is read."""
+    features = read_features(path)
+    assert features.values.ndim == 2 and features.values.isfinite().all()
+
+
+def read_unsealed_bundle(path: Path) -> None:
+    """A manifest, given a checksum that fits wherever it is an object."""
+    try:
+        value = strict_object(path, BundleError)
+    except BundleError:
+        load(path.parent)
+        raise
+    value[SELF] = manifest_digest(value)
+    path.write_text(json.dumps(value))
+    _bundle(path.parent)
+
+
+def _mask(chance: random.Random, folder: Path) -> Path:
+    data = chance.choice(masks())
+    return _written(
+        folder, "m.tif", chance.choice((changed_bytes, changed_head, changed_tags, changed_tags))(data, chance)
+    )
+
+
+class _SlideSize:
+    """As much of a slide as a mask is compared with."""
+
+    name, size, mpp = "s.tif", (2220, 2967), (0.499, 0.499)
+
+
+def _covered(path: Path) -> None:
+    share, _ = mask_coverage(path, _SlideSize(), Grid.over(_SlideSize.size, _SlideSize.mpp, 224, 1.0))
+    assert share.shape == (7, 5) and (share >= 0.0).all() and (share <= 1.0 + 1e-9).all()
+
+
+def _slide(chance: random.Random, folder: Path) -> Path:
+    mutation = chance.choice((changed_bytes, changed_head, changed_tags, changed_tags))
+    return _written(folder, "s.tif", mutation(chance.choice(slides()), chance))
+
+
+def _opened(path: Path) -> None:
+    with Slide(path, assumed_mpp=0.5) as slide:
+        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
+        tissue, _ = saturated(slide, grid)
+        assert tissue.dtype == bool
+        middle = (slide.size[0] // 2, slide.size[1] // 2)
+        assert slide.read(middle, grid.side, (224, 224)).shape == (224, 224, 3)
+
+
+TARGETS: Mapping[str, Target] = {
+    "expression JSON": Target(lambda *given: _patient(PLACES[RNA], *given), read_expression, 0.2),
+    "clinical JSON": Target(lambda *given: _patient(PLACES[CLINICAL], *given), read_clinical, 0.2),
+    "inputs.json": Target(_inputs, _case, 0.14),
+    "manifest": Target(_manifest, _bundle, 0.04),
+    "tables of a bundle": Target(_table, _tables, 0.04),
+    "members of a bundle": Target(_member, _bundle, 0.02),
+    "HDF5 features": Target(_h5, _features, 0.12),
+    "torch features": Target(_pt, _features, 0.08),
+    "TIFF masks": Target(_mask, _covered, 0.1),
+    "TIFF slides": Target(_slide, _opened, 0.06),
+}
+
+
+SHARES = {kind: target.share for kind, target in TARGETS.items()}
+
+
+def outcome(kind: str, chance: random.Random, folder: Path) -> str:
+    """Whether the reader answered or refused; anything else that happens is raised."""
+    target = TARGETS[kind]
+    path = target.prepare(chance, folder)
+    try:
+        target.read(path)
+    except SurvfuseError as error:
+        line = error.line()
+        assert len(line.splitlines()) == 1 and line.isprintable() and len(line) < 5000, line[:300]
+        return "refused"
+    return "answered"
