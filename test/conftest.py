@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import survfuse.job as job
 from survfuse.bundle import MANIFEST, SELF, manifest_digest
 from survfuse.cli import main as survfuse
+from survfuse.sockets import OUTPUT_FILE, PLACES
+from survfuse.sockets import SLIDE as SLIDE_SOCKET
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ROOT / "test" / "input"
@@ -70,3 +74,53 @@ def edit_json(path: Path, **changes: object) -> None:
     if path.name == MANIFEST:
         value[SELF] = manifest_digest(value)
     path.write_text(json.dumps(value))
+
+
+def end_of(input_root: Path, output: Path, model: Path | None = None, *options: str) -> int:
+    """Exit code of a job in this process; unless it is 0, nothing may lie in the output."""
+    command = [
+        "--input",
+        str(input_root),
+        "--output",
+        str(output),
+        *(["--model", str(model)] if model else []),
+        *options,
+    ]
+    code = job.main(command)
+    if code != 0 and output.is_dir():
+        assert list(output.iterdir()) == []
+    return code
+
+
+def months(output: Path) -> float:
+    """The one number that a job has left."""
+    assert [path.name for path in output.iterdir()] == [OUTPUT_FILE]
+    value = json.loads((output / OUTPUT_FILE).read_text())
+    assert isinstance(value, float) and value >= 0.0
+    return value
+
+
+def give_slide(case: Path, name: str, data: bytes) -> Path:
+    """Put a file in the place of a case's slide."""
+    folder = case / PLACES[SLIDE_SOCKET]
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def slide_case(tmp_path: Path) -> Path:
+    """A copy of the case with a slide and its mask, to be broken."""
+    return Path(shutil.copytree(CASES / "interf0", tmp_path / "slide"))
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    """A copy of the case with features given, to be broken."""
+    return Path(shutil.copytree(CASES / "interf1", tmp_path / "input"))

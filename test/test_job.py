@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import CASES, DEMONSTRATION, FEATURES, MASK, ROOT, SLIDE, edit_json, run_job
+from conftest import CASES, DEMONSTRATION, FEATURES, MASK, ROOT, SLIDE, edit_json, end_of, months, run_job
 
 import survfuse.job as job
 from survfuse.cli import main as survfuse
@@ -29,33 +29,6 @@ from survfuse.sockets import MASK as MASK_SOCKET
 from survfuse.sockets import SLIDE as SLIDE_SOCKET
 
 GENES = len(json.loads((DEMONSTRATION / "genes.json").read_text())["genes"])
-
-
-@pytest.fixture
-def case(tmp_path) -> Path:
-    """A copy of the case with features given, to be broken."""
-    return Path(shutil.copytree(CASES / "interf1", tmp_path / "input"))
-
-
-@pytest.fixture
-def output(tmp_path) -> Path:
-    return tmp_path / "output"
-
-
-def end_of(input_root: Path, output: Path, model: Path | None = None) -> int:
-    """Exit code of a job in this process; unless it is 0, nothing may lie in the output."""
-    options = ["--input", str(input_root), "--output", str(output)] + (["--model", str(model)] if model else [])
-    code = job.main(options)
-    if code != 0 and output.is_dir():
-        assert list(output.iterdir()) == []
-    return code
-
-
-def months(output: Path) -> float:
-    assert [path.name for path in output.iterdir()] == [OUTPUT_FILE]
-    value = json.loads((output / OUTPUT_FILE).read_text())
-    assert isinstance(value, float) and value >= 0.0
-    return value
 
 
 def give_features(case: Path, values: object, suffix: str = ".pt", **datasets: object) -> None:

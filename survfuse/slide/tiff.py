@@ -178,7 +178,8 @@ def pages_of(file: "TiffFile") -> "Iterator[TiffPage]":
 
 def stated_too_large(path: Path, page: "TiffPage") -> bool:
     """Whether any JPEG of the page states more pixels than its tile or strip has, or has no end."""
-    most = page.chunks[-3] * page.chunks[-2]
+    height = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+    most = (page.tilewidth if page.is_tiled else page.imagewidth) * height
     descriptor = os.open(path, os.O_RDONLY)
     try:
         for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):

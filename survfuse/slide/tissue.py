@@ -23,6 +23,7 @@ from survfuse.supervisor import reading
 # a pixel at every level, which is then at most 3% of a tile.
 PIXELS_PER_TILE = 32
 LARGEST_HELD = 2**30  # bytes of a mask, or of a part of one, that can only be read whole
+_COLOUR_LEAST = 2  # of 255: saturation that rounding gives to grey
 _SATURATION_LEAST = 13  # of 255: a slide without tissue has no second class for Otsu to find
 _BAND = 512  # rows handed out at a time, of an image held in memory or mapped from its file
 _READ = 2048  # pixels, across and down, that are read of a slide at once
@@ -72,12 +73,17 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
 
 
 def _tells_nothing(share: NDArray[np.float64], slide: Slide, grid: Grid) -> str | None:
-    """Why a mask that covers ``share`` [rows, columns] of the tiles does not tell tissue from background, or None."""
+    """Why a mask that covers ``share`` [rows, columns] of the tiles does not tell tissue from background, or None.
+
+    Raises InputError for a slide without colour.
+    """
     if not share.any():
         return "is empty"
     if share.sum() * math.prod(grid.side) >= _WHOLE * math.prod(slide.size):
         return "marks the whole slide"
     inside, outside = (_saturation_of(slide, grid, tiles) for tiles in (covered(share, 0.5), share == 0.0))
+    if inside is not None and max(inside, outside or 0.0) < _COLOUR_LEAST:
+        raise InputError(f"{slide.name}: has no colour where the mask marks tissue; expected haematoxylin and eosin")
     if inside is not None and outside is not None and inside < _SATURATION_LEAST and outside > 2 * _SATURATION_LEAST:
         return "marks what is unstained and leaves out what is stained, as one that is inverted does"
     return None

@@ -77,7 +77,7 @@ def _fuzz(target: str, runs: int, seed: int, keep: Path) -> None:
         samples = [(readers.CASE / PLACES[CLINICAL]).read_bytes(), b'{"TP53": "1.5", "MYC": 2}', b"[1e999, NaN]"]
         path, reads = scratch / "x.json", (readers.read_clinical, readers.read_expression)
     elif target == "h5":
-        samples = h5_files(length=4)
+        samples = h5_files(length=4, fixed=True)
         path, reads = scratch / "x.h5", (readers.read_small_features,)
     else:
         root = readers.copied_bundle(scratch)

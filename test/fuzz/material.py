@@ -22,8 +22,12 @@ def read_object(path: Path) -> dict:
 
 
 @cache
-def h5_files(length: int = 1280) -> list[bytes]:
-    """Features as CLAM and TRIDENT write them: in one piece, chunked, compressed, of half precision, of three axes."""
+def h5_files(length: int = 1280, fixed: bool = False) -> list[bytes]:
+    """Features as CLAM and TRIDENT write them: in one piece, chunked, compressed, of half precision, of three axes.
+
+    ``fixed`` names the encoder in text of fixed length: that of variable length lies in a heap, in which HDF5 may
+    search without end.
+    """
     values = np.random.default_rng(0).random((9, length)).astype(np.float32)
     layouts = [
         (values, {}),
@@ -37,7 +41,7 @@ def h5_files(length: int = 1280) -> list[bytes]:
         with h5py.File(held, "w") as file:
             file.create_dataset("features", data=data, **options)
             file["coords"] = np.zeros((9, 2), dtype=np.int64)
-            file.attrs["encoder"] = "efficientnet-lite0"
+            file.attrs["encoder"] = np.bytes_("efficientnet-lite0") if fixed else "efficientnet-lite0"
             file["coords"].attrs.update(patch_size=224, name="x")
         written.append(held.getvalue())
     return written
@@ -46,7 +50,7 @@ def h5_files(length: int = 1280) -> list[bytes]:
 @cache
 def pt_files(length: int = 1280) -> list[bytes]:
     """Features as torch writes them: two formats, several types."""
-    values = torch.rand(7, length)
+    values = torch.rand(7, length, generator=torch.Generator().manual_seed(0))
     written = []
     for value, zipped in ((values, True), (values, False), (values.half(), True), (values.double()[None], True)):
         held = io.BytesIO()

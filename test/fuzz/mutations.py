@@ -6,6 +6,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from survfuse.files import is_number
+
 _EDGES = (0, 1, 2, 7, 8, 16, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1)
 _VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, -1e308, 1e-320, 2**63, 10**400, float("nan"), float("inf"), "", " ",
@@ -102,8 +104,8 @@ def _change_entry(holder: Any, key: Any, chance: random.Random) -> None:
     elif kind == 3:
         other = chance.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
         holder[key], holder[other] = holder[other], holder[key]
-    elif kind == 4 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
-        holder[key] = holder[key] * chance.choice((-1, 0, 10, 1e-9, 1e9, 1e300))
+    elif kind == 4 and is_number(holder[key]):
+        holder[key] = float(holder[key]) * chance.choice((-1, 0, 10, 1e-9, 1e9, 1e300))
     else:
         holder[key] = chance.choice(_VALUES)
 
