@@ -64,6 +64,8 @@ def named(error: BaseException) -> SurvfuseError | None:
     kind, text = type(error).__name__, str(error)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return EnvironmentFailure(f"memory ran out: {error or 'allocation refused'}")
+    if isinstance(error, ImportError) and ("failed to map segment" in text or "allocate memory" in text):
+        return EnvironmentFailure(f"memory ran out: {text}")
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text:
         return EnvironmentFailure(f"memory ran out: {error}")
     if isinstance(error, RuntimeError) and (text == "can't start new thread" or kind == "BrokenThreadPool"):

@@ -215,10 +215,11 @@ def _read_pt(path: Path) -> Features:
 
     stored = read_matrix(path, mapped=stored_plainly(path))
     half = stored.dtype in (torch.float16, torch.bfloat16)
-    if half or stored.dtype == torch.float32:
+    kept = stored.dtype if half else torch.float32
+    if stored.dtype == kept and stored.is_contiguous():
         return Features(stored, half, None)
-    check_memory(4 * stored.numel(), f"features of {count(len(stored), 'tile')} × {stored.shape[1]}")
-    values = torch.empty(stored.shape, dtype=torch.float32)
+    check_memory(kept.itemsize * stored.numel(), f"features of {count(len(stored), 'tile')} × {stored.shape[1]}")
+    values = torch.empty(stored.shape, dtype=kept)
     for start, block in _blocks(stored):
         values[start : start + len(block)] = block
     return Features(values, half, None)

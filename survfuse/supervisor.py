@@ -112,10 +112,11 @@ def supervised(job: Callable[[], int]) -> int:
         _be_child(job, parent)
     code, stuck = _wait(child, _told)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if code and _told.output:
+        with suppress(OSError):
+            discard(Path(_told.output))
     if code >= 0:
         return code
-    if _told.output:
-        discard(Path(_told.output))
     failure = stuck or _failure(signal.Signals(-code), _told.oldest()[0], killed=_memory_kills() > kills)
     with suppress(OSError):
         print(f"survfuse: {failure.line()}", file=sys.stderr, flush=True)
