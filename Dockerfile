@@ -5,6 +5,7 @@
 #                           requirements-cuda13.lock  torch 2.12.1, CUDA 13.0: NVIDIA driver 580 or newer
 #   SURVFUSE_REQUIRE_MODEL  1: without a bundle at /opt/ml/model a job ends with an error, as a submission must
 #   SURVFUSE_TIME_LIMIT     seconds that a job may take: the platform's, which tells no container of it
+#   SURVFUSE_UNUSABLE_SLIDE omit: a slide that cannot be read is left out, where the bundle was trained for that
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 # --- The environment: everything in it is hashed in a lock file, nothing is compiled from source. ---
@@ -55,11 +56,13 @@ USER user
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 ARG SURVFUSE_REQUIRE_MODEL=
 ARG SURVFUSE_TIME_LIMIT=
+ARG SURVFUSE_UNUSABLE_SLIDE=
 ARG VERSION=
 ARG REVISION=
 # podman before 5 looks for a cached ENV or LABEL by its text, whatever its arguments are now, but for a RUN with them.
-RUN : "${SURVFUSE_REQUIRE_MODEL} ${SURVFUSE_TIME_LIMIT} ${VERSION} ${REVISION}"
-ENV SURVFUSE_REQUIRE_MODEL=${SURVFUSE_REQUIRE_MODEL} SURVFUSE_TIME_LIMIT=${SURVFUSE_TIME_LIMIT}
+RUN : "${SURVFUSE_REQUIRE_MODEL} ${SURVFUSE_TIME_LIMIT} ${SURVFUSE_UNUSABLE_SLIDE} ${VERSION} ${REVISION}"
+ENV SURVFUSE_REQUIRE_MODEL=${SURVFUSE_REQUIRE_MODEL} SURVFUSE_TIME_LIMIT=${SURVFUSE_TIME_LIMIT} \
+    SURVFUSE_UNUSABLE_SLIDE=${SURVFUSE_UNUSABLE_SLIDE}
 LABEL org.opencontainers.image.title=survfuse \
     org.opencontainers.image.description="Months to recurrence from a slide, bulk expression and clinical variables" \
     org.opencontainers.image.licenses=Apache-2.0 \

@@ -7,6 +7,7 @@ A file's own account of its size is not believed before it is compared with what
 """
 
 import errno
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -266,7 +267,8 @@ def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> 
 
     try:
         bound = 2 * _unpacked(path) + _SLACK
-        with at_most(bound):
+        with at_most(bound), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd bytes in a file: what it is read as says enough
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError as cause:
         raise error(f"{path.name}: no such file") from cause

@@ -1,6 +1,9 @@
 """A bundle is read whole and unchanged, or refused by name."""
 
+import hashlib
 import json
+import os
+import random
 import shutil
 from pathlib import Path
 
@@ -58,6 +61,96 @@ def test_a_flipped_bit_is_found(copy, name, place):
     (copy / name).write_bytes(data)
     with pytest.raises(BundleError, match=f"{name}: its sha256"):
         load(copy)
+
+
+def test_a_bit_flipped_anywhere_in_the_manifest_is_found(copy):
+    """Its weights, locations and scales are no file's bytes: the manifest has a checksum of its own. Blanks alone may
+    change."""
+    path, chance = copy / "manifest.json", random.Random(0)
+    data = path.read_bytes()
+    for _ in range(300):
+        changed, place = bytearray(data), chance.randrange(len(data))
+        changed[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        try:
+            same = json.loads(changed) == json.loads(data)
+        except ValueError:
+            same = False
+        if same:
+            load(copy)
+            continue
+        with pytest.raises(BundleError):
+            load(copy)
+
+
+def test_the_manifests_checksum_is_what_its_documentation_says(copy):
+    """Made again by other means: keys sorted, no blanks, ASCII, without the key itself."""
+    value = json.loads((copy / "manifest.json").read_text())
+    stated = value.pop("sha256")
+    ordered = json.dumps(json.loads(json.dumps(value, sort_keys=True)), separators=(",", ":"))
+    assert stated == hashlib.sha256(ordered.encode()).hexdigest()
+
+
+def test_members_swapped_with_their_checksums_are_found(copy):
+    """An editor of the manifest who swaps the files' names but not what they are."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    first, second = (manifest["members"][number]["file"] for number in (0, 1))
+    manifest["members"][0]["file"], manifest["members"][1]["file"] = second, first
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"manifest\.json: its sha256 is not the one it states"):
+        load(copy)
+
+
+def test_weights_may_be_links_within_the_bundle(copy):
+    """As caches of weights lay them out; what counts is the bytes."""
+    path = copy / "members/000.safetensors"
+    data = path.read_bytes()
+    path.unlink()
+    path.symlink_to("001.safetensors")
+    with pytest.raises(BundleError, match="its sha256"):
+        load(copy)
+    path.unlink()
+    path.write_bytes(data)
+    path.rename(copy / "members/x")
+    path.symlink_to("x")
+    with pytest.raises(BundleError, match="not in the manifest: members/x"):
+        load(copy)
+
+
+@pytest.mark.parametrize("kind", ["loop", "pipe", "folder"])
+@pytest.mark.parametrize("name", ["manifest.json", "genes.json", "members/001.safetensors"])
+def test_what_is_no_file_in_a_bundle_is_refused(copy, name, kind):
+    (copy / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(copy / name)
+    elif kind == "folder":
+        (copy / name).mkdir()
+    else:
+        (copy / name).symlink_to(Path(name).name)
+    with pytest.raises(BundleError):
+        load(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tables": [["calibration.json"], {}]},  # found by fuzzing: no hashable name
+        {"purpose": "x" * 5000},
+        {"slide": {"encoder": "uni"}},
+        {"slide": []},
+        {"members": [None]},
+        {"combinations": []},
+        {"files": []},
+        {"files": {"genes.json": None}},
+        {"provenance": 1},
+    ],
+    ids=str,
+)
+def test_manifests_of_another_form_are_refused_in_few_words(copy, changes):
+    edit_json(copy / "manifest.json", **changes)
+    with pytest.raises(BundleError) as refused:
+        load(copy)
+    assert len(refused.value.line()) < 1000 and refused.value.line().isprintable()
 
 
 @pytest.mark.parametrize("name", ["genes.json", "members/002.safetensors"])

@@ -16,13 +16,15 @@ import SimpleITK as sitk
 import tifffile
 import torch
 from conftest import MASK, ROOT, SLIDE, end_of, give_slide, months
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from survfuse.errors import InputError
 from survfuse.slide.encoders import Encoder
 from survfuse.slide.features import tile_features
 from survfuse.slide.pixels import Slide, resolution
 from survfuse.slide.settings import MOST_DAMAGED
-from survfuse.slide.tiles import Grid
+from survfuse.slide.tiles import MOST_TILES, Grid
 from survfuse.slide.tissue import find_tissue, mask_coverage
 from survfuse.sockets import MASK as MASK_SOCKET
 from survfuse.sockets import OUTPUT_FILE, PLACES
@@ -232,6 +234,40 @@ def test_a_grid_that_no_slide_has_is_refused():
     with pytest.raises(InputError, match=r"are 1,993,744 tiles; expected at most 1,048,576"):
         Grid.over((63_232, 63_232), (5.0, 5.0), 224, 1.0)
     assert len(Grid.over((100_000, 100_000), (0.25, 0.25), 224, 1.0)) < 20_000
+
+
+@given(
+    size=st.tuples(st.integers(1, 2**31), st.integers(1, 2**31)),
+    mpp=st.tuples(st.floats(0.05, 5.0), st.floats(0.05, 5.0)),
+    tile_px=st.integers(1, 512),
+)
+def test_any_grid_is_bounded_and_within_its_slide_or_refused(size, mpp, tile_px):
+    try:
+        grid = Grid.over(size, mpp, tile_px, 1.0)
+    except InputError as error:
+        assert "tiles; expected at most" in str(error)
+        columns, rows = (length * per / tile_px for length, per in zip(size, mpp, strict=True))
+        assert columns * rows > MOST_TILES / 4
+        return
+    assert 1 <= len(grid) <= MOST_TILES
+    for starts, length, side in ((grid.x, size[0], grid.side[0]), (grid.y, size[1], grid.side[1])):
+        assert starts[0] == 0 and starts[-1] < length and (np.abs(np.diff(starts) - side) <= 1.0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    origin=st.tuples(st.integers(-3000, 6000), st.integers(-3000, 6000)),
+    side=st.tuples(st.floats(1.0, 5000.0), st.floats(1.0, 5000.0)),
+    px=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+)
+def test_any_region_is_read_and_white_beyond_the_border(origin, side, px):
+    with Slide(SLIDE) as slide:
+        read = slide.read(origin, side, px)
+        outside = any(
+            at >= length or at + extent <= 0 for at, extent, length in zip(origin, side, slide.size, strict=True)
+        )
+    assert read.shape == (px[1], px[0], 3) and read.dtype == np.uint8
+    assert not outside or (read >= 250).all()
 
 
 # --- damaged tiles ---

@@ -97,6 +97,8 @@ class TiffLevels:
                 x, y = column * across, row * down
                 x0, x1 = max(left, x), min(right, x + across)
                 y0, y1 = max(top, y), min(bottom, y + down)
+                if x0 >= x1 or y0 >= y1:  # the tile's part beyond the border
+                    continue
                 region[y0 - top : y1 - top, x0 - left : x1 - left] = tile[y0 - y : y1 - y, x0 - x : x1 - x]
         return region
 

@@ -1,0 +1,132 @@
+"""What fuzzing found (test/fuzz), each as a case of its own; and that the harness sees what it is meant to see."""
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import torch
+from conftest import ROOT, SLIDE, end_of, give_slide
+from fuzz.processes import Tally, try_all
+
+from survfuse.errors import InputError
+from survfuse.featurefile import read_features
+from survfuse.slide.pixels import Slide
+
+
+def with_byte_count(path: Path, level: int, number: int, value: int) -> bytes:
+    """A TIFF of which one tile is said to have this many bytes."""
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages[level].tags["TileByteCounts"]
+        size = {"SHORT": 2, "LONG": 4}[tag.dtype_name]
+        place = tag.valueoffset + size * number
+    data[place : place + size] = value.to_bytes(size, "little")
+    return bytes(data)
+
+
+def test_a_tile_said_to_be_larger_than_the_file_is_not_made_room_for(slide_case, output, capsys):
+    """OpenSlide asks GLib for as much, which ends the process where it cannot have it."""
+    give_slide(slide_case, "s.tif", with_byte_count(SLIDE, 0, 50, 2**32 - 2))
+    assert end_of(slide_case, output) == 2
+    assert "s.tif: states a tile of more bytes than the file has" in capsys.readouterr().err
+
+
+def test_a_torch_file_without_its_middle_is_the_files_fault(tmp_path):
+    """Its archive's directory then leads to before the file: EINVAL, an OSError as a failing disk's is."""
+    held = io.BytesIO()
+    torch.save(torch.ones(100, 30), held)
+    (tmp_path / "x.pt").write_bytes(held.getvalue()[:100] + held.getvalue()[-2000:])
+    with pytest.raises(OSError, match="Invalid argument"):
+        torch.load(tmp_path / "x.pt", weights_only=True)
+    with pytest.raises(InputError, match=r"x\.pt: cannot be read as a torch file"):
+        read_features(tmp_path / "x.pt")
+
+
+def test_what_torch_warns_of_does_not_reach_stderr(case, output, capfd):
+    """Of a pickle's protocol that it does not know: lines that the platform would show as this job's own."""
+    held = io.BytesIO()
+    torch.save(torch.ones(3, 1280), held, _use_new_zipfile_serialization=False)
+    data = bytearray(held.getvalue())
+    data[1] = 18  # the protocol, after the pickle's first opcode
+    give_slide(case, "x.pt", bytes(data))
+    end_of(case, output)
+    assert all(line.startswith("survfuse: ") for line in capfd.readouterr().err.splitlines())
+
+
+@pytest.mark.parametrize(("level", "value"), [(0, 0), (0, 3), (1, 1)])
+def test_tiles_said_to_be_shorter_are_damaged_not_made_up(tmp_path, level, value):
+    (tmp_path / "s.tif").write_bytes(with_byte_count(SLIDE, level, 0, value))
+    with Slide(tmp_path / "s.tif") as slide:
+        side = 2.0**level
+        try:
+            read = slide.read((0, 0), (64.0 * side, 64.0 * side), (64, 64))
+        except InputError as error:
+            assert "cannot be read" in str(error)
+        else:  # left out by the file, which is white
+            assert value == 0 and (read == 255).all()
+
+
+def endless_heap() -> bytes:
+    """Text of variable length whose heap has an object of no length, which HDF5 steps over without end."""
+    held = io.BytesIO()
+    with h5py.File(held, "w") as file:
+        file["features"] = np.ones((3, 1280), dtype=np.float32)
+        file.attrs["encoder"] = "efficientnet-lite0"
+    data = bytearray(held.getvalue())
+    heap = data.index(b"GCOL") + 16
+    data[heap : heap + 24] = bytes(24)
+    return bytes(data)
+
+
+def test_a_heap_that_hdf5_does_not_come_back_from_is_given_up(case, tmp_path):
+    """As inference.py runs it, but for less patience."""
+    give_slide(case, "x.h5", endless_heap())
+    script = (
+        "import os, sys; import survfuse.supervisor as supervisor; supervisor.PATIENCE = 2.0;"
+        "from inference import job; os._exit(supervisor.supervised(job))"
+    )
+    command = [sys.executable, "-c", script, "--input", str(case), "--output", str(tmp_path / "output")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and list((tmp_path / "output").iterdir()) == []
+    (line,) = ended.stderr.splitlines()
+    refused = line.startswith("survfuse: InputError: x.h5: cannot be read as HDF5")
+    assert refused or line == "survfuse: InputError: x.h5: a library that reads it did not come back within 2 s"
+
+
+# --- the harness ---
+
+
+def sound_or_not(kind: str, chance: random.Random, folder: Path) -> str:
+    (folder / "input").write_text(kind)
+    what = chance.randrange(30)
+    if what == 0 and kind == "crashes":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == 0 and kind == "hangs":
+        signal.pause()
+    if what == 0 and kind == "wrong":
+        raise AssertionError("wrong")
+    if what == 0 and kind == "unforeseen":
+        raise KeyError("x")
+    return "answered"
+
+
+@pytest.mark.parametrize("kind", ["crashes", "hangs", "wrong", "unforeseen"])
+def test_the_harness_counts_and_keeps_what_goes_wrong(tmp_path, monkeypatch, kind):
+    """Every input is tried, those after a crash among them, and the same again with the same seed."""
+    monkeypatch.setattr("fuzz.processes.SECONDS", 1)
+    monkeypatch.setattr("fuzz.processes._contained", lambda *_: False)
+    tally = Tally()
+    try_all({kind: 120}, sound_or_not, 3, tally, tmp_path)
+    expected = [number for number in range(120) if random.Random(f"3 {kind} {number}").randrange(30) == 0]
+    (found,) = tally.findings.values()
+    assert expected and sorted(found) == expected
+    assert tally.counts[kind].total() == 120
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{kind}-{number}" for number in expected)
