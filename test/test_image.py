@@ -217,3 +217,69 @@ def test_an_input_that_cannot_be_read_by_the_images_user_is_a_named_error(tmp_pa
     done = engine("run", "--rm", "--network", "none", *places, os.environ["SURVFUSE_IMAGE"], check=False)
     assert done.returncode == 2 and "Permission denied" in done.stderr and done.stderr.count("\n") == 1
     assert list(output.iterdir()) == []
+
+
+def job_in(places: list[str], *flags: str) -> subprocess.CompletedProcess:
+    command = ["run", "--rm", "--network", "none", *flags, *places, os.environ["SURVFUSE_IMAGE"]]
+    return engine(*command, check=False)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[str]:
+    """Volumes of the slide's case and of an output that the image's user may write."""
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output").chmod(0o777)
+    tmp_path.chmod(0o755)
+    return ["--volume", f"{CASES / 'interf0'}:/input:ro", "--volume", f"{tmp_path / 'output'}:/output"]
+
+
+def test_an_output_that_is_read_only_is_the_machines_failure(places, tmp_path):
+    done = job_in([*places[:3], f"{places[3]}:ro"])
+    assert done.returncode == 4 and list((tmp_path / "output").iterdir()) == []
+    assert done.stderr.startswith("survfuse: EnvironmentFailure: /output") and done.stderr.count("\n") == 1
+
+
+def test_a_full_output_is_the_machines_failure(places):
+    """A file system of one page, which is taken."""
+    script = "head -c 99999 /dev/zero >/output/taken 2>/dev/null; "
+    script += "/opt/venv/bin/python /opt/app/inference.py; ls -A /output"
+    shell = ["--entrypoint", "/bin/sh", "--tmpfs", "/output:rw,size=4k,mode=1777", *places[:2]]
+    command = ["run", "--rm", "--network", "none", *shell, os.environ["SURVFUSE_IMAGE"], "-c", script]
+    done = engine(*command, check=False)
+    assert done.stdout.splitlines()[-1] == "taken"
+    assert done.stderr.startswith("survfuse: EnvironmentFailure: ") and done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+def test_a_container_that_is_out_of_memory_says_so(places, tmp_path):
+    """The kernel kills the largest process of the container, which is the job's and not its parent."""
+    done = job_in(places, "--memory", "500m", "--memory-swap", "500m")
+    if done.returncode == 0:
+        pytest.skip("this engine holds no container to its memory limit")
+    assert done.returncode == 4 and list((tmp_path / "output").iterdir()) == []
+    assert done.stderr.startswith("survfuse: EnvironmentFailure: ") and "memory" in done.stderr.splitlines()[-1]
+
+
+def test_a_container_that_is_stopped_ends_in_code_4_with_nothing_written(places, tmp_path):
+    """As the first process of its container, to which the kernel sends nothing that it does not ask for."""
+    name = f"survfuse-{tmp_path.name}"
+    engine("run", "--detach", "--name", name, "--network", "none", *places, os.environ["SURVFUSE_IMAGE"])
+    try:
+        engine("stop", "--time", "30", name)
+        assert engine("wait", name).stdout.strip() == "4"
+        assert "ended by SIGTERM" in engine("logs", name).stderr
+    finally:
+        engine("rm", "--force", name)
+    assert list((tmp_path / "output").iterdir()) == []
+
+
+def test_a_slide_that_cannot_be_read_may_be_left_out_by_the_environment(tmp_path, places):
+    case = Path(shutil.copytree(CASES / "interf0", tmp_path / "case"))
+    (slide,) = (case / "images/bladder-cancer-tissue-biopsy-wsi").iterdir()
+    slide.write_bytes(slide.read_bytes()[:100_000])
+    volumes = ["--volume", f"{case}:/input:ro", *places[2:]]
+    refused = job_in(volumes)
+    assert refused.returncode == 2 and refused.stderr.startswith("survfuse: InputError: ")
+    done = job_in(volumes, "--env", "SURVFUSE_UNUSABLE_SLIDE=omit")
+    assert done.returncode == 0 and "warning: the slide is left out" in done.stderr
+    assert [path.name for path in (tmp_path / "output").iterdir()] == [OUTPUT_FILE]
