@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,6 +266,8 @@ def test_a_container_that_is_stopped_ends_in_code_4_with_nothing_written(places,
     name = f"survfuse-{tmp_path.name}"
     engine("run", "--detach", "--name", name, "--network", "none", *places, os.environ["SURVFUSE_IMAGE"])
     try:
+        while "case" not in engine("logs", name).stdout:  # before Python runs, the kernel drops it
+            time.sleep(0.05)
         engine("stop", "--time", "30", name)
         assert engine("wait", name).stdout.strip() == "4"
         assert "ended by SIGTERM" in engine("logs", name).stderr
