@@ -153,7 +153,9 @@ def load(root: Path) -> Bundle:
     value = read_object(root / MANIFEST, BundleError)
     if value.get("schema_version") != SCHEMA_VERSION:
         found = value.get("schema_version")
-        raise BundleError(f"schema version {brief(found)} is unknown; this release reads version {SCHEMA_VERSION}")
+        older = type(found) is int and found < SCHEMA_VERSION
+        hint = "; freeze it again with train, which goes on from the members it has kept" if older else ""
+        raise BundleError(f"schema version {brief(found)} is not the one this release reads, {SCHEMA_VERSION}{hint}")
     if value.get(SELF) != manifest_digest(value):
         raise BundleError(f"{MANIFEST}: its sha256 is not the one it states; the file was changed or damaged")
     manifest = _manifest(value)

@@ -4,8 +4,20 @@
 """
 
 import errno
+import os
 
-_LONGEST_LINE = 60_000  # characters; the platform drops a line over 64 KiB
+_LONGEST_LINE = 60_000  # bytes; the platform drops a line over 64 KiB
+# What a disk, a limit of the system or a lack of memory answers, whatever the file holds.
+_MACHINES = (
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ESTALE,
+    errno.ENODEV,
+)
 
 
 class SurvfuseError(Exception):
@@ -20,7 +32,8 @@ class SurvfuseError(Exception):
 def one_line(text: str) -> str:
     """``text`` as a log can show it: on one line, without control characters, and not longer than it keeps."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
-    return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]} …"
+    data = shown.encode()
+    return shown if len(data) <= _LONGEST_LINE else f"{data[:_LONGEST_LINE].decode(errors='ignore')} …"
 
 
 def brief(value: object, most: int = 100) -> str:
@@ -49,6 +62,18 @@ class EnvironmentFailure(SurvfuseError):
     """The machine failed the job: disk, memory, device, or a signal that ended it."""
 
     exit_code = 4
+
+
+def is_machines(error: BaseException) -> bool:
+    """Whether an error that a library raises as it reads a file tells of the machine, not of the file.
+
+    Libraries pass the system's errors on as OSError, or in their own words with the system's among them.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _MACHINES
+    if isinstance(error, OSError) or named(error) is None:
+        return any(os.strerror(number) in str(error) for number in _MACHINES)
+    return True
 
 
 def named(error: BaseException) -> SurvfuseError | None:

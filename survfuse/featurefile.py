@@ -6,7 +6,7 @@ TRIDENT's attributes. Torch files as CHIMERA published them: one tensor [N, D].
 A file's own account of its size is not believed before it is compared with what memory there is.
 """
 
-import errno
+import math
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import InputError, SurvfuseError, named
+from survfuse.errors import InputError, SurvfuseError, is_machines
 from survfuse.files import whole
 from survfuse.log import count
 from survfuse.memory import at_most, available_memory, check_memory
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 MOST_TILES = 2**22  # of a file; a whole slide of 76 × 26 mm has about 40,000 of 224 µm
 _MOST_FEATURES = 2**16
-_LARGEST_CHUNK = 2**28  # bytes: a chunk is unpacked whole, whatever part of it is read
-_CHUNKS_PER_TILE = 4
+_LARGEST_CHUNK = 2**28  # bytes, where it is more than all features: a chunk is unpacked whole
+_MOST_CHUNKS = 10**7
 _BLOCK = 2048  # tiles read or looked through at a time, about 8 MB
 _SLACK = 2**30  # bytes that a reader may take beside the features themselves
 # What h5py raises for files that make no sense.
@@ -54,8 +54,10 @@ def read_features(path: Path) -> Features:
     but zero, and EnvironmentFailure where they are larger than the memory that is left."""
     with reading(path.name) as go_on:
         features = _read_h5(path, go_on) if path.suffix.lower() == ".h5" else _read_pt(path)
-        go_on()
-        empty = sum(_zeros(path, block, start) for start, block in _blocks(features.values))
+        empty = 0
+        for start, block in _blocks(features.values):
+            go_on()
+            empty += _zeros(path, block, start)
     if empty == len(features.values):
         raise InputError(f"{path.name}: every feature of {count(empty, 'tile')} is 0")
     notes = (f"{count(empty, 'tile')} with features of 0 alone",) if empty else ()
@@ -113,7 +115,8 @@ def _read_h5(path: Path, go_on: Callable[[], None]) -> Features:
         half = dataset.dtype.itemsize == 2
         rows, length = dataset.shape[-2:]
         kept = torch.float16 if half else torch.float32
-        check_memory(rows * length * kept.itemsize, f"features of {count(rows, 'tile')} × {length}")
+        held = rows_at_a_time(dataset) * length * dataset.dtype.itemsize
+        check_memory(rows * length * kept.itemsize + held, f"features of {count(rows, 'tile')} × {length}")
         values = torch.empty(rows, length, dtype=kept)
         done = 0
         for block in h5_blocks(dataset):
@@ -130,7 +133,7 @@ def as_hdf5(path: Path) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as cause:
-        if named(cause) is not None and not isinstance(cause, OSError):  # memory, say
+        if is_machines(cause):
             raise
         raise InputError(f"{path.name}: cannot be read as HDF5 ({str(cause)[:300]})") from cause
 
@@ -143,12 +146,17 @@ def h5_blocks(dataset: "h5py.Dataset") -> "Iterator[Tensor]":
     import torch
 
     dtype = np.dtype(np.float16 if dataset.dtype.itemsize == 2 else np.float32)
-    deep = dataset.chunks[-2] if dataset.chunks else 1
-    size = max(1, _BLOCK // deep) * deep
+    size = rows_at_a_time(dataset)
     for start in range(0, dataset.shape[-2], size):
         with np.errstate(over="ignore"):
             rows = np.asarray(dataset[..., start : start + size, :], dtype=dtype)
         yield torch.from_numpy(rows.reshape(-1, dataset.shape[-1]))
+
+
+def rows_at_a_time(dataset: "h5py.Dataset") -> int:
+    """Rows of whole chunks, some thousands or else one chunk's."""
+    deep = dataset.chunks[-2] if dataset.chunks else 1
+    return min(max(1, _BLOCK // deep) * deep, dataset.shape[-2])
 
 
 def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
@@ -156,7 +164,9 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
     for one that lies in other files, and for one whose size is beyond reason."""
     import h5py
 
-    dataset, coords = _own(path, file, "features"), _own(path, file, "coords")
+    dataset = _own(path, file, "features")
+    # Coordinates are not needed, but they tell of a file that was put together wrongly.
+    coords = file["coords"] if isinstance(file.get("coords", getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
         raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
     if dataset.is_virtual or dataset.external:
@@ -172,14 +182,17 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
     if dataset.id.get_storage_size() == 0:
         raise InputError(f"{path.name}: its features were never written")
     if dataset.chunks:
-        chunks = np.prod([-(-extent // side) for extent, side in zip(shape, dataset.chunks, strict=True)], dtype=float)
-        held = np.prod(dataset.chunks, dtype=float) * dataset.dtype.itemsize
-        if held > _LARGEST_CHUNK or chunks > _CHUNKS_PER_TILE * (shape[-2] + 1000):
-            raise InputError(
-                f"{path.name}: features in {chunks:,.0f} chunks of {held:,.0f} bytes; expected at most "
-                f"{_CHUNKS_PER_TILE} a tile, of {_LARGEST_CHUNK:,} bytes"
-            )
+        _check_chunks(path, dataset)
     return dataset
+
+
+def _check_chunks(path: Path, dataset: "h5py.Dataset") -> None:
+    """Raise InputError for chunks that are larger than the features they hold, or more than can be looked up."""
+    sides = zip(dataset.shape, dataset.chunks, strict=True)
+    chunks = math.prod(-(-extent // side) for extent, side in sides)
+    held = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if held > max(_LARGEST_CHUNK, dataset.nbytes) or chunks > _MOST_CHUNKS:
+        raise InputError(f"{path.name}: {dataset.nbytes:,} bytes of features in {chunks:,} chunks of {held:,} bytes")
 
 
 def check_extent(path: Path, tiles: int, length: int) -> None:
@@ -191,13 +204,15 @@ def check_extent(path: Path, tiles: int, length: int) -> None:
 
 
 def _own(path: Path, file: "h5py.File", name: str) -> "h5py.HLObject | None":
-    """What lies in the file itself under ``name``; raises InputError for a link that leads elsewhere."""
+    """What lies in the file itself under ``name``; raises InputError for what lies in another."""
     import h5py
 
-    link = file.get(name, getlink=True)
-    if link is not None and not isinstance(link, h5py.HardLink):
-        raise InputError(f"{path.name}: {name!r} is a link, which is not followed")
-    return file.get(name)
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise InputError(f"{path.name}: {name!r} is a link to another file, which is not followed")
+    found = file.get(name)
+    if found is not None and found.file.filename != file.filename:
+        raise InputError(f"{path.name}: {name!r} lies in another file, which is not read")
+    return found
 
 
 def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
@@ -275,15 +290,12 @@ def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> 
     except SurvfuseError:
         raise
     except Exception as cause:
-        # What a file leads to is an invalid place to seek to, or an end where there should be none.
-        if isinstance(cause, OSError) and cause.errno not in (errno.EINVAL, None):
-            raise
         # The restricted unpickler, given arbitrary bytes, fails in whatever way those bytes lead it to.
-        if named(cause) is None or isinstance(cause, OSError):
+        if not is_machines(cause):
             raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
-        # Memory that ran out: the machine's, or what the file may have of it.
+        # Memory that ran out may be the machine's, or what the file may have of it.
         left = available_memory()
-        if left is not None and left < bound:
+        if isinstance(cause, OSError) or (left is not None and left < bound):
             raise
         raise error(f"{path.name}: asks for more memory than what it holds accounts for") from cause
 

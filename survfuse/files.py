@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from survfuse.errors import SurvfuseError
 
@@ -31,8 +31,8 @@ def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) ->
     """The JSON value in ``path`` (RFC 8259).
 
     A byte-order mark is passed over. A key that occurs twice, text that is not UTF-8 or not JSON, nesting too deep to
-    parse, a file over 16 MiB and anything but a file raise ``error`` naming it; so do the literals NaN and Infinity,
-    which are no JSON, unless ``literals`` passes them on to a reader that judges them where they stand.
+    parse, a file over 16 MiB and anything but a file raise ``error`` naming it; so do NaN, Infinity and numbers
+    beyond all range, unless ``literals`` passes them on to a reader that judges them where they stand.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -43,12 +43,17 @@ def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) ->
             raise error(f"{path.name}: the key {twice[:80]!r} occurs more than once")
         return values
 
-    def refused(literal: str) -> None:
-        raise error(f"{path.name}: not valid JSON ({literal} is no JSON number)")
+    def refused(literal: str) -> NoReturn:
+        raise error(f"{path.name}: not usable JSON ({literal} is no finite number)")
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else refused(digits[:20])
 
     try:
         text = _bytes(path, error).decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=unique, parse_constant=None if literals else refused)
+        strict = {} if literals else {"parse_constant": refused, "parse_float": finite}
+        return json.loads(text, object_pairs_hook=unique, **strict)
     except UnicodeDecodeError as cause:
         raise error(f"{path.name}: not UTF-8 text (byte {cause.start})") from cause
     except json.JSONDecodeError as cause:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from survfuse.ensemble import Ensemble
+    from survfuse.featurefile import Features
+    from survfuse.slide.extract import Extracted
 
 MOUNTED_MODEL = Path("/opt/ml/model")
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
@@ -74,6 +76,8 @@ def guarded(action: Callable[[], None]) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         action()
+        # What was asked for is done: an end that is asked for now comes by itself.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except (Exception, KeyboardInterrupt) as error:
         known = named(error)
         if known is None:
@@ -128,12 +132,14 @@ def _run(input_root: Path, output: Path, model: Path | None, seconds: float | No
     if has["slide"]:
         limit = _limit(seconds, ensemble, vectors, manifest.slide.dimension) if seconds and case.slide else None
         try:
-            tiles, half = _tiles(case, bundle, device, limit)
+            read = _read_slide(case, bundle, device, limit)
         except InputError as problem:
             if not (omit or isinstance(problem, NoTissueError)) or not _scores(bundle, has | {"slide": False}):
                 raise
             warn(f"the slide is left out: {problem}")
             _check_scored(bundle, has | {"slide": False})
+        else:
+            tiles, half = _tiles(case, bundle, read)
     found = ensemble(tiles, *vectors, half=half and device.type == "cuda")
     if not math.isfinite(found.risk):
         raise InputError(f"the risk is {found.risk}: features, expression or clinical variables lie beyond all range")
@@ -237,7 +243,7 @@ def _clinical(bundle: Bundle, variables: Mapping[str, Any] | None) -> "NDArray[n
         return None
     vector = bundle.vocabulary.encode(variables)
     if not vector.known:
-        stage("clinical", f"no variable is known; {'; '.join(vector.notes)}")
+        stage("clinical", f"no variable is known of {count(len(variables), 'key')}")
         return None
     stage("clinical", "; ".join(vector.notes))
     return vector.values
@@ -274,26 +280,33 @@ def _limit(seconds: float, ensemble: "Ensemble", vectors: "list[torch.Tensor | N
     return TimeLimit(seconds, lambda tiles: one + max(two - one, 0.0) * tiles / TILES_AT_A_TIME)
 
 
-def _tiles(case: Case, bundle: Bundle, device: "torch.device", limit: TimeLimit | None) -> "tuple[torch.Tensor, bool]":
-    """Tile features [N, D] of the case, those given or those of its slide, and whether they are of half precision."""
-    from survfuse.slide.encoders import ENCODERS
-
-    settings = bundle.manifest.slide
+def _read_slide(case: Case, bundle: Bundle, device: "torch.device", limit: TimeLimit | None) -> "Features | Extracted":
+    """What the case's feature file holds, or what its slide gives."""
     if case.features is not None:
-        from survfuse.featurefile import check_encoder, read_features
+        from survfuse.featurefile import read_features
 
-        features = read_features(case.features)
-        aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
-        check_encoder(features, case.features.name, settings.encoder, aliases, settings.dimension)
-        named_by = f"of {features.encoder}" if features.encoder else f"taken to be of {settings.encoder}"
-        tiles = f"{count(len(features.values), 'tile')} × {settings.dimension}"
-        stage("features", "; ".join((f"{tiles}, {named_by}", *features.notes)))
-        return features.values, features.half
+        return read_features(case.features)
     assert case.slide is not None
     from survfuse.slide.extract import extract
 
-    found = extract(case.slide, case.mask, settings, bundle.encoder_weights(), device, BundleError, limit=limit)
-    return found.features, found.half
+    settings = bundle.manifest.slide
+    return extract(case.slide, case.mask, settings, bundle.encoder_weights(), device, BundleError, limit=limit)
+
+
+def _tiles(case: Case, bundle: Bundle, read: "Features | Extracted") -> "tuple[torch.Tensor, bool]":
+    """Tile features [N, D] and whether they are of half precision; raises InputError for those of another encoder."""
+    if case.features is None:
+        return read.features, read.half
+    from survfuse.featurefile import check_encoder
+    from survfuse.slide.encoders import ENCODERS
+
+    settings = bundle.manifest.slide
+    aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
+    check_encoder(read, case.features.name, settings.encoder, aliases, settings.dimension)
+    named_by = f"of {read.encoder}" if read.encoder else f"taken to be of {settings.encoder}"
+    tiles = f"{count(len(read.values), 'tile')} × {settings.dimension}"
+    stage("features", "; ".join((f"{tiles}, {named_by}", *read.notes)))
+    return read.values, read.half
 
 
 def _device_name(device: "torch.device") -> str:
@@ -305,4 +318,5 @@ def _device_name(device: "torch.device") -> str:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not end what the first has begun
     raise EnvironmentFailure(f"ended by {signal.Signals(number).name}")

@@ -12,8 +12,13 @@ from survfuse.errors import EnvironmentFailure
 
 # Control groups of version 2, then 1: limit, use, and what of the use is pages of files that can be dropped.
 _GROUPS = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", ("inactive_file", "active_file")),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
 )
 
 
@@ -23,7 +28,7 @@ def available_memory() -> int | None:
     for folder, limit, used, reclaimable in _GROUPS:
         with suppress(OSError, ValueError):
             free = int((folder / limit).read_text()) - int((folder / used).read_text())
-            left.append(free + (_counted(folder / "memory.stat", reclaimable) or 0))
+            left.append(free + sum(_counted(folder / "memory.stat", pages) or 0 for pages in reclaimable))
     known = [number for number in left if number is not None]
     return max(0, min(known)) if known else None
 

@@ -72,23 +72,22 @@ class _Told:
                 self._free.append(slot)
 
     def oldest(self) -> tuple[str, float]:
-        """The file that a library has been at work on for longest, or nothing, and for how many seconds."""
+        """The file that a library has been at work on for longest, or nothing, and when it began, or 0."""
         began = [struct.unpack_from("d", self._held, self._place(slot))[0] for slot in range(self._SLOTS)]
         first = min((at for at in began if at), default=0.0)
         if not first:
             return "", 0.0
-        place = self._place(began.index(first)) + 8
-        return self._text(place, self._SLOT - 8), time.monotonic() - first
+        return self._text(self._place(began.index(first)) + 8, self._SLOT - 8), first
 
     def _place(self, slot: int) -> int:
         return self._PATH + self._SLOT * slot
 
     def _set_text(self, place: int, length: int, text: str) -> None:
-        data = text.encode("utf-8", errors="surrogateescape")[: length - 1]
+        data = os.fsencode(text)[: length - 1]
         self._held[place : place + length] = data.ljust(length, b"\0")
 
     def _text(self, place: int, length: int) -> str:
-        return self._held[place : place + length].rstrip(b"\0").decode("utf-8", errors="replace")
+        return os.fsdecode(self._held[place : place + length].rstrip(b"\0"))
 
 
 _told: _Told | None = None
@@ -98,29 +97,30 @@ def supervised(job: Callable[[], int]) -> int:
     """Run ``job`` in a child process and return its exit code; 2 or 4, with a line on stderr, where a signal ended it
     or a library did not come back from a file.
 
-    SIGTERM and SIGINT are passed on as SIGTERM. Where the system cannot fork and wait, the job runs in this process.
+    SIGTERM and SIGINT are passed on as SIGTERM. Where the system cannot fork and wait, the job runs in this process. To
+    be called once, at the end of which the process ends: signals stay blocked.
     """
     global _told
     if not hasattr(os, "fork") or not hasattr(signal, "sigtimedwait"):
-        return job()
+        return _finished(job)
     _told = _Told()
     kills = _memory_kills()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one that a launcher ignores would take the child's end along
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
-    parent, child = os.getpid(), os.fork()
+    parent = os.getpid()
+    try:
+        child = os.fork()
+    except OSError as cause:
+        return _say(EnvironmentFailure(f"no process could be started: {cause.strerror}"))
     if not child:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        _be_child(job, parent)
+        _be_child(job, parent, before)
     code, stuck = _wait(child, _told)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if code and _told.output:
         with suppress(OSError):
             discard(Path(_told.output))
     if code >= 0:
         return code
-    failure = stuck or _failure(signal.Signals(-code), _told.oldest()[0], killed=_memory_kills() > kills)
-    with suppress(OSError):
-        print(f"survfuse: {failure.line()}", file=sys.stderr, flush=True)
-    return failure.exit_code
+    return _say(stuck or _failure(signal.Signals(-code), _told.oldest()[0], killed=_memory_kills() > kills))
 
 
 @contextmanager
@@ -129,9 +129,16 @@ def reading(name: str) -> Iterator[Callable[[], None]]:
     takes longer than PATIENCE. Gives a function to call between parts of longer work, each of which then may."""
     told = _told
     slot = told.begin(name) if told is not None else None
+    ended = False
+
+    def go_on() -> None:
+        if told is not None and not ended:
+            told.go_on(slot)
+
     try:
-        yield lambda: told.go_on(slot) if told is not None else None
+        yield go_on
     finally:
+        ended = True
         if told is not None:
             told.end(slot)
 
@@ -144,7 +151,7 @@ def tell_output(path: Path) -> None:
 
 def _wait(child: int, told: _Told) -> tuple[int, SurvfuseError | None]:
     """The child's exit code, negative for a signal, and what is to be said where it was ended for being stuck."""
-    stuck = None
+    stuck, since, waited, looked = None, 0.0, 0.0, time.monotonic()
     while True:
         number = signal.sigtimedwait((*_FORWARDED, signal.SIGCHLD), _LOOK_EVERY)
         if number is not None and number.si_signo in _FORWARDED:
@@ -152,34 +159,55 @@ def _wait(child: int, told: _Told) -> tuple[int, SurvfuseError | None]:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status), stuck
-        name, seconds = told.oldest()
-        if seconds > PATIENCE and stuck is None:
+        # Its own looks are counted, not the clock alone: a container that is paused is not stuck.
+        before, looked = looked, time.monotonic()
+        name, began = told.oldest()
+        waited = waited + min(looked - before, 2 * _LOOK_EVERY) if began and began == since else 0.0
+        since = began
+        if waited > PATIENCE and stuck is None:
             stuck = InputError(f"{name}: a library that reads it did not come back within {PATIENCE:g} s")
             os.kill(child, signal.SIGKILL)
 
 
-def _be_child(job: Callable[[], int], parent: int) -> None:
-    """Run ``job`` to this process's end; a parent that is gone takes it along."""
+def _be_child(job: Callable[[], int], parent: int, signals: set[signal.Signals]) -> None:
+    """Run ``job`` to this process's end, with these signals blocked; a parent that is gone takes it along."""
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal it reaches both; the parent passes it on
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(4)
+        code = _finished(job)
+    finally:
+        os._exit(code)
+
+
+def _finished(job: Callable[[], int]) -> int:
+    """The job's exit code, once nothing is left to do but to leave by ``os._exit``.
+
+    What libraries asked to have done at the end, such as removing a temporary folder, is done. Taking torch apart
+    module by module, and unmapping its libraries one by one, would take half a second more.
+    """
+    code = 1
+    try:
         code = job()
-        # Nothing is left to do but what libraries asked to have done at the end, such as removing a temporary folder.
-        # Taking torch apart module by module, and unmapping its libraries one by one, would take half a second more.
         atexit._run_exitfuncs()
     except SystemExit as end:  # argparse's
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
-    finally:
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return code
+
+
+def _say(failure: SurvfuseError) -> int:
+    with suppress(OSError):
+        print(f"survfuse: {failure.line()}", file=sys.stderr, flush=True)
+    return failure.exit_code
 
 
 def _failure(number: signal.Signals, name: str, killed: bool) -> SurvfuseError:
@@ -189,7 +217,7 @@ def _failure(number: signal.Signals, name: str, killed: bool) -> SurvfuseError:
     if number == signal.SIGKILL:
         return EnvironmentFailure("the job was killed (SIGKILL); where nobody did that, memory ran out")
     if name and number in _CRASHES:
-        return InputError(f"{name}: a library that reads it crashed ({number.name}); the file is taken to be damaged")
+        return InputError(f"{name}: a library crashed ({number.name}) while this file was read; it may be damaged")
     return EnvironmentFailure(f"the job was ended by {number.name}")
 
 

@@ -83,6 +83,13 @@ def test_a_bit_flipped_anywhere_in_the_manifest_is_found(copy):
             load(copy)
 
 
+def test_numbers_beyond_all_range_are_refused(copy):
+    path = copy / "manifest.json"
+    path.write_text(path.read_text().replace('"schema_version": 3', '"other": 1e999, "schema_version": 3', 1))
+    with pytest.raises(BundleError, match=r"manifest\.json: not usable JSON \(1e999 is no finite number\)"):
+        load(copy)
+
+
 def test_the_manifests_checksum_is_what_its_documentation_says(copy):
     """Made again by other means: keys sorted, no blanks, ASCII, without the key itself."""
     value = json.loads((copy / "manifest.json").read_text())
@@ -213,8 +220,9 @@ def test_swapped_members_are_found(copy):
 @pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
 def test_other_schema_versions_are_refused(copy, version):
     edit_json(copy / "manifest.json", schema_version=version)
-    with pytest.raises(BundleError, match="schema version"):
+    with pytest.raises(BundleError, match="schema version") as refused:
         load(copy)
+    assert ("freeze it again" in str(refused.value)) == (version in (0, 1, 2))
 
 
 def test_nan_weights_and_wrong_shapes_are_named(copy):

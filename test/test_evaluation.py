@@ -22,7 +22,7 @@ from sksurv.metrics import concordance_index_censored
 import survfuse.job as job
 from survfuse.cli import main as survfuse
 from survfuse.evaluate import evaluate
-from survfuse.sockets import PLACES, SLIDE
+from survfuse.sockets import PLACES, RNA, SLIDE
 
 PATIENTS = 12
 SLIDE_SLUG = "bladder-cancer-tissue-biopsy-whole-slide-image"
@@ -175,11 +175,12 @@ def test_perfect_times_score_one_and_their_order_reversed_zero(truth):
 
 
 def test_a_job_that_fails_leaves_the_evaluation_without_a_file_to_read(submission, cohort, bundle, patients, tmp_path):
-    """A case without a slide ends with an error and removes what an earlier run left: nothing made up is scored."""
+    """A case that cannot be read ends with an error and removes what an earlier run left: nothing made up is scored."""
     root = Path(shutil.copytree(submission, tmp_path / "input"))
     entry = json.loads((root / "predictions.json").read_text())[0]
     case, output = tmp_path / "case", root / entry["pk"] / "output"
     write_variables(cohort / "data" / patients[0], patients[0], case)
+    (case / PLACES[RNA]).write_text("[]")
     assert job.main(["--input", str(case), "--output", str(output), "--model", str(bundle)]) == 2
     with pytest.raises(FileNotFoundError):
         submitted(root)

@@ -1,5 +1,6 @@
 """Tile features as they really come: the right answer with a line in the log, or one named refusal."""
 
+import errno
 import io
 import os
 import pickle
@@ -55,6 +56,8 @@ def test_types_layouts_and_missing_coords_are_the_same_features(case, tmp_path, 
         "lzf.h5": h5(of(exact.astype(np.float16), compression="lzf", shuffle=True, fletcher32=True)),
         "three axes.h5": h5(of(exact[None])),
         "UPPER.H5": h5(of(exact)),
+        "one chunk.h5": h5(of(exact, chunks=exact.shape)),
+        "a link within.h5": h5(soft_link),
         "f32.pt": pt(tensor),
         "legacy.pt": pt(tensor, _use_new_zipfile_serialization=False),
         "f16.pt": pt(tensor.half()),
@@ -68,7 +71,8 @@ def test_types_layouts_and_missing_coords_are_the_same_features(case, tmp_path, 
         give_slide(case, name, data)
         assert end_of(case, tmp_path / name) == 0
         found.add(months(tmp_path / name))
-        assert ("no coords, which are not needed" in capsys.readouterr().out) == name.lower().endswith(".h5")
+        absent = name.lower().endswith(".h5") and name != "a link within.h5"
+        assert ("no coords, which are not needed" in capsys.readouterr().out) == absent
     assert len(found) == 1
 
 
@@ -124,9 +128,24 @@ def virtual(file: h5py.File) -> None:
     file.create_virtual_dataset("features", layout)
 
 
-def soft_link(file: h5py.File) -> None:
-    file["there"] = VALUES
+def soft_link_elsewhere(file: h5py.File) -> None:
+    file["there"] = h5py.ExternalLink(str(FEATURES), "/features")
     file["features"] = h5py.SoftLink("/there")
+
+
+def circle(file: h5py.File) -> None:
+    file["features"] = h5py.SoftLink("/there")
+    file["there"] = h5py.SoftLink("/features")
+
+
+def dangling(file: h5py.File) -> None:
+    file["features"] = h5py.SoftLink("/nowhere")
+
+
+def soft_link(file: h5py.File) -> None:
+    file["there"] = np.floor(VALUES * 64).astype(np.float32) / 64
+    file["features"] = h5py.SoftLink("/there")
+    file["coords"] = h5py.ExternalLink("nowhere.h5", "/coords")  # not needed, and not followed
 
 
 def one_chunk(file: h5py.File) -> None:
@@ -136,7 +155,7 @@ def one_chunk(file: h5py.File) -> None:
 
 
 def tiny_chunks(file: h5py.File) -> None:
-    made = file.create_dataset("features", (4096, LENGTH), np.float32, chunks=(1, 16), fillvalue=1.0)
+    made = file.create_dataset("features", (10**5, LENGTH), np.float32, chunks=(1, 8), fillvalue=1.0)
     made[0] = 1.0
 
 
@@ -161,17 +180,20 @@ class Room:
         return bytearray, (40 * 2**30,)
 
 
-def packed(data: bytes) -> bytes:
-    """A torch file whose entries are compressed, the largest swollen with zeros to 30 GB."""
-    source, held = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+def packed(value: object, swollen: int) -> bytes:
+    """A torch file whose entries are compressed, its tensor's said to unpack to ``swollen`` bytes."""
+    source, held = zipfile.ZipFile(io.BytesIO(pt(value))), io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
         for entry in source.infolist():
             archive.writestr(entry.filename, source.read(entry))
-    # The directory's own account of the sizes, which unpacking goes by.
-    out = bytearray(held.getvalue())
-    at = out.index(b"PK\x01\x02", out.rindex(b"PK\x01\x02", 0, out.index(b"PK\x05\x06") - 200) - 200)
-    out[at + 24 : at + 28] = (2**32 - 2).to_bytes(4, "little")
-    return bytes(out)
+    data = bytearray(held.getvalue())
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        at = archive.start_dir  # the directory's own account of the sizes, which unpacking goes by
+        for entry in archive.infolist():
+            if entry.filename.endswith("data/0"):
+                data[at + 24 : at + 28] = swollen.to_bytes(4, "little")
+            at += 46 + len(entry.filename) + len(entry.extra) + len(entry.comment)
+    return bytes(data)
 
 
 REFUSED = {
@@ -188,12 +210,14 @@ REFUSED = {
     "whole numbers.h5": (lambda: h5(of(VALUES.astype(int))), "of floating-point numbers"),
     "text.h5": (lambda: h5(lambda file: file.create_dataset("features", data="x")), "of floating-point numbers"),
     "one axis.h5": (lambda: h5(of(VALUES[0])), "expected features [N, D] or [1, N, D]"),
-    "a link to another file.h5": (lambda: h5(elsewhere), "'features' is a link, which is not followed"),
-    "a link.h5": (lambda: h5(soft_link), "'features' is a link, which is not followed"),
+    "a link to another file.h5": (lambda: h5(elsewhere), "'features' is a link to another file"),
+    "a link to such a link.h5": (lambda: h5(soft_link_elsewhere), "'features' lies in another file"),
+    "a link in a circle.h5": (lambda: h5(circle), "cannot be read as HDF5"),
+    "a link to nothing.h5": (lambda: h5(dangling), "expected a dataset 'features'"),
     "outside storage.h5": (lambda: h5(outside_storage), "lie in other files"),
     "virtual.h5": (lambda: h5(virtual), "lie in other files"),
-    "one huge chunk.h5": (lambda: h5(one_chunk), "features in 1 chunks of 512,000,000 bytes"),
-    "tiny chunks.h5": (lambda: h5(tiny_chunks), "features in 327,680 chunks of 64 bytes"),
+    "one huge chunk.h5": (lambda: h5(one_chunk), "10,240 bytes of features in 1 chunks of 512,000,000 bytes"),
+    "tiny chunks.h5": (lambda: h5(tiny_chunks), "bytes of features in 16,000,000 chunks of 32 bytes"),
     "never written.h5": (
         lambda: h5(lambda file: file.create_dataset("features", (10**6, LENGTH), np.float32, chunks=(1000, LENGTH))),
         "its features were never written",
@@ -249,9 +273,9 @@ def test_code_in_a_pickle_does_not_run(case, output, tmp_path, capsys):
 
 
 def test_compressed_entries_are_weighed_before_they_are_unpacked(tmp_path, monkeypatch):
-    (tmp_path / "x.pt").write_bytes(packed(pt(torch.ones(3, LENGTH))))
     monkeypatch.setattr("survfuse.memory.available_memory", lambda: 10**9)
-    with pytest.raises((InputError, EnvironmentFailure), match=r"x\.pt"):
+    (tmp_path / "x.pt").write_bytes(packed(torch.ones(3, LENGTH), 2**32 - 2))
+    with pytest.raises(EnvironmentFailure, match=r"memory: x\.pt's compressed entries need 4\.3 GB, 1\.0 GB are left"):
         read_features(tmp_path / "x.pt")
 
 
@@ -260,6 +284,19 @@ def test_features_larger_than_memory_are_the_machines_failure(case, output, caps
     monkeypatch.setattr("survfuse.memory.available_memory", lambda: 10_000)
     assert end_of(case, output) == 4
     assert "memory: features of 9 tiles × 1280 need 0.0 GB, 0.0 GB are left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "raised", [OSError(errno.EIO, "Input/output error"), OSError("errno = 24, Too many open files")]
+)
+def test_a_machine_that_fails_as_hdf5_is_read_is_never_the_files_fault(case, output, monkeypatch, raised):
+    """Nor is the slide then left out, where one that cannot be read may be."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(h5py, "File", fail)
+    assert end_of(case, output, None, "--unusable-slide", "omit") == 4
 
 
 # --- memory ---
@@ -272,10 +309,12 @@ def test_available_memory_is_the_least_of_the_machines_and_the_groups(tmp_path, 
     for name, text in (
         ("memory.max", "1000"),
         ("memory.current", "900"),
-        ("memory.stat", "anon 1\ninactive_file 50\n"),
+        ("memory.stat", "anon 1\ninactive_file 20\nactive_file 30\n"),
     ):
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr("survfuse.memory._GROUPS", ((tmp_path, "memory.max", "memory.current", "inactive_file"),))
+    monkeypatch.setattr(
+        "survfuse.memory._GROUPS", ((tmp_path, "memory.max", "memory.current", ("inactive_file", "active_file")),)
+    )
     assert available_memory() == 150
     check_memory(150, "tiles")
     with pytest.raises(EnvironmentFailure, match="memory: tiles need"):

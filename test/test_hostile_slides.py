@@ -18,6 +18,7 @@ import torch
 from conftest import MASK, ROOT, SLIDE, end_of, give_slide, months
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from survfuse.errors import InputError
 from survfuse.slide.encoders import Encoder
@@ -25,7 +26,7 @@ from survfuse.slide.features import tile_features
 from survfuse.slide.pixels import Slide, resolution
 from survfuse.slide.settings import MOST_DAMAGED
 from survfuse.slide.tiles import MOST_TILES, Grid
-from survfuse.slide.tissue import find_tissue, mask_coverage
+from survfuse.slide.tissue import _tells_nothing, find_tissue, mask_coverage
 from survfuse.sockets import MASK as MASK_SOCKET
 from survfuse.sockets import OUTPUT_FILE, PLACES
 from survfuse.sockets import SLIDE as SLIDE_SOCKET
@@ -390,7 +391,10 @@ def marked() -> np.ndarray:
     ("change", "said"),
     [
         (np.zeros_like, "the mask is empty; tissue found by saturation"),
-        (lambda mask: np.full_like(mask, 255), "the mask marks the whole slide; tissue found by saturation"),
+        (
+            lambda mask: np.full_like(mask, 255),
+            "the mask marks the whole slide, glass as well; tissue found by saturation",
+        ),
         (lambda mask: (mask == 0).astype(np.uint8), "as one that is inverted does; tissue found by saturation"),
     ],
     ids=["empty", "all ones", "inverted"],
@@ -413,6 +417,64 @@ def test_a_mask_of_part_of_the_tissue_is_taken_as_it_is(slide_case, output, caps
     assert end_of(slide_case, output) == 0
     said = capsys.readouterr()
     assert said.err == "" and "tissue found by saturation" not in said.out
+
+
+class Shown:
+    """A slide of these pixels at 1 µm/px, as much of one as a mask is judged by."""
+
+    name, mpp = "s", (1.0, 1.0)
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.size = pixels, (pixels.shape[1], pixels.shape[0])
+
+    def read(self, origin: tuple[int, int], side: tuple[float, float], px: tuple[int, int]) -> np.ndarray:
+        x, y = origin
+        return np.asarray(Image.fromarray(self.pixels[y : y + round(side[1]), x : x + round(side[0])]).resize(px))
+
+
+def judged(shown: np.ndarray, marked: np.ndarray) -> str | None:
+    """What is said of a mask that marks whole tiles of 224 px, [rows, columns]."""
+    slide = Shown(shown)
+    return _tells_nothing(marked.astype(float), slide, Grid.over(slide.size, slide.mpp, 224, 1.0))
+
+
+def scene(pixels: np.ndarray, *kinds: str) -> np.ndarray:
+    """A column of tiles for each of ``kinds``, ten high."""
+    chance = np.random.default_rng(0)
+    flat = np.full((2240, 224, 3), 245, dtype=np.uint8)
+    tissue = np.resize(pixels[1300:2420, 900:1124], (2240, 224, 3))
+    parts = {"glass": flat, "white": np.full_like(flat, 255), "tissue": tissue}
+    parts["black"] = chance.integers(0, 4, flat.shape, dtype=np.uint8)  # a scanner's border, whose hues are noise
+    fragments = parts["white"].copy()
+    for top in range(0, 2240, 224):
+        fragments[top : top + 60, :60] = tissue[:60, :60]
+    parts["fragments"] = fragments
+    return np.ascontiguousarray(np.hstack([parts[kind] for kind in kinds]))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "columns"),
+    [
+        (["tissue"] * 4, [1, 1, 1, 1]),  # a crop: all of it is tissue
+        (["tissue", "tissue", "glass", "glass"], [1, 0, 0, 0]),  # a part of the tissue
+        (["fragments", "fragments", "white", "white"], [1, 1, 0, 0]),  # a hull around small pieces on clipped white
+        (["fragments", "fragments", "white", "black"], [1, 1, 0, 0]),
+        (["tissue", "glass", "black", "black"], [1, 0, 0, 0]),
+        (["glass", "glass", "tissue", "glass"], [0, 0, 1, 0]),
+        (["glass", "tissue", "glass", "glass"], [1, 1, 0, 0]),  # generous
+    ],
+)
+def test_masks_that_may_be_meant_are_left_alone(pixels, kinds, columns):
+    assert judged(scene(pixels, *kinds), np.tile(np.array(columns), (10, 1))) is None
+
+
+def test_masks_that_cannot_be_meant_are_not(pixels):
+    shown = scene(pixels, "glass", "tissue", "tissue", "glass")
+    assert "is inverted" in judged(shown, np.tile([1, 0, 0, 1], (10, 1)))
+    assert "whole slide" in judged(shown, np.ones((10, 4)))
+    assert "is empty" in judged(shown, np.zeros((10, 4)))
+    with pytest.raises(InputError, match="has no colour"):
+        judged(shown[..., :1].repeat(3, axis=2), np.tile([0, 1, 1, 0], (10, 1)))
 
 
 MASKS_REFUSED = {
@@ -491,7 +553,7 @@ def test_a_mask_of_sixteen_bits_or_floating_point_marks_what_is_not_zero(slide_c
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("compression", [None, "lzw", "deflate", "packbits", "jpeg"])
+@pytest.mark.parametrize("compression", [None, "lzw", "deflate", "packbits", "jpeg", "zstd", "lzma"])
 @pytest.mark.parametrize("layout", [{"tile": (128, 128)}, {"rowsperstrip": 40}], ids=["tiles", "strips"])
 def test_masks_in_the_codings_of_tiff_are_the_same_mask(tmp_path, marked, compression, layout):
     """JPEG spreads an edge by some pixels, and all of those are not zero."""

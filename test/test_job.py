@@ -408,7 +408,7 @@ def test_failures_of_the_machine_and_unforeseen_ones(case, output, monkeypatch, 
     def fail(*_):
         raise raised
 
-    monkeypatch.setattr(job, "_tiles", fail)
+    monkeypatch.setattr(job, "_read_slide", fail)
     assert end_of(case, output) == code
     message = capsys.readouterr().err
     assert ("Traceback" in message) == (code == 1)

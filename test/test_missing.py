@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from conftest import CASES, DEMONSTRATION, FEATURES, edit_json, end_of, give_slide, months
 
 from survfuse.cli import main as survfuse
@@ -165,6 +166,13 @@ def test_features_that_cannot_be_read_may_be_left_out_as_well(case, output, caps
     assert end_of(case, output) == 2
     assert end_of(case, output, None, "--unusable-slide", "omit") == 0
     assert "warning: the slide is left out: x.h5: cannot be read as HDF5" in capsys.readouterr().err
+
+
+def test_features_of_another_encoder_are_refused_even_so(case, output, capsys):
+    """They can be read: it is the bundle that does not fit, and would not fit the next case either."""
+    torch.save(torch.rand(4, 1024), give_slide(case, "x.pt", b""))
+    assert end_of(case, output, None, "--unusable-slide", "omit") == 2
+    assert "features of length 1024" in capsys.readouterr().err
 
 
 def test_a_mask_without_its_slide_is_no_case(slide_case, output, capsys):

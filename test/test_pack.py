@@ -136,7 +136,8 @@ def test_input_sockets_lie_where_the_template_reads_them(template):
 
 
 def test_interfaces_are_those_the_template_dispatches_on(template):
-    ours = [tuple(sorted(slugs)) for slugs in sockets.INTERFACES]
+    complete = {sockets.SLIDE, sockets.MASK, sockets.RNA, sockets.CLINICAL}
+    ours = [tuple(sorted(slugs)) for slugs in (complete, complete - {sockets.MASK})]
     assert handlers(template) == {key: f"interf{number}_handler" for number, key in enumerate(ours)}
 
 
@@ -239,8 +240,8 @@ def test_job_reads_and_writes_where_the_template_does(template, monkeypatch):
     given = []
     monkeypatch.setattr(job, "run", lambda *options: given.append(options))
     assert job.main([]) == 0
-    ((input_root, output_root, model, limit),) = given
-    assert model is None and limit is None
+    ((input_root, output_root, model, *others),) = given
+    assert model is None and others == [None, None]
     package = PurePosixPath(copied((ROOT / "Dockerfile").read_text())["survfuse"])
     resources = package.parent / job.RESOURCES.relative_to(ROOT)
     ours = {str(path) for path in (input_root, output_root, job.MOUNTED_MODEL, resources)}

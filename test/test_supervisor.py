@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import CASES, ROOT
 
 from survfuse.files import discard, whole
 
@@ -63,7 +63,7 @@ def test_a_crash_while_a_file_is_read_is_that_files(tmp_path, crash):
     ended = supervised(f"{CRASH}\nwith reading('slide.tif'):\n    {crash}", tmp_path)
     assert ended.returncode == 2 and list(tmp_path.iterdir()) == []
     lines = ended.stderr.splitlines()
-    assert lines[-1].startswith("survfuse: InputError: slide.tif: a library that reads it crashed (SIG")
+    assert lines[-1].startswith("survfuse: InputError: slide.tif: a library crashed (SIG")
 
 
 def test_a_crash_anywhere_else_is_the_machines(tmp_path):
@@ -122,6 +122,61 @@ def test_signals_to_the_parent_reach_the_job_once(tmp_path, number):
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     assert process.communicate(timeout=30)[0] == "ended 1\n" and process.returncode == 4
+
+
+def test_a_launcher_that_ignores_the_ends_of_children_is_no_matter(tmp_path):
+    """What is ignored stays so through exec, and the kernel then takes children's ends along."""
+    command = [sys.executable, "-c", script("return 3"), str(tmp_path)]
+
+    def ignore() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    assert subprocess.run(command, cwd=ROOT, timeout=60, preexec_fn=ignore).returncode == 3
+
+
+def test_a_process_that_cannot_be_started_is_the_machines_failure(tmp_path):
+    start = script("return 0").replace(
+        "output =", "def fork(): raise OSError(11, 'Try again')\nos.fork = fork\noutput =", 1
+    )
+    ended = subprocess.run([sys.executable, "-c", start, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (
+        4,
+        "survfuse: EnvironmentFailure: no process could be started: Try again\n",
+    )
+
+
+def test_a_pause_is_not_taken_for_a_library_that_hangs(tmp_path):
+    body = "with reading('x.h5') as go_on:\n    print('on', flush=True)\n    time.sleep(0.6)\nreturn 0"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script(body), str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True
+    )
+    assert process.stdout.readline() == b"on\n"
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert process.wait(timeout=30) == 0
+
+
+def test_an_output_folder_of_any_name_is_cleared(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    assert supervised(f"{CRASH}\nos.abort()", folder).returncode == 4
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_two_ends_asked_for_at_once_are_one(tmp_path, turn):
+    """A signal to the whole group reaches the job twice: by itself, and passed on."""
+    command = [sys.executable, str(ROOT / "inference.py"), "--input", str(CASES / "interf1"), "--output", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    process.stdout.readline()
+    time.sleep(0.2 * turn)
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (4, "survfuse: EnvironmentFailure: ended by SIGTERM\n")
 
 
 def test_a_job_does_not_outlive_its_parent(tmp_path):

@@ -1,6 +1,8 @@
 """A slide's JPEG tiles, decoded directly, against OpenSlide."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -183,6 +185,38 @@ def sound(jpeg: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+@pytest.mark.parametrize("zeros", [1, 4, 33])
+def test_zeros_before_a_jpegs_end_are_padding(tmp_path, zeros):
+    """Some writers put them there. libjpeg remarks upon them; the pixels are whole."""
+    chance = np.random.default_rng(0)
+    image = chance.integers(0, 255, (256, 256, 3)).repeat(2, axis=0)[:256].astype(np.uint8)
+    jpegs = [imagecodecs.jpeg_encode(np.roll(image, turn, axis=0)) for turn in range(4)]
+    layout = {"tile": (256, 256), "compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2)}
+    options = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "metadata": None, **layout}
+    for name, padding in (("plain", 0), ("padded", zeros)):
+        tiles = [jpeg[:-2] + bytes(padding) + jpeg[-2:] for jpeg in jpegs]
+        tifffile.imwrite(tmp_path / f"{name}.tif", iter(tiles), shape=(512, 512, 3), dtype=np.uint8, **options)
+    read = []
+    for name in ("plain", "padded"):
+        with Slide(tmp_path / f"{name}.tif") as slide:
+            read.append(slide.read((0, 0), (512.0, 512.0), (512, 512)))
+    assert np.array_equal(*read)
+
+
+def test_a_slide_that_is_refused_leaves_no_file_open(tmp_path):
+    data = bytearray(SLIDE.read_bytes())
+    with tifffile.TiffFile(SLIDE) as file:
+        place = file.pages.first.tags["TileByteCounts"].valueoffset
+    data[place : place + 4] = b"\xff\xff\xff\x7f"
+    (tmp_path / "s.tif").write_bytes(data)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with pytest.raises(InputError, match="more bytes than the file has"):
+            Slide(tmp_path / "s.tif")
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 def test_an_openslide_error_does_not_reach_other_regions(tmp_path):

@@ -75,8 +75,9 @@ class Damaged:
 
     def sound(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Which of the tiles from ``start`` to ``stop`` were read; raises InputError where too many were not."""
-        if len(self._why) > self._allowed:
-            first = self._why[min(self._why)]
+        met = [place for place in self._why.copy() if place < stop]  # and not what threads have met beyond, by chance
+        if len(met) > self._allowed:
+            first = self._why[min(met)]
             raise InputError(
                 f"{self._name}: more than {self._allowed:,} of {count(self._tiles, 'tissue tile')} "
                 f"({MOST_DAMAGED:.0%}) cannot be read; {first}"

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +11,7 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from survfuse.errors import InputError
+from survfuse.errors import EnvironmentFailure, InputError, is_machines
 from survfuse.log import warn
 from survfuse.slide.settings import PLAUSIBLE_MPP
 from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels
@@ -48,14 +48,22 @@ class Slide:
         except openslide.OpenSlideUnsupportedFormatError as cause:
             raise InputError(f"{path.name}: not a slide that OpenSlide reads (a tiled TIFF, say)") from cause
         except (openslide.OpenSlideError, OSError) as cause:
+            if is_machines(cause):
+                raise EnvironmentFailure(f"{path.name}: cannot be opened ({cause})") from cause
             raise InputError(f"{path.name}: cannot be opened as a slide ({cause})") from cause
-        _check_levels(self.name, self._dimensions, self._downsamples, properties)
+        if any(min(size) < 1 for size in self._dimensions) or not all(0.0 < by < math.inf for by in self._downsamples):
+            raise InputError(f"{self.name}: has a level without pixels")
         # (x, y) µm per pixel of level 0
         self.mpp, self.mpp_source = resolution(self.name, properties, assumed_mpp, self.size)
         vendor = properties[openslide.PROPERTY_NAME_VENDOR]
+        self._tiles = _tile_sizes(properties, len(self._dimensions)) if vendor in _TIFF_VENDORS else {}
         # OpenSlide fills what an Aperio level leaves out from the level above.
-        with reading(path.name):
-            self._tiff = TiffLevels(path, vendor == "generic-tiff") if vendor in _TIFF_VENDORS else None
+        try:
+            with reading(path.name):
+                self._tiff = TiffLevels(path, vendor == "generic-tiff") if vendor in _TIFF_VENDORS else None
+        except BaseException:
+            self._slide.close()
+            raise
 
     def __enter__(self) -> "Slide":
         return self
@@ -98,6 +106,10 @@ class Slide:
         """A rectangle in a level's own pixels, [size[1], size[0], 3]."""
         found = self._dimensions[level]
         downsample = self._downsamples[level]
+        width, height = self._tiles.get(level, (0.0, 0.0))
+        if width * height > _LARGEST_TILE:
+            most = f"expected at most {_LARGEST_TILE:,} pixels"
+            raise InputError(f"{self.name}: tiles of {width:.0f} × {height:.0f} px, {most}")
         origin = (round(start[0] * downsample), round(start[1] * downsample))
         if self._tiff is not None and found in self._tiff:
             try:
@@ -124,6 +136,8 @@ class Slide:
                 with openslide.OpenSlide(self._path) as fresh:
                     return _pixels(fresh, origin, level, size)
             except (openslide.OpenSlideError, OSError) as cause:
+                if is_machines(cause):
+                    raise EnvironmentFailure(f"{self.name}: cannot be read ({cause})") from cause
                 raise self._damaged(origin, cause) from cause
 
     def _damaged(self, origin: tuple[int, int], cause: Exception) -> DamagedRegionError:
@@ -136,18 +150,13 @@ def _pixels(
     return np.asarray(_on_white(slide.read_region(origin, level, size)))
 
 
-def _check_levels(
-    name: str, sizes: Sequence[tuple[int, int]], downsamples: Sequence[float], properties: Mapping[str, str]
-) -> None:
-    """Raise InputError for levels without pixels, or of tiles that are too large to be decoded whole."""
-    if any(min(size) < 1 for size in sizes) or not all(0.0 < found < math.inf for found in downsamples):
-        raise InputError(f"{name}: has a level without pixels")
-    for level in range(len(sizes)):
-        sides = [_number(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height")]
-        if sides[0] * sides[1] > _LARGEST_TILE:
-            raise InputError(
-                f"{name}: tiles of {sides[0]:.0f} × {sides[1]:.0f} px, expected at most {_LARGEST_TILE:,} pixels"
-            )
+def _tile_sizes(properties: Mapping[str, str], levels: int) -> dict[int, tuple[float, float]]:
+    """Width and height of each level's own tiles."""
+    found = {}
+    for level in range(levels):
+        width, height = (properties.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height"))
+        found[level] = (_number(width), _number(height))
+    return found
 
 
 def resolution(

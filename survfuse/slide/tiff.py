@@ -71,8 +71,13 @@ class TiffLevels:
         """
         self._levels: dict[tuple[int, int], _Level] = {}
         self._descriptor = os.open(path, os.O_RDONLY)
-        with suppress(*UNREADABLE):  # OpenSlide reads it all the same
+        try:
             self._levels = _plain_levels(path, os.fstat(self._descriptor).st_size, sparse)
+        except UNREADABLE:  # OpenSlide reads it all the same
+            pass
+        except BaseException:
+            os.close(self._descriptor)
+            raise
         largest = max((level.tile[0] * level.tile[1] * 3 for level in self._levels.values()), default=1)
         self._tile = lru_cache(max(8, _CACHE // largest))(self._decoded)
 
@@ -120,10 +125,19 @@ class TiffLevels:
         try:
             return _decode(level.tables + data[len(_START) :])
         except ValueError as cause:
+            unpadded = _without_padding(data)
+            if str(cause).startswith("Corrupt JPEG data") and unpadded != data:
+                with suppress(ValueError):
+                    return _decode(level.tables + unpadded[len(_START) :])
             # What libjpeg only remarks upon: too few coded pixels, which it fills with grey, codes that are none, or
             # bytes left over where all pixels are done, which then are not those that were meant.
             lost = str(cause).startswith(("Corrupt JPEG data", "Premature end"))
             raise (LostTileError if lost else DamagedTileError)(f"{where}: {cause}") from cause
+
+
+def _without_padding(data: bytes) -> bytes:
+    """A JPEG without the zeros that some writers put before its end; coded pixels are padded with ones."""
+    return data[: data.rindex(_END)].rstrip(b"\0") + _END
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import InputError, NoTissueError, named
+from survfuse.errors import InputError, NoTissueError, is_machines
 from survfuse.log import count, warn
 from survfuse.slide.pixels import DamagedRegionError, Slide
 from survfuse.slide.settings import MOST_DAMAGED
@@ -23,17 +23,23 @@ from survfuse.supervisor import reading
 # a pixel at every level, which is then at most 3% of a tile.
 PIXELS_PER_TILE = 32
 LARGEST_HELD = 2**30  # bytes of a mask, or of a part of one, that can only be read whole
-_COLOUR_LEAST = 2  # of 255: saturation that rounding gives to grey
+_COLOUR_LEAST = 3  # of 255: saturation that rounding gives to grey
+_BLACK, _BRIGHT, _EVEN = 30, 180, 8.0  # of 255: what is nearly black; glass is at least so bright, and so even
 _SATURATION_LEAST = 13  # of 255: a slide without tissue has no second class for Otsu to find
 _BAND = 512  # rows handed out at a time, of an image held in memory or mapped from its file
 _READ = 2048  # pixels, across and down, that are read of a slide at once
 _BUFFER = 2**22  # bytes of a mask's file that are read at once
 _PARALLEL = 2**25  # bytes of a decoded tile up to which several are decoded at once
 _WHOLE = 0.999  # share of the slide from which on a mask marks all of it
+_WITHIN = 0.9  # share of a tile that a mask covers where the tile is looked at as one of the mask's
+_GLASS_IN_ALL = 0.1  # share of tiles of glass, under a mask of the whole slide, from which on it tells nothing
+# Of a mask that is inverted: tiles of glass within, at least; stained pixels within, at most, and without, at least.
+_GLASS_INSTEAD, _STAINED_WITHIN, _STAINED_WITHOUT = 0.25, 0.15, 0.6
 _LOOKED_AT, _LOOK_PX = 32, 16  # tiles within a mask, and without, that are looked at, and their side in pixels
 _MOST_INNER = 100  # pages of a mask that lie within its first
 _JPEG = 7
-_CODINGS = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946)  # TIFF 6.0, and deflate by Adobe's two numbers
+# TIFF 6.0's, and deflate by its two numbers, LZMA, Zstandard: unpacked into no more room than a tile has.
+_CODINGS = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 34925, 50000)
 _MHA_HEADER = 2**16  # bytes, of a few hundred as a rule
 _ASPECT_WARN, _ASPECT_REFUSE = 0.02, 0.10  # relative difference of mask and slide in width over height
 
@@ -73,34 +79,59 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
 
 
 def _tells_nothing(share: NDArray[np.float64], slide: Slide, grid: Grid) -> str | None:
-    """Why a mask that covers ``share`` [rows, columns] of the tiles does not tell tissue from background, or None.
+    """Why a mask that covers ``share`` [rows, columns] of the tiles does not tell tissue from glass, or None.
 
-    Raises InputError for a slide without colour.
+    Where it is not plain to see, the mask is right. Raises InputError for a slide without colour.
     """
     if not share.any():
         return "is empty"
+    inside, outside = (_looked_at(slide, grid, tiles) for tiles in (covered(share, _WITHIN), share == 0.0))
+    if inside is None:
+        return None
+    _check_colour(slide.name, inside)
+    glass = _is_glass(inside).mean()
     if share.sum() * math.prod(grid.side) >= _WHOLE * math.prod(slide.size):
-        return "marks the whole slide"
-    inside, outside = (_saturation_of(slide, grid, tiles) for tiles in (covered(share, 0.5), share == 0.0))
-    if inside is not None and max(inside, outside or 0.0) < _COLOUR_LEAST:
-        raise InputError(f"{slide.name}: has no colour where the mask marks tissue; expected haematoxylin and eosin")
-    if inside is not None and outside is not None and inside < _SATURATION_LEAST and outside > 2 * _SATURATION_LEAST:
-        return "marks what is unstained and leaves out what is stained, as one that is inverted does"
+        return "marks the whole slide, glass as well" if glass >= _GLASS_IN_ALL else None
+    if outside is not None and glass >= _GLASS_INSTEAD:
+        within, without = _stained(inside).mean(), _stained(outside).mean()
+        if within < _STAINED_WITHIN and without > _STAINED_WITHOUT:
+            return "marks glass and leaves out what is stained, as one that is inverted does"
     return None
 
 
-def _saturation_of(slide: Slide, grid: Grid, tiles: NDArray[np.bool_]) -> float | None:
-    """Median saturation of some of the ``tiles`` marked [rows, columns], of 255; None where none can be looked at.
+def _looked_at(slide: Slide, grid: Grid, tiles: NDArray[np.bool_]) -> NDArray[np.uint8] | None:
+    """Some of the ``tiles`` marked [rows, columns], reduced, as [n, px, px, 3]; None where none can be looked at.
 
     Tiles over the border are not: what lies beyond it is white.
     """
     origins = grid.origins(tiles)
     origins = origins[(origins + np.ceil(grid.side) <= slide.size).all(axis=1)]
+    if not len(origins):
+        return None
     found = []
-    for x, y in origins[np.unique(np.linspace(0, len(origins) - 1, _LOOKED_AT).astype(int))] if len(origins) else ():
+    for x, y in origins[np.unique(np.linspace(0, len(origins) - 1, _LOOKED_AT).astype(int))]:
         with suppress(DamagedRegionError):
-            found.append(np.median(_chroma(slide.read((int(x), int(y)), grid.side, (_LOOK_PX, _LOOK_PX)))))
-    return float(np.median(found)) if found else None
+            found.append(slide.read((int(x), int(y)), grid.side, (_LOOK_PX, _LOOK_PX)))
+    return np.stack(found) if found else None
+
+
+def _stained(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels [...] of RGB [..., 3] that are coloured. The saturation of what is nearly black is noise."""
+    return (_chroma(rgb) > _SATURATION_LEAST) & (rgb.max(axis=-1) > _BLACK)
+
+
+def _is_glass(tiles: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which of the tiles [n, px, px, 3] show nothing: next to no colour, bright, and even, as fat and lumen are not."""
+    light = tiles.max(axis=-1).astype(np.float64)
+    plain = _stained(tiles).mean(axis=(1, 2)) < 0.05
+    return plain & (np.median(light, axis=(1, 2)) > _BRIGHT) & (light.std(axis=(1, 2)) < _EVEN)
+
+
+def _check_colour(name: str, tiles: NDArray[np.uint8]) -> None:
+    """Raise InputError where nothing in these tiles [n, px, px, 3] has a colour, though there is something to see."""
+    dark = (tiles.max(axis=-1) < _BRIGHT).mean()
+    if dark > 0.05 and _chroma(tiles).max() < _COLOUR_LEAST:
+        raise InputError(f"{name}: has no colour where the mask marks tissue; expected haematoxylin and eosin")
 
 
 def mask_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
@@ -171,10 +202,10 @@ def _halves(length: int) -> list[tuple[int, int]]:
 
 
 def _chroma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """HSV saturation [h, w] of RGB [h, w, 3], of 255."""
+    """HSV saturation [...] of RGB [..., 3], of 255."""
     values = rgb.astype(np.int16)
-    most = values.max(axis=2)
-    return ((most - values.min(axis=2)) * 255 // np.maximum(most, 1)).astype(np.uint8)
+    most = values.max(axis=-1)
+    return ((most - values.min(axis=-1)) * 255 // np.maximum(most, 1)).astype(np.uint8)
 
 
 def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], None]) -> tuple[NDArray[np.float64], str]:
@@ -188,7 +219,7 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], Non
             _check_coding(path, page)
             share = _page_coverage(page, Coverage(grid, size), go_on)
     except UNREADABLE as cause:
-        if named(cause) is not None and not isinstance(cause, OSError):  # memory, say
+        if is_machines(cause):
             raise
         why = f"{type(cause).__name__}: {str(cause)[:200]}"
         raise InputError(f"{path.name}: cannot be read as a TIFF mask ({why})") from cause
@@ -226,7 +257,7 @@ def _coarsest_page(file: "tifffile.TiffFile", slide: Slide, grid: Grid) -> tuple
 def _check_coding(path: Path, page: "tifffile.TiffPage") -> None:  # noqa: F821
     """Raise InputError for what is not decoded: codings that state their own size and may state any."""
     if page.compression not in _CODINGS:
-        names = "none, LZW, deflate, PackBits, JPEG or CCITT"
+        names = "none, LZW, deflate, PackBits, JPEG, CCITT, LZMA or Zstandard"
         raise InputError(f"{path.name}: mask compressed as {page.compression.name}: expected {names}")
     if page.imagedepth != 1:
         raise InputError(f"{path.name}: mask of {page.imagedepth} planes: expected one")
@@ -348,7 +379,7 @@ def _check_mha_data(path: Path) -> None:
         header = file.read(_MHA_HEADER)
     found = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?$", header, re.MULTILINE)
     data = found[1].decode("ascii", errors="replace") if found else ""
-    if data != "LOCAL" and (path.suffix.lower() != ".mhd" or not re.fullmatch(r"\w[\w.-]*", data) or data == "LIST"):
+    if data != "LOCAL" and (path.suffix.lower() != ".mhd" or not re.fullmatch(r"\w[\w .-]*", data) or data == "LIST"):
         raise InputError(f"{path.name}: cannot be read as an MHA mask (expected its pixels in the file itself)")
 
 
