@@ -140,11 +140,20 @@ REFUSED = {
         lambda _: with_next(SLIDE.read_bytes(), 4, directories(SLIDE.read_bytes())[1]),
         "not a slide",
     ),
-    "no width": (lambda p: with_tag(tiff(p), 0, 256, 0), ""),
-    "of 2^31 pixels a side": (lambda p: with_tag(with_tag(tiff(p), 0, 256, 2**31), 0, 257, 2**31), ""),
-    "of 10^6 pixels a side": (lambda p: with_tag(with_tag(tiff(p), 0, 256, 10**6), 0, 257, 10**6), ""),
-    "one tile of 65,536 pixels a side": (lambda p: with_tag(with_tag(tiff(p), 0, 322, 65_536), 0, 323, 65_536), ""),
-    "tiles without width": (lambda p: with_tag(tiff(p), 0, 322, 0), ""),
+    "no width": (lambda p: with_tag(tiff(p), 0, 256, 0), "cannot be opened as a slide"),
+    "of 2^31 pixels a side": (
+        lambda p: with_tag(with_tag(tiff(p), 0, 256, 2**31), 0, 257, 2**31),
+        "cannot be opened as a slide",
+    ),
+    "of 10^6 pixels a side": (
+        lambda p: with_tag(with_tag(tiff(p), 0, 256, 10**6), 0, 257, 10**6),
+        "cannot be opened as a slide",
+    ),
+    "one tile of 65,536 pixels a side": (
+        lambda p: with_tag(with_tag(tiff(p), 0, 322, 65_536), 0, 323, 65_536),
+        "tiles of 65536 × 65536 px",
+    ),
+    "tiles without width": (lambda p: with_tag(tiff(p), 0, 322, 0), "cannot be opened as a slide"),
 }
 
 
@@ -481,7 +490,7 @@ MASKS_REFUSED = {
     "of another shape": (lambda m: tiff_of(m[:, ::3]), "has another shape than the slide's"),
     "a PNG": (lambda m: pyvips.Image.new_from_array(m).pngsave_buffer(), "cannot be read as a TIFF mask"),
     "empty": (lambda _: b"", "cannot be read as a TIFF mask"),
-    "cut off": (lambda _: MASK.read_bytes()[: len(MASK.read_bytes()) // 2], ""),
+    "cut off": (lambda _: MASK.read_bytes()[: len(MASK.read_bytes()) // 2], "no page can be read"),
     "grey from white": (lambda m: tiff_of(m, photometric="miniswhite"), "expected grey from black"),
     "palette": (
         lambda m: tiff_of(m, photometric="palette", colormap=np.zeros((3, 256), dtype=np.uint16)),
@@ -490,7 +499,7 @@ MASKS_REFUSED = {
     "JPEG 2000": (lambda m: tiff_of(m, tile=(256, 256), compression="jpeg2000"), "expected none, LZW, deflate"),
     "pages in a circle": (lambda m: circle(m, 3), "cannot be read as a TIFF mask"),
     "pages in a circle of 150": (lambda m: circle(m[:1, :1], 150), "cannot be read as a TIFF mask"),
-    "a level without width": (lambda m: without_width(m), ""),
+    "a level without width": (lambda m: without_width(m), "a level without pixels"),
     "a JPEG that states 60,000 pixels a side": (lambda m: jpeg_bomb(m), "states more pixels than its tile has"),
     "a tile of 2^31 bytes": (lambda m: byte_count(m), "do not lie within the file"),
     "a damaged tile": (lambda m: torn(m), "cannot be read as a TIFF mask"),

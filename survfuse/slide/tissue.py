@@ -233,10 +233,13 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], Non
 
 def _coarsest_page(file: "tifffile.TiffFile", slide: Slide, grid: Grid) -> tuple["tifffile.TiffPage", int]:  # noqa: F821
     """The coarsest level of the mask's pyramid on which a tile still spans PIXELS_PER_TILE pixels."""
-    first, *others = pages_of(file)
+    pages = list(pages_of(file))
+    if not pages:
+        raise ValueError("no page can be read")
+    first = pages[0]
     levels = [first]
-    inner = (first.pages[number].aspage() for number in range(min(len(first.pages or ()), len(others) + _MOST_INNER)))
-    for page in (*others, *inner):
+    inner = (first.pages[number].aspage() for number in range(min(len(first.pages or ()), _MOST_INNER)))
+    for page in (*pages[1:], *inner):
         if min(page.imagewidth, page.imagelength) < 1:
             raise ValueError("a level without pixels")
         # A reduced copy has the first page's shape and kind; anything else is a label or thumbnail.
