@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import struct
@@ -256,8 +257,8 @@ def test_any_grid_is_bounded_and_within_its_slide_or_refused(size, mpp, tile_px)
         grid = Grid.over(size, mpp, tile_px, 1.0)
     except InputError as error:
         assert "tiles; expected at most" in str(error)
-        columns, rows = (length * per / tile_px for length, per in zip(size, mpp, strict=True))
-        assert columns * rows > MOST_TILES / 4
+        tiles = [-(-length * per // tile_px) for length, per in zip(size, mpp, strict=True)]
+        assert math.prod(tiles) > MOST_TILES / 4
         return
     assert 1 <= len(grid) <= MOST_TILES
     for starts, length, side in ((grid.x, size[0], grid.side[0]), (grid.y, size[1], grid.side[1])):
