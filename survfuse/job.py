@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from survfuse.ensemble import Ensemble
+    from survfuse.ensemble import Ensemble, EnsembleRisk
     from survfuse.featurefile import Features
     from survfuse.slide.extract import Extracted
 
@@ -131,21 +131,22 @@ def _run(input_root: Path, output: Path, model: Path | None, seconds: float | No
     tiles, half = None, False
     if has["slide"]:
         limit = _limit(seconds, ensemble, vectors, manifest.slide.dimension) if seconds and case.slide else None
-        try:
-            read = _read_slide(case, bundle, device, limit)
-        except InputError as problem:
-            if not (omit or isinstance(problem, NoTissueError)) or not _scores(bundle, has | {"slide": False}):
-                raise
-            warn(f"the slide is left out: {problem}")
-            _check_scored(bundle, has | {"slide": False})
-        else:
-            tiles, half = _tiles(case, bundle, read)
+        tiles, half = _tiles(case, bundle, device, limit, has, omit)
     found = ensemble(tiles, *vectors, half=half and device.type == "cuda")
+    months = _months(bundle, found, _device_name(device))
+    try:
+        write_text(output, f"{months!r}\n")
+    except OSError as cause:
+        raise EnvironmentFailure(f"{output}: cannot be written ({cause.strerror})") from cause
+    stage("written", f"{output}; {peak_memory()}")
+
+
+def _months(bundle: Bundle, found: "EnsembleRisk", device: str) -> float:
+    """The months that the ensemble's risk stands for, said with all that leads to them."""
     if not math.isfinite(found.risk):
         raise InputError(f"the risk is {found.risk}: features, expression or clinical variables lie beyond all range")
     terms = ", ".join(f"{name} {value:+.4f}" for name, value in found.terms.items())
-    stage("risk", f"{found.risk:+.4f} = {terms}, baseline {found.baseline:+.4f}; on {_device_name(device)}")
-
+    stage("risk", f"{found.risk:+.4f} = {terms}, baseline {found.baseline:+.4f}; on {device}")
     predicted = bundle.calibration.months(found.risk)
     months = float(predicted.months)
     if not math.isfinite(months) or months < 0.0:
@@ -156,11 +157,7 @@ def _run(input_root: Path, output: Path, model: Path | None, seconds: float | No
         survival = bundle.curves[found.combination].survival([found.risk], MONTHS)[0]
         shares = ", ".join(f"{share:.1%} by {month:g} months" for share, month in zip(survival, MONTHS, strict=True))
         stage("survival", f"without the event: {shares}")
-    try:
-        write_text(output, f"{months!r}\n")
-    except OSError as cause:
-        raise EnvironmentFailure(f"{output}: cannot be written ({cause.strerror})") from cause
-    stage("written", f"{output}; {peak_memory()}")
+    return months
 
 
 @contextmanager
@@ -293,8 +290,24 @@ def _read_slide(case: Case, bundle: Bundle, device: "torch.device", limit: TimeL
     return extract(case.slide, case.mask, settings, bundle.encoder_weights(), device, BundleError, limit=limit)
 
 
-def _tiles(case: Case, bundle: Bundle, read: "Features | Extracted") -> "tuple[torch.Tensor, bool]":
-    """Tile features [N, D] and whether they are of half precision; raises InputError for those of another encoder."""
+def _tiles(
+    case: Case,
+    bundle: Bundle,
+    device: "torch.device",
+    limit: TimeLimit | None,
+    has: Mapping[str, bool],
+    omit: bool,
+) -> "tuple[torch.Tensor | None, bool]":
+    """Tile features [N, D] and whether they are of half precision; None where the slide may be and is left out."""
+    try:
+        read = _read_slide(case, bundle, device, limit)
+    except InputError as problem:
+        without = {**has, "slide": False}
+        if not (omit or isinstance(problem, NoTissueError)) or not _scores(bundle, without):
+            raise
+        warn(f"the slide is left out: {problem}")
+        _check_scored(bundle, without)
+        return None, False
     if case.features is None:
         return read.features, read.half
     from survfuse.featurefile import check_encoder
