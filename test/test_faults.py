@@ -41,7 +41,7 @@ def test_killed_at_random_moments_nothing_partial_is_left(tmp_path, number):
     """The whole group, as a container's end takes all; and what was left does not outlive the next run."""
     chance = random.Random(int(number))
     ended = []
-    for turn in range(8):
+    for turn in range(5):
         (tmp_path / "output" / OUTPUT_FILE).unlink(missing_ok=True)
         process = started("interf1", tmp_path / "output", start_new_session=True)
         time.sleep(chance.uniform(0.0, 2.5))
