@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MOST_TILES = 2**22  # of a file; a whole slide of 76 × 26 mm has about 40,000 of 224 µm
 _MOST_FEATURES = 2**16
-_LARGEST_CHUNK = 2**28  # bytes, where it is more than all features: a chunk is unpacked whole
+_LARGEST_CHUNK = 2**28  # bytes that chunks may have beyond a multiple of the features
 _MOST_CHUNKS = 10**7
 _BLOCK = 2048  # tiles read or looked through at a time, about 8 MB
 _SLACK = 2**30  # bytes that a reader may take beside the features themselves
@@ -191,8 +191,11 @@ def _check_chunks(path: Path, dataset: "h5py.Dataset") -> None:
     sides = zip(dataset.shape, dataset.chunks, strict=True)
     chunks = math.prod(-(-extent // side) for extent, side in sides)
     held = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    if held > max(_LARGEST_CHUNK, dataset.nbytes) or chunks > _MOST_CHUNKS:
+    # All chunks are unpacked whole, and at their sides they may reach far beyond the features.
+    if held * chunks > 4 * dataset.nbytes + _LARGEST_CHUNK or chunks > _MOST_CHUNKS:
         raise InputError(f"{path.name}: {dataset.nbytes:,} bytes of features in {chunks:,} chunks of {held:,} bytes")
+    if (written := dataset.id.get_num_chunks()) != chunks:
+        raise InputError(f"{path.name}: {written:,} of {chunks:,} chunks of features were written")
 
 
 def check_extent(path: Path, tiles: int, length: int) -> None:

@@ -7,6 +7,7 @@ signal); 1 anything unforeseen. Nothing but the one output file is ever left und
 """
 
 import argparse
+import io
 import math
 import os
 import signal
@@ -26,7 +27,7 @@ from survfuse.errors import BundleError, EnvironmentFailure, InputError, NoTissu
 from survfuse.files import discard, read_object, write_text
 from survfuse.log import count, peak_memory, stage, warn
 from survfuse.sockets import OUTPUT_FILE, Case, read_case
-from survfuse.supervisor import tell_output
+from survfuse.supervisor import is_supervised, tell_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(action: Callable[[], None]) -> int:
     """Run ``action``; a foreseen failure becomes one line on stderr and its exit code, anything else a traceback
     and 1. SIGTERM ends it like a failure of the machine."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if is_supervised() else _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names and units that the locale's letters lack end no job
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         action()
         # What was asked for is done: an end that is asked for now comes by itself.
@@ -285,8 +289,10 @@ def _read_slide(case: Case, bundle: Bundle, device: "torch.device", limit: TimeL
         return read_features(case.features)
     assert case.slide is not None
     from survfuse.slide.extract import extract
+    from survfuse.slide.pixels import check_single_file
 
     settings = bundle.manifest.slide
+    check_single_file(case.slide)
     return extract(case.slide, case.mask, settings, bundle.encoder_weights(), device, BundleError, limit=limit)
 
 

@@ -26,7 +26,7 @@ from survfuse.files import discard
 PATIENCE = 120.0  # seconds that a library may take for one call, or one part of a file
 _LOOK_EVERY = 1.0  # seconds
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 # Counts of the processes that the kernel killed in this container for memory: control groups of version 2, then 1.
 _KILLS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
@@ -97,7 +97,7 @@ def supervised(job: Callable[[], int]) -> int:
     """Run ``job`` in a child process and return its exit code; 2 or 4, with a line on stderr, where a signal ended it
     or a library did not come back from a file.
 
-    SIGTERM and SIGINT are passed on as SIGTERM. Where the system cannot fork and wait, the job runs in this process. To
+    SIGTERM and SIGINT end the job. Where the system cannot fork and wait, the job runs in this process. To
     be called once, at the end of which the process ends: signals stay blocked.
     """
     global _told
@@ -106,7 +106,7 @@ def supervised(job: Callable[[], int]) -> int:
     _told = _Told()
     kills = _memory_kills()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one that a launcher ignores would take the child's end along
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDING, signal.SIGCHLD))
     parent = os.getpid()
     try:
         child = os.fork()
@@ -143,6 +143,11 @@ def reading(name: str) -> Iterator[Callable[[], None]]:
             told.end(slot)
 
 
+def is_supervised() -> bool:
+    """Whether a parent answers for this process, by which signals are dealt with."""
+    return _told is not None
+
+
 def tell_output(path: Path) -> None:
     """Let the parent know which file a job that crashes must not leave."""
     if _told is not None:
@@ -153,9 +158,11 @@ def _wait(child: int, told: _Told) -> tuple[int, SurvfuseError | None]:
     """The child's exit code, negative for a signal, and what is to be said where it was ended for being stuck."""
     stuck, since, waited, looked = None, 0.0, 0.0, time.monotonic()
     while True:
-        number = signal.sigtimedwait((*_FORWARDED, signal.SIGCHLD), _LOOK_EVERY)
-        if number is not None and number.si_signo in _FORWARDED:
-            os.kill(child, signal.SIGTERM)
+        number = signal.sigtimedwait((*_ENDING, signal.SIGCHLD), _LOOK_EVERY)
+        if number is not None and number.si_signo in _ENDING and stuck is None:
+            # At once, and not by an exception somewhere in the job, which libraries may turn into another.
+            stuck = EnvironmentFailure(f"ended by {signal.Signals(number.si_signo).name}")
+            os.kill(child, signal.SIGKILL)
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status), stuck
@@ -173,7 +180,8 @@ def _be_child(job: Callable[[], int], parent: int, signals: set[signal.Signals])
     """Run ``job`` to this process's end, with these signals blocked; a parent that is gone takes it along."""
     code = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal it reaches both; the parent passes it on
+        for number in _ENDING:  # sent to the group they reach both, and the parent ends the job
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -198,9 +206,10 @@ def _finished(job: Callable[[], int]) -> int:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            if stream is not None:  # closed by whoever started this
+                stream.flush()
     return code
 
 

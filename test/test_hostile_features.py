@@ -159,6 +159,17 @@ def tiny_chunks(file: h5py.File) -> None:
     made[0] = 1.0
 
 
+def in_part(file: h5py.File) -> None:
+    made = file.create_dataset("features", (9, LENGTH), np.float32, chunks=(1, LENGTH), fillvalue=0.37)
+    made[:4] = VALUES[:4]
+
+
+def far_beyond(file: h5py.File) -> None:
+    wide = (1, 2**20)
+    made = file.create_dataset("features", (500, LENGTH), np.float32, chunks=wide, maxshape=(500, None), compression=9)
+    made[:2] = 1.0
+
+
 def other_coords(file: h5py.File) -> None:
     file["features"], file["coords"] = VALUES, np.zeros((8, 2))
 
@@ -222,6 +233,8 @@ REFUSED = {
         lambda: h5(lambda file: file.create_dataset("features", (10**6, LENGTH), np.float32, chunks=(1000, LENGTH))),
         "its features were never written",
     ),
+    "written in part.h5": (lambda: h5(in_part), "4 of 9 chunks of features were written"),
+    "chunks far beyond.h5": (lambda: h5(far_beyond), "in 500 chunks of"),
     "too many.h5": (lambda: h5(many), "expected at most [4,194,304, 65,536]"),
     "other coords.h5": (
         lambda: h5(lambda file: (of(VALUES)(file), file.create_dataset("coords", (8, 2)))),

@@ -597,6 +597,79 @@ def test_an_mha_mask_is_read_from_itself_alone(slide_case, tmp_path, capsys, mar
         assert "expected its pixels in the file itself" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "line", ["ElementDataFile : {}", " ElementDataFile = {}", "\tElementDataFile = {}", "\x0bElementDataFile = {}"]
+)
+def test_an_mha_header_is_read_as_it_is_checked(slide_case, output, tmp_path, marked, before):
+    """ITK takes blanks before a key, and a colon for the sign of equality."""
+    (tmp_path / "secret.raw").write_bytes(marked.tobytes())
+    header = f"ObjectType = Image\nNDims = 2\nDimSize = {marked.shape[1]} {marked.shape[0]}\nElementType = MET_UCHAR\n"
+    sign = "=" if before else ":"
+    data = f"{header}{before}ElementDataFile {sign} {tmp_path / 'secret.raw'}\nElementDataFile = LOCAL\n"
+    give_mask(slide_case, "m.mha", data.encode())
+    assert end_of(slide_case, output) == 2
+
+
+@pytest.mark.parametrize("kind", ["cut off", "too few", "flipped", "not compressed"])
+def test_damaged_pixels_of_an_mha_are_not_filled(slide_case, output, marked, kind):
+    packed = imagecodecs.zlib_encode(marked.tobytes())
+    few = imagecodecs.zlib_encode(marked.tobytes()[: marked.size // 2])
+    flipped = packed[: len(packed) // 2] + bytes([packed[len(packed) // 2] ^ 255]) + packed[len(packed) // 2 + 1 :]
+    pixels = {"cut off": packed[: len(packed) // 2], "too few": few, "flipped": flipped}.get(kind)
+    header = mha("LOCAL", marked)[: -marked.size]
+    if pixels is None:
+        give_mask(slide_case, "m.mha", header + marked.tobytes()[: marked.size // 2])
+    else:
+        head, _, tail = header.partition(b"ElementDataFile")
+        give_mask(slide_case, "m.mha", head + b"CompressedData = True\nElementDataFile" + tail + pixels)
+    assert end_of(slide_case, output) == 2
+
+
+@pytest.mark.parametrize("tail", ["end", "zeros"])
+def test_a_damaged_jpeg_in_a_mask_marks_no_tissue(slide_case, output, capsys, marked, tail):
+    """libjpeg fills what is missing with grey, which is not zero."""
+    data = bytearray(tiff_of(marked, photometric="minisblack", tile=(128, 128), compression="jpeg"))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        places = list(zip(file.pages.first.dataoffsets, file.pages.first.databytecounts, strict=True))
+    start, length = max(places, key=lambda place: place[1])
+    half = length - length // 2
+    filled = {"zeros": bytes(half - 2) + b"\xff\xd9", "end": (b"\xff\xd9").ljust(half, b"\0")}
+    data[start + length // 2 : start + length] = filled[tail]
+    give_mask(slide_case, "m.tif", bytes(data))
+    assert end_of(slide_case, output) == 2
+    assert "a JPEG in it is damaged" in capsys.readouterr().err
+
+
+def test_a_mask_of_more_pixels_than_a_slide_can_have_is_refused(slide_case, output, capsys):
+    tile = np.full((2048, 2048), 255, dtype=np.uint8)
+    layout = {"shape": (2967 * 20, 2220 * 20), "dtype": np.uint8, "tile": (2048, 2048), "compression": "deflate"}
+    packed = imagecodecs.zlib_encode(tile)
+    held = io.BytesIO()
+    tifffile.imwrite(held, iter([packed] * (29 * 22)), photometric="minisblack", **layout)
+    give_mask(slide_case, "m.tif", held.getvalue())
+    assert end_of(slide_case, output) == 2
+    assert "expected no more than the slide has" in capsys.readouterr().err
+
+
+def test_a_picture_of_another_shape_is_no_level(slide_case, tmp_path, pixels):
+    """A label, though it calls itself a reduced image, of a size that tiles would be read from."""
+    noise = np.random.default_rng(0).integers(0, 255, (1480, 1500, 3), dtype=np.uint8)
+    for name, others in (("plain", []), ("label", [noise])):
+        give_slide(slide_case, "s.tif", tiff(pixels, *others))
+        assert end_of(slide_case, tmp_path / name) == 0
+    assert months(tmp_path / "plain") == months(tmp_path / "label")
+
+
+def test_a_slide_of_several_files_is_refused(slide_case, output, tmp_path, capsys):
+    """Hamamatsu's VMS names its pictures, which may lie anywhere."""
+    pyvips.Image.new_from_file(str(SLIDE)).crop(0, 0, 512, 512).jpegsave(str(tmp_path / "outside.jpg"))
+    text = "[Virtual Microscope Specimen]\nNoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\n"
+    text += f"ImageFile={tmp_path / 'outside.jpg'}\nMapFile={tmp_path / 'outside.jpg'}\n"
+    give_slide(slide_case, "s.vms", text.encode())
+    assert end_of(slide_case, output) == 2
+    assert "s.vms: " in capsys.readouterr().err
+
+
 def test_an_mha_bomb_is_refused_by_its_header(slide_case, output, capsys):
     header = (
         b"ObjectType = Image\nNDims = 2\nDimSize = 2220000 2967000\nElementType = MET_UCHAR\nCompressedData = True\n"

@@ -107,21 +107,30 @@ def test_a_kill_at_the_memory_limit_is_told_by_the_systems_count(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_to_the_parent_reach_the_job_once(tmp_path, number):
-    body = """
-    ended = []
-    signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
-    print("ready", flush=True)
-    while not ended:
-        time.sleep(0.01)
-    time.sleep(0.3)
-    print("ended", len(ended), flush=True)
-    return 4
-    """
-    process = subprocess.Popen([sys.executable, "-c", script(body), str(tmp_path)], stdout=subprocess.PIPE, text=True)
+def test_signals_to_the_parent_end_the_job(tmp_path, number):
+    body = f"{CRASH}\nprint('ready', flush=True)\ntime.sleep(50)"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", script(body), str(tmp_path)], cwd=ROOT, **pipes)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    assert process.communicate(timeout=30)[0] == "ended 1\n" and process.returncode == 4
+    assert process.communicate(timeout=30)[1] == f"survfuse: EnvironmentFailure: ended by {number.name}\n"
+    assert process.returncode == 4 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_closed_streams_end_no_job(tmp_path, closed):
+    command = (
+        f"'{sys.executable}' '{ROOT}/inference.py' --input '{CASES}/interf1' --output '{tmp_path}/output' {closed}"
+    )
+    ended = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and len(list((tmp_path / "output").iterdir())) == 1, ended.stderr
+
+
+def test_a_locale_without_its_letters_ends_no_job(tmp_path):
+    command = [sys.executable, str(ROOT / "inference.py"), "--input", str(CASES / "interf0"), "--output", str(tmp_path)]
+    given = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, capture_output=True, timeout=60, env=given)
+    assert (ended.returncode, ended.stderr) == (0, b"") and "µm/px" in ended.stdout.decode()
 
 
 def test_a_launcher_that_ignores_the_ends_of_children_is_no_matter(tmp_path):

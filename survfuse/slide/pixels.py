@@ -53,6 +53,8 @@ class Slide:
             raise InputError(f"{path.name}: cannot be opened as a slide ({cause})") from cause
         if any(min(size) < 1 for size in self._dimensions) or not all(0.0 < by < math.inf for by in self._downsamples):
             raise InputError(f"{self.name}: has a level without pixels")
+        # A label or another picture beside the slide is none of its levels, whatever it says of itself.
+        self._levels = [level for level, size in enumerate(self._dimensions) if _is_reduced(size, self.size)]
         # (x, y) µm per pixel of level 0
         self.mpp, self.mpp_source = resolution(self.name, properties, assumed_mpp, self.size)
         vendor = properties[openslide.PROPERTY_NAME_VENDOR]
@@ -75,7 +77,7 @@ class Slide:
 
     def level_for(self, downsample: float) -> int:
         """The coarsest level that is at least as fine as ``downsample`` level-0 pixels per pixel."""
-        fine_enough = [level for level, found in enumerate(self._downsamples) if found <= downsample * _ROUNDED]
+        fine_enough = [level for level in self._levels if self._downsamples[level] <= downsample * _ROUNDED]
         return fine_enough[-1] if fine_enough else 0
 
     def excess(self, downsample: float) -> float:
@@ -148,6 +150,26 @@ def _pixels(
     slide: openslide.OpenSlide, origin: tuple[int, int], level: int, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
     return np.asarray(_on_white(slide.read_region(origin, level, size)))
+
+
+def _is_reduced(size: tuple[int, int], whole: tuple[int, int]) -> bool:
+    """Whether a picture of this size can show all of one that is ``whole``: its sides are rounded, by two pixels."""
+    across, down = whole[0] / size[0], whole[1] / size[1]
+    return abs(whole[0] / down - size[0]) <= 2.0 or abs(whole[1] / across - size[1]) <= 2.0
+
+
+SINGLE_FILE = ("aperio", "generic-tiff", "hamamatsu", "leica", "philips", "sakura", "trestle", "ventana", "zeiss")
+
+
+def check_single_file(path: Path) -> None:
+    """Raise InputError for a format that has its pixels read from other files than itself."""
+    try:
+        with reading(path.name):
+            vendor = openslide.OpenSlide.detect_format(path)
+    except (openslide.OpenSlideError, OSError):
+        return  # opening says what is wrong
+    if vendor is not None and (vendor not in SINGLE_FILE or path.suffix.lower() in (".vms", ".vmu")):
+        raise InputError(f"{path.name}: a slide of several files ({vendor}); expected one file that holds it all")
 
 
 def _tile_sizes(properties: Mapping[str, str], levels: int) -> dict[int, tuple[float, float]]:

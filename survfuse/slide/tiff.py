@@ -193,9 +193,12 @@ def pages_of(file: "TiffFile") -> "Iterator[TiffPage]":
 
 
 def stated_too_large(path: Path, page: "TiffPage") -> bool:
-    """Whether any JPEG of the page states more pixels than its tile or strip has, or has no end."""
+    """Whether any JPEG of the page states more pixels than its tile or strip has, has no end, or is damaged."""
     height = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
     most = (page.tilewidth if page.is_tiled else page.imagewidth) * height
+    from simplejpeg import decode_jpeg
+
+    tables = page.jpegtables[: page.jpegtables.rindex(_END)] if page.jpegtables else _START
     descriptor = os.open(path, os.O_RDONLY)
     try:
         for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
@@ -204,6 +207,10 @@ def stated_too_large(path: Path, page: "TiffPage") -> bool:
             data = os.pread(descriptor, length, offset)
             size, place = frame_header(data)
             if size is None or size[0] * size[1] > most or data.find(_END, place) < 0:
+                return True
+            try:
+                decode_jpeg(tables + data[len(_START) :], colorspace="GRAY", strict=True)
+            except ValueError:  # what libjpeg fills in would count as tissue
                 return True
     finally:
         os.close(descriptor)

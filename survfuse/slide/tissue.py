@@ -3,7 +3,8 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ _GLASS_IN_ALL = 0.1  # share of tiles of glass, under a mask of the whole slide,
 # Of a mask that is inverted: tiles of glass within, at least; stained pixels within, at most, and without, at least.
 _GLASS_INSTEAD, _STAINED_WITHIN, _STAINED_WITHOUT = 0.25, 0.15, 0.6
 _LOOKED_AT, _LOOK_PX = 32, 16  # tiles within a mask, and without, that are looked at, and their side in pixels
+_FINEST = 2  # pixels of a mask for one of the slide's, at most
 _MOST_INNER = 100  # pages of a mask that lie within its first
 _JPEG = 7
 # TIFF 6.0's, and deflate by its two numbers, LZMA, Zstandard: unpacked into no more room than a tile has.
@@ -216,6 +218,8 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], Non
             page, level = _coarsest_page(file, slide, grid)
             size = (page.imagewidth, page.imagelength)
             _check_aspect(path.name, size, slide.size)
+            if any(mask > _FINEST * px + _BAND for mask, px in zip(size, slide.size, strict=True)):
+                raise InputError(f"{path.name}: {size[0]:,} × {size[1]:,} px, expected no more than the slide has")
             _check_coding(path, page)
             share = _page_coverage(page, Coverage(grid, size), go_on)
     except UNREADABLE as cause:
@@ -271,7 +275,7 @@ def _check_coding(path: Path, page: "tifffile.TiffPage") -> None:  # noqa: F821
     ):
         raise InputError(f"{path.name}: its tiles or strips do not lie within the file, which may be cut off")
     if page.compression == _JPEG and stated_too_large(path, page):
-        raise InputError(f"{path.name}: a JPEG in it is cut off, or states more pixels than its tile has")
+        raise InputError(f"{path.name}: a JPEG in it is damaged, or states more pixels than its tile has")
 
 
 def _page_coverage(
@@ -356,7 +360,7 @@ def _check_held(name: str, size: int, how: str) -> None:
 def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.float64], str]:
     import SimpleITK as sitk
 
-    _check_mha_data(path)
+    header, start = _mha_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -365,7 +369,10 @@ def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.floa
         if any(extent != 1 for extent in size[2:]):
             raise InputError(f"{path.name}: expected one plane, found an image of size {size}")
         bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
-        _check_held(path.name, math.prod(size) * samples * (int(bits[1]) // 8 if bits else 8), "in an MHA file")
+        held = math.prod(size) * samples * (int(bits[1]) // 8 if bits else 8)
+        _check_held(path.name, held, "in an MHA file")
+        if header["ElementDataFile"] == "LOCAL":
+            _check_mha_data(path, header, start, held)
         image = reader.Execute()
     except RuntimeError as cause:
         raise InputError(
@@ -376,14 +383,45 @@ def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.floa
     return coverage(grid, size[:2], _bands(values)), f"mask {size[0]} × {size[1]} px"
 
 
-def _check_mha_data(path: Path) -> None:
-    """Raise InputError for a header that has the pixels read from any other file than itself, or one beside it."""
+def _mha_header(path: Path) -> tuple[dict[str, str], int]:
+    """A MetaImage's header by its keys, and where its pixels begin.
+
+    Raises InputError for one that is not written plainly, which ITK would read in its own way, and for one that has the
+    pixels read from any other file than itself, or one beside it.
+    """
     with path.open("rb") as file:
-        header = file.read(_MHA_HEADER)
-    found = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?$", header, re.MULTILINE)
-    data = found[1].decode("ascii", errors="replace") if found else ""
-    if data != "LOCAL" and (path.suffix.lower() != ".mhd" or not re.fullmatch(r"\w[\w .-]*", data) or data == "LIST"):
+        data = file.read(_MHA_HEADER)
+    header: dict[str, str] = {}
+    start = 0
+    while "ElementDataFile" not in header:
+        end = data.find(b"\n", start)
+        line = re.fullmatch(rb"(\w+) = ([ -~]*)\r?", data[start:end]) if end >= 0 else None
+        if line is None or line[1].decode() in header:
+            raise InputError(f"{path.name}: cannot be read as an MHA mask (expected a header of lines KEY = VALUE)")
+        header[line[1].decode()] = line[2].decode().strip()
+        start = end + 1
+    name = header["ElementDataFile"]
+    beside = path.suffix.lower() == ".mhd" and re.fullmatch(r"\w[\w .-]*", name) and name != "LIST"
+    if name != "LOCAL" and not beside:
         raise InputError(f"{path.name}: cannot be read as an MHA mask (expected its pixels in the file itself)")
+    return header, start
+
+
+def _check_mha_data(path: Path, header: Mapping[str, str], start: int, expected: int) -> None:
+    """Raise InputError where the pixels from ``start`` on are not the ``expected`` bytes: ITK fills what is missing."""
+    with path.open("rb") as file:
+        file.seek(start)
+        if header.get("CompressedData", "False").lower() == "true":
+            unpack = zlib.decompressobj()
+            try:
+                found = len(unpack.decompress(file.read(), expected + 1))
+            except zlib.error:
+                found = -1
+            sound = found == expected and unpack.eof
+        else:
+            sound = path.stat().st_size - start >= expected and header.get("BinaryData", "True").lower() == "true"
+    if not sound:
+        raise InputError(f"{path.name}: cannot be read as an MHA mask (its pixels are damaged or cut off)")
 
 
 def _bands(values: NDArray) -> Iterator[Block]:
