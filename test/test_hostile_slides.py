@@ -597,9 +597,7 @@ def test_an_mha_mask_is_read_from_itself_alone(slide_case, tmp_path, capsys, mar
         assert "expected its pixels in the file itself" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "line", ["ElementDataFile : {}", " ElementDataFile = {}", "\tElementDataFile = {}", "\x0bElementDataFile = {}"]
-)
+@pytest.mark.parametrize("before", ["", " ", "\t", "\x0b"])
 def test_an_mha_header_is_read_as_it_is_checked(slide_case, output, tmp_path, marked, before):
     """ITK takes blanks before a key, and a colon for the sign of equality."""
     (tmp_path / "secret.raw").write_bytes(marked.tobytes())
