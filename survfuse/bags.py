@@ -18,14 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from survfuse.errors import InputError
-from survfuse.featurefile import as_hdf5, features_dataset, h5_blocks, read_matrix, stated_encoder, stored_plainly
+from survfuse.featurefile import (
+    as_hdf5,
+    features_dataset,
+    h5_blocks,
+    largest_values,
+    read_matrix,
+    row_blocks,
+    stated_encoder,
+    stored_plainly,
+)
 from survfuse.files import whole
 from survfuse.slide.encoders import ENCODERS
 
 if TYPE_CHECKING:
     import h5py
 
-_BLOCK = 2048  # tiles checked or copied at a time, about 8 MB
 _MAPPABLE = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32}
 _MAPPABLE |= {np.dtype(np.float64): torch.float64}
 
@@ -143,7 +151,7 @@ def _open_pt(path: Path, cache: Path) -> tuple[Tensor, None]:
         copy = cache / f"{key}.npy"
         if not copy.exists():
             values = read_matrix(path)
-            _copy(copy, _checked(path, _blocks(values)), tuple(values.shape), _kept(values.dtype == torch.float16))
+            _copy(copy, _checked(path, row_blocks(values)), tuple(values.shape), _kept(values.dtype == torch.float16))
         return _map_npy(copy), None
     values = read_matrix(path, mapped=True)
     _check_once(path, values, cache / f"{key}.checked")
@@ -190,19 +198,11 @@ def _h5_blocks(path: Path) -> Iterator[Tensor]:
         yield from h5_blocks(file["features"])
 
 
-def _blocks(values: Tensor) -> Iterator[Tensor]:
-    return (values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK))
-
-
 def _checked(path: Path, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
     """``blocks`` passed on; raises InputError at the first tile that float32 does not hold as finite numbers."""
     done = 0
     for block in blocks:
-        values = block.float()
-        # Extremes are NaN where any value is: one pass, and nothing as large as the block is made.
-        if not all(map(torch.isfinite, values.aminmax())):
-            row = done + int((~values.isfinite().all(dim=1)).nonzero()[0])
-            raise InputError(f"{path.name}: features of tile {row} are NaN or infinite")
+        largest_values(path, block.float(), done)
         yield block
         done += len(block)
 
@@ -211,7 +211,7 @@ def _check_once(path: Path, values: Tensor, record: Path) -> None:
     """Check mapped features, unless ``record`` says that they were; leaves that record."""
     if record.exists():
         return
-    for _ in _checked(path, _blocks(values)):
+    for _ in _checked(path, row_blocks(values)):
         pass
     record.touch()
 

@@ -54,30 +54,34 @@ def read_features(path: Path) -> Features:
     but zero, and EnvironmentFailure where they are larger than the memory that is left."""
     with reading(path.name) as go_on:
         features = _read_h5(path, go_on) if path.suffix.lower() == ".h5" else _read_pt(path)
-        empty = 0
-        for start, block in _blocks(features.values):
+        done = empty = 0
+        for block in row_blocks(features.values):
             go_on()
-            empty += _zeros(path, block, start)
+            empty += int((largest_values(path, block, done) == 0).sum())
+            done += len(block)
     if empty == len(features.values):
         raise InputError(f"{path.name}: every feature of {count(empty, 'tile')} is 0")
     notes = (f"{count(empty, 'tile')} with features of 0 alone",) if empty else ()
     return replace(features, notes=(*features.notes, *notes))
 
 
-def _zeros(path: Path, values: "Tensor", first: int) -> int:
-    """How many of the tiles [n, D] have no value but zero; raises InputError for one that is NaN or infinite."""
+def largest_values(path: Path, values: "Tensor", first: int) -> "Tensor":
+    """The largest magnitude [n] of each tile's features [n, D]; raises InputError where one is NaN or infinite.
+
+    ``first`` is the number that the first of these tiles has in its file.
+    """
     import torch
 
     largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=1)
     broken = (~largest.isfinite()).nonzero()
     if len(broken):
         raise InputError(f"{path.name}: features of tile {first + int(broken[0])} are NaN or infinite")
-    return int((largest == 0).sum())
+    return largest
 
 
-def _blocks(values: "Tensor") -> "Iterator[tuple[int, Tensor]]":
-    for start in range(0, len(values), _BLOCK):
-        yield start, values[start : start + _BLOCK]
+def row_blocks(values: "Tensor") -> "Iterator[Tensor]":
+    """Features [N, D] some thousands of tiles at a time, [≤ 2048, D]."""
+    return (values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK))
 
 
 def check_encoder(features: Features, name: str, encoder: str, aliases: tuple[str, ...], dimension: int) -> None:
@@ -238,10 +242,7 @@ def _read_pt(path: Path) -> Features:
     if stored.dtype == kept and stored.is_contiguous():
         return Features(stored, half, None)
     check_memory(kept.itemsize * stored.numel(), f"features of {count(len(stored), 'tile')} × {stored.shape[1]}")
-    values = torch.empty(stored.shape, dtype=kept)
-    for start, block in _blocks(stored):
-        values[start : start + len(block)] = block
-    return Features(values, half, None)
+    return Features(torch.empty(stored.shape, dtype=kept).copy_(stored), half, None)
 
 
 def stored_plainly(path: Path) -> bool:

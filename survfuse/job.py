@@ -250,19 +250,18 @@ def _clinical(bundle: Bundle, variables: Mapping[str, Any] | None) -> "NDArray[n
     return vector.values
 
 
-def _scores(bundle: Bundle, has: Mapping[str, bool]) -> bool:
-    return name_of(ordered(name for name in has if has[name])) in bundle.manifest.combinations
+def _combination(has: Mapping[str, bool]) -> str:
+    return name_of(ordered(name for name in has if has[name]))
 
 
 def _check_scored(bundle: Bundle, has: Mapping[str, bool]) -> None:
     """Say what the case lacks of the bundle's modalities; raises InputError where the bundle cannot do without."""
     missing = [name for name in bundle.modalities if not has[name]]
-    if not _scores(bundle, has):
+    if _combination(has) not in bundle.manifest.combinations:
         trained = ", ".join(bundle.manifest.combinations)
         raise InputError(f"the case lacks {', '.join(missing) or 'a modality'}; this bundle scores {trained}")
     if missing:
-        used = name_of(ordered(name for name in has if has[name]))
-        stage("missing", f"{', '.join(missing)}; scored by {used}, as the bundle was trained to")
+        stage("missing", f"{', '.join(missing)}; scored by {_combination(has)}, as the bundle was trained to")
 
 
 def _limit(seconds: float, ensemble: "Ensemble", vectors: "list[torch.Tensor | None]", dimension: int) -> TimeLimit:
@@ -309,7 +308,8 @@ def _tiles(
         read = _read_slide(case, bundle, device, limit)
     except InputError as problem:
         without = {**has, "slide": False}
-        if not (omit or isinstance(problem, NoTissueError)) or not _scores(bundle, without):
+        scored = _combination(without) in bundle.manifest.combinations
+        if not (omit or isinstance(problem, NoTissueError)) or not scored:
             raise
         warn(f"the slide is left out: {problem}")
         _check_scored(bundle, without)

@@ -24,11 +24,11 @@ _GROUPS = (
 
 def available_memory() -> int | None:
     """Bytes that this process can still take, None where the system does not tell."""
-    left = [_counted(Path("/proc/meminfo"), "MemAvailable:", 1024)]
+    left = [counted(Path("/proc/meminfo"), "MemAvailable:", 1024)]
     for folder, limit, used, reclaimable in _GROUPS:
         with suppress(OSError, ValueError):
             free = int((folder / limit).read_text()) - int((folder / used).read_text())
-            left.append(free + sum(_counted(folder / "memory.stat", pages) or 0 for pages in reclaimable))
+            left.append(free + sum(counted(folder / "memory.stat", pages) or 0 for pages in reclaimable))
     known = [number for number in left if number is not None]
     return max(0, min(known)) if known else None
 
@@ -69,8 +69,8 @@ def _first_number(path: Path) -> int | None:
     return None
 
 
-def _counted(path: Path, name: str, unit: int = 1) -> int | None:
-    """The number on the line of ``path`` that begins with ``name``."""
+def counted(path: Path, name: str, unit: int = 1) -> int | None:
+    """The number on the line of ``path`` that begins with ``name``, in ``unit``; None where there is none."""
     with suppress(OSError, ValueError, IndexError):
         for line in path.read_text(encoding="ascii").splitlines():
             if line.split()[:1] == [name]:

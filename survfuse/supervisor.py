@@ -22,6 +22,7 @@ from pathlib import Path
 import survfuse.clock  # noqa: F401  (the job's time counts from this process's start, not from its child's)
 from survfuse.errors import EnvironmentFailure, InputError, SurvfuseError
 from survfuse.files import discard
+from survfuse.memory import counted
 
 PATIENCE = 120.0  # seconds that a library may take for one call, or one part of a file
 _LOOK_EVERY = 1.0  # seconds
@@ -97,8 +98,8 @@ def supervised(job: Callable[[], int]) -> int:
     """Run ``job`` in a child process and return its exit code; 2 or 4, with a line on stderr, where a signal ended it
     or a library did not come back from a file.
 
-    SIGTERM and SIGINT end the job. Where the system cannot fork and wait, the job runs in this process. To
-    be called once, at the end of which the process ends: signals stay blocked.
+    SIGTERM and SIGINT end the job. Where the system cannot fork and wait, the job runs in this process. To be called
+    once, at the end of which the process ends: signals stay blocked.
     """
     global _told
     if not hasattr(os, "fork") or not hasattr(signal, "sigtimedwait"):
@@ -114,13 +115,13 @@ def supervised(job: Callable[[], int]) -> int:
         return _say(EnvironmentFailure(f"no process could be started: {cause.strerror}"))
     if not child:
         _be_child(job, parent, before)
-    code, stuck = _wait(child, _told)
+    code, failure = _wait(child, _told)
     if code and _told.output:
         with suppress(OSError):
             discard(Path(_told.output))
     if code >= 0:
         return code
-    return _say(stuck or _failure(signal.Signals(-code), _told.oldest()[0], killed=_memory_kills() > kills))
+    return _say(failure or _failure(signal.Signals(-code), _told.oldest()[0], killed=_memory_kills() > kills))
 
 
 @contextmanager
@@ -155,24 +156,24 @@ def tell_output(path: Path) -> None:
 
 
 def _wait(child: int, told: _Told) -> tuple[int, SurvfuseError | None]:
-    """The child's exit code, negative for a signal, and what is to be said where it was ended for being stuck."""
-    stuck, since, waited, looked = None, 0.0, 0.0, time.monotonic()
+    """The child's exit code, negative for a signal, and what is to be said where this process ended it."""
+    failure, since, waited, looked = None, 0.0, 0.0, time.monotonic()
     while True:
         number = signal.sigtimedwait((*_ENDING, signal.SIGCHLD), _LOOK_EVERY)
-        if number is not None and number.si_signo in _ENDING and stuck is None:
+        if number is not None and number.si_signo in _ENDING and failure is None:
             # At once, and not by an exception somewhere in the job, which libraries may turn into another.
-            stuck = EnvironmentFailure(f"ended by {signal.Signals(number.si_signo).name}")
+            failure = EnvironmentFailure(f"ended by {signal.Signals(number.si_signo).name}")
             os.kill(child, signal.SIGKILL)
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status), stuck
+            return os.waitstatus_to_exitcode(status), failure
         # Its own looks are counted, not the clock alone: a container that is paused is not stuck.
         before, looked = looked, time.monotonic()
         name, began = told.oldest()
         waited = waited + min(looked - before, 2 * _LOOK_EVERY) if began and began == since else 0.0
         since = began
-        if waited > PATIENCE and stuck is None:
-            stuck = InputError(f"{name}: a library that reads it did not come back within {PATIENCE:g} s")
+        if waited > PATIENCE and failure is None:
+            failure = InputError(f"{name}: a library that reads it did not come back within {PATIENCE:g} s")
             os.kill(child, signal.SIGKILL)
 
 
@@ -231,9 +232,4 @@ def _failure(number: signal.Signals, name: str, killed: bool) -> SurvfuseError:
 
 
 def _memory_kills() -> int:
-    for path in _KILLS:
-        with suppress(OSError, ValueError):
-            for line in path.read_text(encoding="ascii").splitlines():
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-    return 0
+    return next((kills for path in _KILLS if (kills := counted(path, "oom_kill")) is not None), 0)

@@ -55,9 +55,8 @@ class _Level:
 
     @classmethod
     def of(cls, page: "TiffPage") -> "_Level":
-        tile, tables = (page.tilewidth, page.tilelength), page.jpegtables
-        before = tables[: tables.rindex(_END)] if tables else _START
-        return cls(tile, -(-page.imagewidth // tile[0]), page.dataoffsets, page.databytecounts, before)
+        tile = (page.tilewidth, page.tilelength)
+        return cls(tile, -(-page.imagewidth // tile[0]), page.dataoffsets, page.databytecounts, _tables_before(page))
 
 
 class TiffLevels:
@@ -140,6 +139,12 @@ def _without_padding(data: bytes) -> bytes:
     return data[: data.rindex(_END)].rstrip(b"\0") + _END
 
 
+def _tables_before(page: "TiffPage") -> bytes:
+    """What stands before the page's JPEGs: the tables that they share, or a JPEG's beginning alone."""
+    tables = page.jpegtables
+    return tables[: tables.rindex(_END)] if tables else _START
+
+
 def _decode(data: bytes) -> NDArray[np.uint8]:
     """A JPEG's pixels [h, w, 3] RGB; raises ValueError for anything that libjpeg errs at, or only remarks upon."""
     from simplejpeg import decode_jpeg
@@ -192,13 +197,11 @@ def pages_of(file: "TiffFile") -> "Iterator[TiffPage]":
     raise ValueError(f"more than {_MOST_PAGES:,} pages")
 
 
-def stated_too_large(path: Path, page: "TiffPage") -> bool:
+def has_unsound_jpeg(path: Path, page: "TiffPage") -> bool:
     """Whether any JPEG of the page states more pixels than its tile or strip has, has no end, or is damaged."""
     height = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
     most = (page.tilewidth if page.is_tiled else page.imagewidth) * height
-    from simplejpeg import decode_jpeg
-
-    tables = page.jpegtables[: page.jpegtables.rindex(_END)] if page.jpegtables else _START
+    before = _tables_before(page)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
@@ -209,7 +212,7 @@ def stated_too_large(path: Path, page: "TiffPage") -> bool:
             if size is None or size[0] * size[1] > most or data.find(_END, place) < 0:
                 return True
             try:
-                decode_jpeg(tables + data[len(_START) :], colorspace="GRAY", strict=True)
+                _decode(before + data[len(_START) :])
             except ValueError:  # what libjpeg fills in would count as tissue
                 return True
     finally:

@@ -16,7 +16,7 @@ from survfuse.errors import InputError, NoTissueError, is_machines
 from survfuse.log import count, warn
 from survfuse.slide.pixels import DamagedRegionError, Slide
 from survfuse.slide.settings import MOST_DAMAGED
-from survfuse.slide.tiff import UNREADABLE, pages_of, stated_too_large, tifffile_complaints
+from survfuse.slide.tiff import UNREADABLE, has_unsound_jpeg, pages_of, tifffile_complaints
 from survfuse.slide.tiles import Block, Coverage, Grid, Part, coverage, covered
 from survfuse.supervisor import reading
 
@@ -185,9 +185,8 @@ class _Reduced:
             self.saturation[place] = _chroma(rgb)
         except DamagedRegionError as problem:
             if max(width, height) > PIXELS_PER_TILE:
-                first, second = _halves(width), _halves(height)
-                for x, part_width in first:
-                    for y, part_height in second:
+                for x, part_width in _halves(width):
+                    for y, part_height in _halves(height):
                         self.read(left + x, top + y, part_width, part_height)
                 return
             self.unread[place] = True
@@ -274,7 +273,7 @@ def _check_coding(path: Path, page: "tifffile.TiffPage") -> None:  # noqa: F821
         for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)
     ):
         raise InputError(f"{path.name}: its tiles or strips do not lie within the file, which may be cut off")
-    if page.compression == _JPEG and stated_too_large(path, page):
+    if page.compression == _JPEG and has_unsound_jpeg(path, page):
         raise InputError(f"{path.name}: a JPEG in it is damaged, or states more pixels than its tile has")
 
 

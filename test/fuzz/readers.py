@@ -128,7 +128,7 @@ def _sound(value: Any) -> Any:
 
 
 def copied_bundle(folder: Path) -> Path:
-    """Tables and manifest copied, members linked in one file each: a mutation writes a new one."""
+    """A copy of the demonstration bundle, to be changed."""
     root = folder / "bundle"
     shutil.copytree(DEMONSTRATION, root)
     return root
