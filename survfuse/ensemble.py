@@ -89,11 +89,16 @@ class Ensemble:
         """Each network's bag, or None where it does not look at the slide."""
         looking = [tiles is not None and "slide" in network.modalities for network in networks]
         pools = [
-            network.pool(self.device, half) if looks else None for network, looks in zip(networks, looking, strict=True)
+            network.pool(len(tiles), self.device, half) if looks else None
+            for network, looks in zip(networks, looking, strict=True)
         ]
         if tiles is not None:
+            # On a CPU half precision is widened once for all pools, and always into the same memory.
+            wide = None
+            if self.device.type == "cpu" and tiles.element_size() == 2:
+                wide = torch.empty(TILES_AT_A_TIME, tiles.shape[1])
             for part in tiles.split(TILES_AT_A_TIME):
-                part = part.to(self.device)
+                part = part.to(self.device) if wide is None else wide[: len(part)].copy_(part)
                 for pool in filter(None, pools):
                     pool.add(part)
         return pools

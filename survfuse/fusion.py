@@ -154,9 +154,12 @@ class GatedPool(Pool):
     """GatedAttention's vector; the softmax's sums are carried along, scaled to the highest score so far (online
     softmax, Milakov and Gimelshein 2018). Sums are of the score's precision, float32, whatever the layers have."""
 
-    def __init__(self, bag: GatedAttention) -> None:
+    def __init__(self, bag: GatedAttention, tiles: int) -> None:
         self._bag = bag
-        self._scores: list[Tensor] = []
+        # Made once. A part's scores kept as they come would each lie between the large activations that are freed
+        # around them, and an allocator can give such gaps to nothing large again.
+        self._scores = torch.empty(tiles, dtype=bag.score.weight.dtype, device=bag.score.weight.device)
+        self._seen = 0
         self._highest: Tensor | float = float("-inf")
         self._weight: Tensor | float = 0.0  # Σ exp(a − highest)
         self._sum: Tensor | float = 0.0  # Σ exp(a − highest) z, [bag]
@@ -168,10 +171,11 @@ class GatedPool(Pool):
         self._weight = self._weight * shrunk + weights.sum()
         self._sum = self._sum * shrunk + weights @ z.to(weights.dtype)
         self._highest = highest
-        self._scores.append(scores)
+        self._scores[self._seen : self._seen + len(scores)] = scores
+        self._seen += len(scores)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        attention = torch.exp(torch.cat(self._scores) - self._highest) / self._weight
+        attention = torch.exp(self._scores - self._highest) / self._weight
         return (self._sum / self._weight).cpu().unsqueeze(0), attention.cpu().unsqueeze(0)
 
 
@@ -327,13 +331,13 @@ class Network(nn.Module):
         terms, bias = self._fuse(complete)
         return Fused(terms.sum(-1) + bias, terms, bias, attention)
 
-    def pool(self, device: torch.device, half: bool = False) -> Pool:
-        """An empty bag that pools its tiles as this network does, on ``device``; with ``half``, in fp16 where there
-        are matrix products to gain from it."""
+    def pool(self, tiles: int, device: torch.device, half: bool = False) -> Pool:
+        """An empty bag for ``tiles`` tiles, pooled on ``device`` as this network pools them; with ``half``,
+        in fp16 where there are matrix products to gain from it."""
         bag = copy.deepcopy(self.bag) if half else self.bag
         if half:
             bag.halve()
-        return GatedPool(bag.to(device))
+        return GatedPool(bag.to(device), tiles)
 
     def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:
         return self.bag(tiles, present, keep)
@@ -539,7 +543,7 @@ class LinearCox(Network):
     def dropout(self, tiles: int) -> dict[str, tuple[tuple[int, ...], float]]:  # noqa: ARG002
         return {}
 
-    def pool(self, device: torch.device, half: bool = False) -> Pool:  # noqa: ARG002
+    def pool(self, tiles: int, device: torch.device, half: bool = False) -> Pool:  # noqa: ARG002
         return SharesPool(self.centres.to(device))
 
     def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -565,7 +569,7 @@ def cluster_shares(tiles: Tensor, present: Tensor | None, centres: Tensor) -> tu
 
 def _nearest(tiles: Tensor, centres: Tensor) -> Tensor:
     """The row of ``centres`` [K, tile] nearest to each of ``tiles`` [..., tile]: [...]."""
-    distance = (centres**2).sum(-1) - 2.0 * tiles @ centres.mT  # but for |tile|², the same for every centre
+    distance = (centres**2).sum(-1) - tiles @ (2.0 * centres).mT  # but for |tile|², the same for every centre
     return distance.argmin(dim=-1)
 
 

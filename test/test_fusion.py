@@ -322,7 +322,7 @@ def test_a_bag_in_half_precision_is_near_the_bag_in_float32():
     tiles = torch.randn(300, sizes.tile, generator=torch.Generator().manual_seed(0))
     found = []
     for half in (False, True):
-        pool = gated.pool(torch.device("cpu"), half)
+        pool = gated.pool(len(tiles), torch.device("cpu"), half)
         with torch.no_grad():
             for part in tiles.split(64):
                 pool.add(part)
