@@ -21,7 +21,7 @@ WANTED = pins("requirements.txt")
 
 
 @pytest.mark.parametrize(
-    ("lock", "exempt"), [("requirements.lock", set()), ("requirements-cuda13.lock", BY_DRIVER)], ids=str
+    ("lock", "exempt"), [("requirements.lock", set()), ("requirements-cuda13.lock", BY_DRIVER)], ids=["pinned", "newer"]
 )
 def test_a_lock_file_has_what_requirements_txt_asks_for(lock, exempt):
     assert len(WANTED) > 10

@@ -53,7 +53,7 @@ def as_cohort(root: Path) -> None:
         shutil.copy(source, root / place)
 
 
-@pytest.mark.parametrize("has", LESSER, ids="+".join)
+@pytest.mark.parametrize("has", LESSER, ids=lambda names: "+".join(sorted(names)))
 def test_what_a_case_has_is_scored_as_in_a_cohort_read_with_that_alone(case, output, tmp_path, capsys, has):
     as_cohort(tmp_path / "cohort")
     command = ["predict", str(tmp_path / "cohort"), "--model", str(DEMONSTRATION), "--out", str(tmp_path / "p.csv")]
@@ -70,7 +70,7 @@ def test_what_a_case_has_is_scored_as_in_a_cohort_read_with_that_alone(case, out
     assert said.err.count("listed among the sockets") == len(FILES) - len(has)
 
 
-@pytest.mark.parametrize("lacking", LESSER, ids="+".join)
+@pytest.mark.parametrize("lacking", LESSER, ids=lambda names: "+".join(sorted(names)))
 def test_a_bundle_for_complete_cases_refuses_and_names_what_is_missing(case, output, capsys, complete_only, lacking):
     assert end_of(case, output, complete_only) == 0
     for name in lacking:

@@ -212,7 +212,8 @@ def test_risks_are_the_references(tmp_path, sides, kind, seed):
     scored, risks = scorer(root), []
     for tiles, expression, variables, values in cases(12, GENES):
         risks.append(plain_risk(state, kind, tiles, values, plain_clinical(variables, VOCABULARY)))
-        assert scored(tiles, expression, variables) == pytest.approx(risks[-1], rel=1e-5)
+        # Beside a risk near 0 stand terms of about 1 that cancel: float32 rounds those, and processors differ in it.
+        assert scored(tiles, expression, variables) == pytest.approx(risks[-1], rel=1e-5, abs=5e-6)
     assert np.std(risks) > 0.1
 
 
