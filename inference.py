@@ -2,13 +2,15 @@
 
 import os
 
-from survfuse.supervisor import supervised
+from survfuse.supervisor import supervised, unable
 
 
 def job() -> int:
     """Imported in the job's own process: the one that waits for it stays small."""
-    from survfuse.job import main
-
+    try:
+        from survfuse.job import main
+    except (MemoryError, ImportError, OSError) as error:
+        return unable(error)
     return main()
 
 

@@ -199,10 +199,8 @@ def is_missing(value: Any, codes: Sequence[str]) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return False
     text = str(value).strip().lower()
-    try:
-        return f"{float(text):g}" in codes or text in codes
-    except (ValueError, OverflowError):
-        return text in codes
+    number = spelt_number(text) if isinstance(value, str) else value
+    return text in codes or (number is not None and number in map(spelt_number, codes))
 
 
 def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | None:

@@ -88,9 +88,10 @@ def named(error: BaseException) -> SurvfuseError | None:
         return EnvironmentFailure("interrupted from the keyboard")
     kind, text = type(error).__name__, str(error)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        return EnvironmentFailure(f"memory ran out: {error or 'allocation refused'}")
+        return EnvironmentFailure(f"memory ran out: {text or 'allocation refused'}")
     if isinstance(error, ImportError) and ("failed to map segment" in text or "allocate memory" in text):
-        return EnvironmentFailure(f"memory ran out: {text}")
+        # numpy wraps what happened in advice for its installation
+        return EnvironmentFailure(f"memory ran out: {text.rsplit('Original error was: ')[-1].splitlines()[0]}")
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text:
         return EnvironmentFailure(f"memory ran out: {error}")
     if isinstance(error, RuntimeError) and (text == "can't start new thread" or kind == "BrokenThreadPool"):

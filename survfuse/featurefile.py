@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import InputError, SurvfuseError, is_machines
+from survfuse.errors import InputError, SurvfuseError, brief, is_machines
 from survfuse.files import whole
 from survfuse.log import count
 from survfuse.memory import at_most, available_memory, check_memory
@@ -33,6 +33,7 @@ MOST_TILES = 2**22  # of a file; a whole slide of 76 × 26 mm has about 40,000 o
 _MOST_FEATURES = 2**16
 _LARGEST_CHUNK = 2**28  # bytes that chunks may have beyond a multiple of the features
 _MOST_CHUNKS = 10**7
+_PIECE = 2**22  # bytes of an archive's entry looked through at a time
 _BLOCK = 2048  # tiles read or looked through at a time, about 8 MB
 _SLACK = 2**30  # bytes that a reader may take beside the features themselves
 # What h5py raises for files that make no sense.
@@ -53,7 +54,7 @@ def read_features(path: Path) -> Features:
     """Read ``.h5`` or ``.pt``; raises InputError for another layout, no tiles, values that are not finite, or no value
     but zero, and EnvironmentFailure where they are larger than the memory that is left."""
     with reading(path.name) as go_on:
-        features = _read_h5(path, go_on) if path.suffix.lower() == ".h5" else _read_pt(path)
+        features = _read_h5(path, go_on) if path.suffix.lower() == ".h5" else _read_pt(path, go_on)
         done = empty = 0
         for block in row_blocks(features.values):
             go_on()
@@ -180,7 +181,9 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
         raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(shape)}")
     if shape[-2] == 0:
         raise InputError(f"{path.name}: holds no tiles")
-    if isinstance(coords, h5py.Dataset) and (coords.shape is None or coords.shape[-2:] != (shape[-2], 2)):
+    if coords is not None and not isinstance(coords, h5py.Dataset):
+        raise InputError(f"{path.name}: expected a dataset of coordinates as 'coords', found something else")
+    if coords is not None and (coords.shape is None or coords.shape[-2:] != (shape[-2], 2)):
         raise InputError(f"{path.name}: {count(shape[-2], 'tile')}, but coords of shape {coords.shape}")
     check_extent(path, shape[-2], shape[-1])
     if dataset.id.get_storage_size() == 0:
@@ -232,17 +235,39 @@ def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
     return str(encoder)[:200] if encoder is not None else None
 
 
-def _read_pt(path: Path) -> Features:
+def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
     """Torch's own format is mapped where nothing in it is compressed, and so takes memory as it is read."""
     import torch
 
-    stored = read_matrix(path, mapped=stored_plainly(path))
+    plainly = stored_plainly(path)
+    if plainly:
+        _check_sums(path, go_on)
+    stored = read_matrix(path, mapped=plainly)
     half = stored.dtype in (torch.float16, torch.bfloat16)
     kept = stored.dtype if half else torch.float32
     if stored.dtype == kept and stored.is_contiguous():
         return Features(stored, half, None)
     check_memory(kept.itemsize * stored.numel(), f"features of {count(len(stored), 'tile')} × {stored.shape[1]}")
     return Features(torch.empty(stored.shape, dtype=kept).copy_(stored), half, None)
+
+
+def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
+    """Raise InputError where an entry of torch's zip format is not what its checksum says; torch does not look.
+
+    Where no entry's is right, the file was written without checksums, as torch can.
+    """
+    right, wrong = 0, ""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            try:
+                with archive.open(entry) as file:
+                    while file.read(_PIECE):
+                        go_on()
+                right += entry.file_size > 0
+            except (zipfile.BadZipFile, EOFError) as cause:
+                wrong = wrong or brief(cause)
+    if wrong and right:
+        raise InputError(f"{path.name}: damaged ({wrong})")
 
 
 def stored_plainly(path: Path) -> bool:

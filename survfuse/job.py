@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from survfuse.bundle import DEMONSTRATION, Bundle, check_purpose, holds_files, load, load_members, model_required
 from survfuse.clock import TimeLimit, chosen_limit, elapsed
@@ -47,7 +47,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entrypoint: run one job and return the process's exit code."""
-    parser = argparse.ArgumentParser(prog="inference.py", description="Predict months to recurrence for one case.")
+    parser = _Parser(prog="inference.py", description="Predict months to recurrence for one case.")
     parser.add_argument("--input", type=Path, default=Path("/input"), help="the job's inputs (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("/output"), help="where the number goes (default: %(default)s)"
@@ -69,6 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(
         lambda: run(options.input, options.output, options.model, options.time_limit, options.unusable_slide)
     )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say in one line, as every other failure, what is wrong with the command."""
+        self.exit(InputError.exit_code, f"survfuse: InputError: {message}; --help lists the options\n")
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -151,6 +157,12 @@ def _months(bundle: Bundle, found: "EnsembleRisk", device: str) -> float:
         raise InputError(f"the risk is {found.risk}: features, expression or clinical variables lie beyond all range")
     terms = ", ".join(f"{name} {value:+.4f}" for name, value in found.terms.items())
     stage("risk", f"{found.risk:+.4f} = {terms}, baseline {found.baseline:+.4f}; on {device}")
+    low, high = bundle.calibration.reference_risks[[0, -1]].tolist()
+    if not low - (high - low) <= found.risk <= high + (high - low):
+        warn(
+            f"the risk is far beyond those of the reference patients, {low:.4g} to {high:.4g}: features, expression or "
+            f"clinical variables may be in other units than the bundle was trained on"
+        )
     predicted = bundle.calibration.months(found.risk)
     months = float(predicted.months)
     if not math.isfinite(months) or months < 0.0:

@@ -75,6 +75,8 @@ def read_case(root: Path) -> Case:
     given = slide is not None and slide.suffix.lower() in FEATURE_SUFFIXES
     mask = _only_file(root, places, MASK) if slide is not None and not given else None
     rna, clinical = (_file(root, places, slug) for slug in (RNA, CLINICAL))
+    if slide is None and MASK in places:
+        warn(f"{MASK}: not looked at, as there is no slide")
     if slide is None and rna is None and clinical is None:
         raise InputError(f"the sockets from {found_by} hold no file; files: {listing(_lying(root)) or 'none'}")
     return Case(
@@ -109,7 +111,10 @@ def _declared(path: Path) -> dict[str, str]:
 
 
 def _socket(entry: Any, number: int) -> tuple[str, str]:
-    inner = (entry.get("interface") or entry.get("socket")) if isinstance(entry, dict) else None
+    named = [entry[key] for key in ("interface", "socket") if entry.get(key)] if isinstance(entry, dict) else []
+    if len(named) == 2 and named[0] != named[1]:
+        raise InputError(f"inputs.json: 'interface' and 'socket' of entry {number} are not the same")
+    inner = named[0] if named else None
     slug = inner.get("slug") if isinstance(inner, dict) else None
     if not isinstance(slug, str):
         raise InputError(f"inputs.json: entry {number} has no 'interface' or 'socket' object with a slug")

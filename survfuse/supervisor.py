@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import survfuse.clock  # noqa: F401  (the job's time counts from this process's start, not from its child's)
-from survfuse.errors import EnvironmentFailure, InputError, SurvfuseError
+from survfuse.errors import EnvironmentFailure, InputError, SurvfuseError, named
 from survfuse.files import discard
 from survfuse.memory import counted
 
@@ -142,6 +142,15 @@ def reading(name: str) -> Iterator[Callable[[], None]]:
         ended = True
         if told is not None:
             told.end(slot)
+
+
+def unable(error: Exception) -> int:
+    """The exit code where the job's own code could not be imported, with a line where that is the machine's failing;
+    raises ``error`` where it is not."""
+    known = named(error)
+    if known is None:
+        raise error
+    return _say(known)
 
 
 def is_supervised() -> bool:

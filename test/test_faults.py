@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import CASES, ROOT, end_of, months
 
+from survfuse.job import main
 from survfuse.sockets import CLINICAL, OUTPUT_FILE, PLACES, RNA
 
 COMMAND = [sys.executable, str(ROOT / "inference.py")]
@@ -122,16 +123,27 @@ def test_a_log_on_a_full_disk_ends_the_job_cleanly(tmp_path):
     assert "No space left" in ended.stderr or "disk is full" in ended.stderr
 
 
-def test_memory_that_is_refused_ends_in_code_4(tmp_path):
-    """An address space of 600 MB, in which torch's own libraries find no room."""
+@pytest.mark.parametrize("megabytes", [40, 120, 600])
+def test_memory_that_is_refused_ends_in_code_4(tmp_path, megabytes):
+    """An address space in which the job's own libraries find no room: numpy's first, in the end torch's."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (600 * 10**6, 600 * 10**6))
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes * 10**6, megabytes * 10**6))
 
-    process = started("interf0", tmp_path / "output", preexec_fn=limit)
+    # OpenBLAS makes room for each thread, and ends the process by itself where it finds none.
+    process = started("interf0", tmp_path / "output", preexec_fn=limit, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 4 and list((tmp_path / "output").iterdir()) == []
+    assert process.returncode == 4 and not list(tmp_path.rglob("*.json"))
     assert err.startswith("survfuse: EnvironmentFailure: memory ran out: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [["--inptu", "x"], ["--time-limit", "soon"], ["--unusable-slide", "keep"]])
+def test_a_command_that_cannot_be_understood_is_refused_in_one_line(capsys, options):
+    with pytest.raises(SystemExit) as end:
+        main(options)
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert err.startswith("survfuse: InputError: ") and err.count("\n") == 1 and "--help" in err
 
 
 # --- what a log may show ---

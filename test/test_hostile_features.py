@@ -237,9 +237,14 @@ REFUSED = {
     "chunks far beyond.h5": (lambda: h5(far_beyond), "in 500 chunks of"),
     "too many.h5": (lambda: h5(many), "expected at most [4,194,304, 65,536]"),
     "other coords.h5": (
-        lambda: h5(lambda file: (of(VALUES)(file), file.create_dataset("coords", (8, 2)))),
+        lambda: h5(lambda file: (of(VALUES)(file), file.create_dataset("coords", (8, 2), np.int64))),
         "coords of",
     ),
+    "a group of coords.h5": (
+        lambda: h5(lambda file: (of(VALUES)(file), file.create_group("coords"))),
+        "expected a dataset of coordinates as 'coords'",
+    ),
+    "a flipped bit.pt": (lambda: flipped(pt(torch.from_numpy(VALUES))), "damaged ("),
     "a list.pt": (lambda: pt([torch.ones(3, LENGTH)]), "expected a tensor, found list"),
     "a dictionary.pt": (lambda: pt({"features": torch.ones(3, LENGTH)}), "expected a tensor, found dict"),
     "a number.pt": (lambda: pt(3.0), "expected a tensor, found float"),
@@ -257,6 +262,12 @@ REFUSED = {
 }
 
 
+def flipped(data: bytes) -> bytes:
+    """One bit of the tensor's own bytes, which torch does not check."""
+    place = data.index(VALUES.tobytes()) + 1000
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
 def many(file: h5py.File) -> None:
     made = file.create_dataset("features", (2**23, LENGTH), np.float16, chunks=(64, LENGTH), fillvalue=1.0)
     made[0] = 1.0
@@ -269,6 +280,24 @@ def test_features_that_cannot_be_used_are_refused_in_one_line(case, output, caps
     assert end_of(case, output) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"survfuse: InputError: {kind}: ") and message in line
+
+
+def test_torch_files_without_checksums_are_read(case, output):
+    torch.serialization.set_crc32_options(False)
+    try:
+        data = pt(torch.from_numpy(VALUES))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is not None
+    give_slide(case, "x.pt", data)
+    assert end_of(case, output) == 0
+
+
+def test_a_risk_beyond_all_that_is_known_is_remarked_upon(case, output, capsys):
+    give_slide(case, "x.h5", h5(of(VALUES * 1e9)))
+    assert end_of(case, output) == 0
+    assert "warning: the risk is far beyond those of the reference patients" in capsys.readouterr().err
 
 
 def test_code_in_a_pickle_does_not_run(case, output, tmp_path, capsys):

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import imagecodecs
@@ -352,6 +353,36 @@ def test_up_to_two_percent_of_the_tiles_may_be_damaged(large, tmp_path):
         tile_features(slide, grid, origins, Mean())
 
 
+def without(path: Path, folder: Path, numbers: Iterable[int]) -> Path:
+    """A copy that leaves these tiles out, as a sparse file does: they have no byte."""
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        for name in ("TileOffsets", "TileByteCounts"):
+            tag = file.pages.first.tags[name]
+            size = {3: 2, 4: 4, 16: 8}[int(tag.dtype)]  # TIFF 6.0: SHORT, LONG; BigTIFF: LONG8
+            for number in numbers:
+                place = tag.valueoffset + size * number
+                data[place : place + size] = bytes(size)
+    (folder / "sparse.tif").write_bytes(data)
+    return folder / "sparse.tif"
+
+
+def test_tiles_that_the_slide_leaves_out_are_not_taken_for_white_tissue(large, tmp_path):
+    """However many there are: a scanner leaves out glass, over which a mask may reach."""
+    with Slide(large) as slide:
+        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
+        origins = grid.origins(np.ones((20, 10), dtype=bool))
+        whole, *_ = tile_features(slide, grid, origins, Mean())
+    left = [row for row in range(200) if row not in range(40, 90)]
+    with Slide(without(large, tmp_path, range(40, 90))) as slide:
+        found, rows, lost = tile_features(slide, grid, origins, Mean())
+        assert (slide.read(tuple(origins[40].tolist()), grid.side, (224, 224)) == 255).all()
+    assert lost == 50 and rows.tolist() == left
+    assert torch.equal(found, whole[left])
+    with Slide(without(large, tmp_path, range(200))) as slide, pytest.raises(InputError, match="has no pixels where"):
+        tile_features(slide, grid, origins, Mean())
+
+
 def test_damage_where_tissue_is_searched_is_counted_and_not_taken_for_glass(large, tmp_path):
     with Slide(damaged(large, tmp_path, [3, 120])) as slide:
         grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
@@ -377,7 +408,7 @@ def test_the_log_says_how_many_tiles_are_damaged(slide_case, output, capsys, pix
     give_slide(slide_case, "s.tif", bytes(data))
     shutil.rmtree(slide_case / PLACES[MASK_SOCKET])
     assert end_of(slide_case, output) == 0
-    assert "tissue tiles cannot be read and are left out" in capsys.readouterr().err
+    assert "tissue tiles cannot be read, or have no pixels in it, and are left out" in capsys.readouterr().err
 
 
 # --- masks ---
@@ -561,6 +592,24 @@ def test_a_mask_of_sixteen_bits_or_floating_point_marks_what_is_not_zero(slide_c
         assert end_of(slide_case, tmp_path / str(number)) == 0
         found.add(months(tmp_path / str(number)))
     assert len(found) == 1
+
+
+def test_what_is_no_number_marks_no_tissue_and_alpha_does_not_either(tmp_path, marked):
+    class Size:
+        name, size, mpp = "s", (2220, 2967), (0.499, 0.499)
+
+    grid = Grid.over(Size.size, Size.mpp, 224, 1.0)
+    binary = np.where(marked, np.uint8(255), np.uint8(0))
+    (tmp_path / "m.tif").write_bytes(tiff_of(binary, photometric="minisblack"))
+    expected, _ = mask_coverage(tmp_path / "m.tif", Size(), grid)
+    gaps = np.where(marked, np.float32(1), np.float32(np.nan))
+    (tmp_path / "nan.tif").write_bytes(tiff_of(gaps, photometric="minisblack"))
+    sitk.WriteImage(sitk.GetImageFromArray(gaps), str(tmp_path / "nan.mha"))
+    rgba = np.stack([binary, binary, binary, np.full_like(binary, 255)], axis=-1)
+    sitk.WriteImage(sitk.GetImageFromArray(rgba, isVector=True), str(tmp_path / "rgba.mha"))
+    for name in ("nan.tif", "nan.mha", "rgba.mha"):
+        found, _ = mask_coverage(tmp_path / name, Size(), grid)
+        assert np.allclose(found, expected) and 0 < expected.sum() < expected.size
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "deflate", "packbits", "jpeg", "zstd", "lzma"])
@@ -762,11 +811,11 @@ def test_device_memory_that_holds_no_tile_any_more_ends_in_code_4(slide_case, ou
 def test_a_reader_that_dies_ends_the_job(slide_case, output, monkeypatch, raised, code):
     read, calls = Slide.read, []
 
-    def dying(self, origin, side, px):
+    def dying(self, origin, side, px, blank=True):
         calls.append(px)
         if px == (224, 224) and sum(call == px for call in calls) > 4:
             raise raised
-        return read(self, origin, side, px)
+        return read(self, origin, side, px, blank)
 
     monkeypatch.setattr(Slide, "read", dying)
     assert end_of(slide_case, output) == code

@@ -174,6 +174,10 @@ INPUT_FAULTS = {
     "nothing at all": (lambda case: [shutil.rmtree(case), case.mkdir()], "unknown set of sockets"),
     "no folder": (shutil.rmtree, "no such folder"),
     "sockets not a list": (text("inputs.json", "{}"), "expected an array"),
+    "two sockets in one": (
+        text("inputs.json", '[{"interface": {"slug": "a"}, "socket": {"slug": "b"}}]'),
+        "'interface' and 'socket' of entry 0 are not the same",
+    ),
     "socket without slug": (text("inputs.json", "[{}]"), "entry 0 has no"),
     "path outside": (
         text("inputs.json", json.dumps([{"interface": {"slug": RNA, "relative_path": "../x"}}])),

@@ -149,6 +149,11 @@ def test_every_missing_code_is_understood(vocabulary, code):
     assert [found[name] for name in ("substage=T1e", "substage=T1m", "substage missing")] == [0.0, 0.0, 1.0]
 
 
+def test_a_number_beside_a_missing_code_is_none(vocabulary):
+    with pytest.raises(InputError, match="out of its plausible range"):
+        vocabulary.encode(PATIENTS[0] | {"no_instillations": -1.0000004})
+
+
 def test_an_unknown_category_is_missing_never_another_and_is_said(vocabulary):
     encoded = vocabulary.encode(PATIENTS[0] | {"substage": "T1x"})
     found = dict(zip(vocabulary.columns, encoded.values.tolist(), strict=True))

@@ -17,7 +17,7 @@ from survfuse.clock import TimeLimit, elapsed
 from survfuse.errors import InputError
 from survfuse.log import count, progress
 from survfuse.slide.encoders import Encoder
-from survfuse.slide.pixels import DamagedRegionError, Slide
+from survfuse.slide.pixels import BlankRegionError, DamagedRegionError, Slide
 from survfuse.slide.settings import MOST_DAMAGED
 from survfuse.slide.spread import along_curve, spread
 from survfuse.slide.tiles import Grid
@@ -29,11 +29,12 @@ def tile_features(
     slide: Slide, grid: Grid, origins: NDArray[np.int64], encoder: Encoder, limit: TimeLimit | None = None
 ) -> tuple[Tensor, NDArray[np.int64], int]:
     """Features [n, D] float32 on the CPU of tiles at level-0 ``origins`` [N, 2], the rows [n] they are of, rising, and
-    the number of tiles that were met and cannot be read.
+    the number of tiles that were met and cannot be read or lie where the slide has no pixels.
 
     Without ``limit`` and such tiles n is N. With a limit, tiles are taken in an order of which every prefix is an even
     sample of the tissue, for as long as another batch ends in time. Neither order nor threads change where a tile's
-    features stand. Raises InputError where more than MOST_DAMAGED of the tiles cannot be read.
+    features stand. Raises InputError where more than MOST_DAMAGED of the tiles cannot be read, and where the slide has
+    no pixels of any.
     """
     order = (along_curve if limit is None else spread)(*grid.places(origins).T)
     features = torch.empty(len(origins), encoder.spec.dimension, device=encoder.device)
@@ -57,6 +58,8 @@ def tile_features(
                 torch.cuda.synchronize()  # else the first batch would seem to take no time
             done += len(tiles)
             slowest, started = max(slowest, elapsed() - started), elapsed()
+    if done == len(origins) and not encoded.any():
+        raise InputError(f"{slide.name}: has no pixels where {count(len(origins), 'tissue tile')} should be")
     rows = np.sort(order[encoded])
     features = features.cpu()
     found = features if encoded.all() else features[torch.from_numpy(rows)]
@@ -64,14 +67,22 @@ def tile_features(
 
 
 class Damaged:
-    """Tiles of ``tiles`` that could not be read, by their place in the order of reading. Any thread may add one."""
+    """Tiles of ``tiles`` that could not be read, by their place in the order of reading. Any thread may add one.
+
+    One that the file leaves out is not counted against what may be damaged: scanners leave out glass, and a mask may
+    reach over it.
+    """
 
     def __init__(self, name: str, tiles: int) -> None:
         self._name, self._tiles, self._allowed = name, tiles, int(MOST_DAMAGED * tiles)
         self._why: dict[int, str] = {}
+        self._blank: set[int] = set()
 
     def add(self, place: int, problem: DamagedRegionError) -> None:
-        self._why[place] = str(problem)
+        if isinstance(problem, BlankRegionError):
+            self._blank.add(place)
+        else:
+            self._why[place] = str(problem)
 
     def sound(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Which of the tiles from ``start`` to ``stop`` were read; raises InputError where too many were not."""
@@ -82,7 +93,7 @@ class Damaged:
                 f"{self._name}: more than {self._allowed:,} of {count(self._tiles, 'tissue tile')} "
                 f"({MOST_DAMAGED:.0%}) cannot be read; {first}"
             )
-        return np.array([place not in self._why for place in range(start, stop)])
+        return np.array([place not in self._why and place not in self._blank for place in range(start, stop)])
 
 
 def read_ahead(
@@ -105,7 +116,8 @@ def read_ahead(
 
     def read(place: int, tile: NDArray[np.uint8]) -> None:
         try:
-            tile[...] = slide.read((int(origins[place, 0]), int(origins[place, 1])), grid.side, (px, px))
+            origin = (int(origins[place, 0]), int(origins[place, 1]))
+            tile[...] = slide.read(origin, grid.side, (px, px), blank=False)
         except DamagedRegionError as problem:
             if damaged is None:
                 raise

@@ -30,6 +30,10 @@ class DamagedRegionError(InputError):
     """A part of a slide that cannot be read."""
 
 
+class BlankRegionError(DamagedRegionError):
+    """A part of a slide that its file leaves out: nothing was scanned there, or it was lost."""
+
+
 class Slide:
     """An open slide. Reading is safe from several threads at once."""
 
@@ -84,11 +88,14 @@ class Slide:
         """Pixels, across and down, that are read for each one given at ``downsample`` level-0 pixels per pixel."""
         return max(1.0, downsample / self._downsamples[self.level_for(downsample)])
 
-    def read(self, origin: tuple[int, int], side: tuple[float, float], px: tuple[int, int]) -> NDArray[np.uint8]:
+    def read(
+        self, origin: tuple[int, int], side: tuple[float, float], px: tuple[int, int], blank: bool = True
+    ) -> NDArray[np.uint8]:
         """The rectangle at level-0 ``origin``, ``side`` level-0 pixels wide and high, as [px[1], px[0], 3] RGB.
 
         Read from the nearest finer level and resampled with anti-aliasing where it differs by half a pixel or more,
-        else from the level's nearest pixel on. What lies beyond the border is white. Raises DamagedRegionError.
+        else from the level's nearest pixel on. What lies beyond the border or is left out is white. Raises
+        DamagedRegionError, without ``blank`` also where the slide has no pixel of the rectangle.
         """
         level = self.level_for(min(side[0] / px[0], side[1] / px[1]))
         downsample = self._downsamples[level]
@@ -96,15 +103,15 @@ class Slide:
         extent = (side[0] / downsample, side[1] / downsample)
         if all(abs(have - want) < 0.5 for have, want in zip(extent, px, strict=True)):
             with reading(self.name):
-                return self._region(level, (round(start[0]), round(start[1])), px)
+                return self._region(level, (round(start[0]), round(start[1])), px, blank)
         first = (int(np.floor(start[0])), int(np.floor(start[1])))
         offset = (start[0] - first[0], start[1] - first[1])
         end = (offset[0] + extent[0], offset[1] + extent[1])
         with reading(self.name):
-            region = self._region(level, first, (int(np.ceil(end[0])), int(np.ceil(end[1]))))
+            region = self._region(level, first, (int(np.ceil(end[0])), int(np.ceil(end[1]))), blank)
         return np.asarray(Image.fromarray(region).resize(px, Image.Resampling.BICUBIC, box=(*offset, *end)))
 
-    def _region(self, level: int, start: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+    def _region(self, level: int, start: tuple[int, int], size: tuple[int, int], blank: bool) -> NDArray[np.uint8]:
         """A rectangle in a level's own pixels, [size[1], size[0], 3]."""
         found = self._dimensions[level]
         downsample = self._downsamples[level]
@@ -113,7 +120,10 @@ class Slide:
             most = f"expected at most {_LARGEST_TILE:,} pixels"
             raise InputError(f"{self.name}: tiles of {width:.0f} × {height:.0f} px, {most}")
         origin = (round(start[0] * downsample), round(start[1] * downsample))
+        nothing = BlankRegionError(f"{self.name}: the slide has no pixels at {origin[0]}, {origin[1]}")
         if self._tiff is not None and found in self._tiff:
+            if not blank and not self._tiff.holds(found, *start, *size):
+                raise nothing
             try:
                 return self._tiff.read(found, *start, *size)
             except LostTileError as cause:
@@ -122,13 +132,16 @@ class Slide:
                 pass  # OpenSlide judges what can still be read of it
         slide = self._slide
         try:
-            return _pixels(slide, origin, level, size)
+            region = slide.read_region(origin, level, size)
         except openslide.OpenSlideError:
-            return self._read_anew(slide, origin, level, size)
+            region = self._read_anew(slide, origin, level, size)
+        if not blank and region.getchannel("A").getextrema()[1] == 0:
+            raise nothing
+        return np.asarray(_on_white(region))
 
     def _read_anew(
         self, failed: openslide.OpenSlide, origin: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> NDArray[np.uint8]:
+    ) -> Image.Image:
         """The region by a slide opened for it alone. One that ``failed`` answers every later call with its error,
         those of other threads among them: whether this region is at fault shows only here."""
         with self._renewing:
@@ -136,7 +149,7 @@ class Slide:
                 if self._slide is failed:
                     self._slide = openslide.OpenSlide(self._path)
                 with openslide.OpenSlide(self._path) as fresh:
-                    return _pixels(fresh, origin, level, size)
+                    return fresh.read_region(origin, level, size)
             except (openslide.OpenSlideError, OSError) as cause:
                 if is_machines(cause):
                     raise EnvironmentFailure(f"{self.name}: cannot be read ({cause})") from cause
@@ -144,12 +157,6 @@ class Slide:
 
     def _damaged(self, origin: tuple[int, int], cause: Exception) -> DamagedRegionError:
         return DamagedRegionError(f"{self.name}: the region at {origin[0]}, {origin[1]} cannot be read ({cause})")
-
-
-def _pixels(
-    slide: openslide.OpenSlide, origin: tuple[int, int], level: int, size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    return np.asarray(_on_white(slide.read_region(origin, level, size)))
 
 
 def _is_reduced(size: tuple[int, int], whole: tuple[int, int]) -> bool:

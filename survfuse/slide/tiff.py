@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,18 +94,31 @@ class TiffLevels:
         across, down = self._levels[size].tile
         region = np.full((height, width, 3), 255, dtype=np.uint8)
         right, bottom = min(left + width, size[0]), min(top + height, size[1])
-        for row in range(max(top, 0) // down, -(-bottom // down)):
-            for column in range(max(left, 0) // across, -(-right // across)):
-                tile = self._tile(size, row, column)
-                if tile is None:
-                    continue
-                x, y = column * across, row * down
-                x0, x1 = max(left, x), min(right, x + across)
-                y0, y1 = max(top, y), min(bottom, y + down)
-                if x0 >= x1 or y0 >= y1:  # the tile's part beyond the border
-                    continue
-                region[y0 - top : y1 - top, x0 - left : x1 - left] = tile[y0 - y : y1 - y, x0 - x : x1 - x]
+        for row, column in self._under(size, left, top, width, height):
+            tile = self._tile(size, row, column)
+            if tile is None:
+                continue
+            x, y = column * across, row * down
+            x0, x1 = max(left, x), min(right, x + across)
+            y0, y1 = max(top, y), min(bottom, y + down)
+            if x0 >= x1 or y0 >= y1:  # the tile's part beyond the border
+                continue
+            region[y0 - top : y1 - top, x0 - left : x1 - left] = tile[y0 - y : y1 - y, x0 - x : x1 - x]
         return region
+
+    def holds(self, size: tuple[int, int], left: int, top: int, width: int, height: int) -> bool:
+        """Whether the file has any tile under this rectangle of the level of this ``size``."""
+        level = self._levels[size]
+        under = self._under(size, left, top, width, height)
+        return any(level.lengths[row * level.across + column] for row, column in under)
+
+    def _under(self, size: tuple[int, int], left: int, top: int, width: int, height: int) -> Iterator[tuple[int, int]]:
+        """Row and column of each tile under a rectangle of a level."""
+        across, down = self._levels[size].tile
+        right, bottom = min(left + width, size[0]), min(top + height, size[1])
+        rows = range(max(top, 0) // down, -(-bottom // down))
+        columns = range(max(left, 0) // across, -(-right // across))
+        return product(rows, columns)
 
     def _decoded(self, size: tuple[int, int], row: int, column: int) -> NDArray[np.uint8] | None:
         level = self._levels[size]

@@ -5,7 +5,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -292,7 +292,7 @@ def _page_coverage(
     if page.planarconfig == 2 and page.samplesperpixel > 1:
         # Every sample in a plane of its own: the parts of one place are far apart in the file.
         _check_held(page.parent.filehandle.name, page.nbytes, "in separate planes")
-        found.add(found.parts(Block(0, 0, (page.asarray()[:colours] != 0).any(axis=0))))
+        found.add(found.parts(Block(0, 0, _marked(page.asarray()[:colours]).any(axis=0))))
         return found.share()
     if page.is_memmappable:
         for block in _mapped_bands(page, colours):
@@ -308,7 +308,7 @@ def _page_coverage(
         if decoded is None:  # one that the file leaves out, all zero
             return None
         # A tile that reaches over the image's border is decoded whole; height and width are the part within.
-        return Block(row, column, (decoded[0, :height, :width, :colours] != 0).any(axis=-1))
+        return Block(row, column, _marked(decoded[0, :height, :width, :colours]).any(axis=-1))
 
     def parts(segment: tuple) -> list[Part]:
         tissue = block(segment)
@@ -348,7 +348,7 @@ def _mapped_bands(page: "tifffile.TiffPage", colours: int) -> Iterator[Block]:  
         offset = page.dataoffsets[0] + top * width * samples * dtype.itemsize
         # Mapped anew, so that the rows before are given back.
         values = np.memmap(page.parent.filehandle.path, dtype, "r", offset, shape)
-        yield Block(top, 0, (values[..., :colours] != 0).any(axis=-1))
+        yield Block(top, 0, _marked(values[..., :colours]).any(axis=-1))
 
 
 def _check_held(name: str, size: int, how: str) -> None:
@@ -363,7 +363,8 @@ def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.floa
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with _native_silence():
+            reader.ReadImageInformation()
         size, samples = reader.GetSize(), reader.GetNumberOfComponents()
         if any(extent != 1 for extent in size[2:]):
             raise InputError(f"{path.name}: expected one plane, found an image of size {size}")
@@ -372,7 +373,8 @@ def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.floa
         _check_held(path.name, held, "in an MHA file")
         if header["ElementDataFile"] == "LOCAL":
             _check_mha_data(path, header, start, held)
-        image = reader.Execute()
+        with _native_silence():
+            image = reader.Execute()
     except RuntimeError as cause:
         raise InputError(
             f"{path.name}: cannot be read as an MHA mask ({' '.join(str(cause).split())[-200:]})"
@@ -380,6 +382,23 @@ def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[NDArray[np.floa
     _check_aspect(path.name, size[:2], slide.size)
     values = sitk.GetArrayViewFromImage(image).reshape(size[1], size[0], samples)
     return coverage(grid, size[:2], _bands(values)), f"mask {size[0]} × {size[1]} px"
+
+
+@contextmanager
+def _native_silence() -> Iterator[None]:
+    """Keep from stderr what a library writes to it past Python; it says the same in its exception."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed by whoever started this
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _mha_header(path: Path) -> tuple[dict[str, str], int]:
@@ -424,9 +443,16 @@ def _check_mha_data(path: Path, header: Mapping[str, str], start: int, expected:
 
 
 def _bands(values: NDArray) -> Iterator[Block]:
-    """Rows of an image [h, w, samples] held in memory; non-zero is tissue."""
+    """Rows of an image [h, w, samples] held in memory; non-zero in any sample but alpha is tissue."""
+    colours = {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])
     for top in range(0, len(values), _BAND):
-        yield Block(top, 0, (values[top : top + _BAND] != 0).any(axis=-1))
+        yield Block(top, 0, _marked(values[top : top + _BAND, :, :colours]).any(axis=-1))
+
+
+def _marked(values: NDArray) -> NDArray[np.bool_]:
+    """Which values of a mask mark tissue: those that are not 0, of numbers that are any."""
+    marked = values != 0
+    return marked & ~np.isnan(values) if values.dtype.kind in "fc" else marked
 
 
 def _check_aspect(name: str, mask: tuple[int, int], slide: tuple[int, int]) -> None:
