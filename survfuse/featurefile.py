@@ -36,7 +36,8 @@ _MOST_CHUNKS = 10**7
 _PIECE = 2**22  # bytes of an archive's entry looked through at a time
 _BLOCK = 2048  # tiles read or looked through at a time, about 8 MB
 _SLACK = 2**30  # bytes that a reader may take beside the features themselves
-# What h5py raises for files that make no sense.
+# What zipfile raises for such files, and then h5py.
+_NO_ARCHIVE = (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError)
 _UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
 
@@ -264,7 +265,9 @@ def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
                     while file.read(_PIECE):
                         go_on()
                 right += entry.file_size > 0
-            except (zipfile.BadZipFile, EOFError) as cause:
+            except (*_NO_ARCHIVE, EOFError, RuntimeError) as cause:
+                if is_machines(cause):
+                    raise
                 wrong = wrong or brief(cause)
     if wrong and right:
         raise InputError(f"{path.name}: damaged ({wrong})")
@@ -275,7 +278,7 @@ def stored_plainly(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError):
+    except _NO_ARCHIVE:
         return False
 
 
@@ -335,7 +338,7 @@ def _unpacked(path: Path) -> int:
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [entry.file_size for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError):
+    except _NO_ARCHIVE:
         return size
     if packed:
         check_memory(sum(packed), f"{path.name}'s compressed entries")

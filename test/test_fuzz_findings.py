@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -47,6 +48,25 @@ def test_a_torch_file_that_is_cut_off_is_not_the_machines_failure(tmp_path):
     with pytest.raises(OSError, match="Invalid argument"):
         torch.load(tmp_path / "x.pt", weights_only=True)
     with pytest.raises(InputError, match=r"x\.pt: cannot be read as a torch file"):
+        read_features(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("how", ["shortened within", "a name that is no text"])
+def test_an_archive_that_zipfile_fails_at_is_damaged(tmp_path, how):
+    """It seeks to before the file's beginning, EINVAL as above, and decodes a member's name: UnicodeDecodeError."""
+    held = io.BytesIO()
+    torch.save(torch.rand(9, 80, generator=torch.Generator().manual_seed(0)), held)
+    data = bytearray(held.getvalue())
+    if how == "shortened within":
+        del data[1000:1100]
+    else:
+        last = data.rindex(b"PK\3\4")
+        data[last + 7] |= 0x08  # names in UTF-8 (APPNOTE 4.4.4, bit 11)
+        data[last + 30 + 8] = 0x81
+    (tmp_path / "x.pt").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "x.pt") as archive, pytest.raises((OSError, UnicodeDecodeError)):
+        archive.testzip()
+    with pytest.raises(InputError, match=r"x\.pt: (damaged|cannot be read as a torch file)"):
         read_features(tmp_path / "x.pt")
 
 
