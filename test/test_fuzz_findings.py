@@ -1,5 +1,6 @@
 """What fuzzing found (test/fuzz), each as a case of its own; and that the harness sees what it is meant to see."""
 
+import faulthandler
 import io
 import os
 import random
@@ -128,6 +129,7 @@ def sound_or_not(kind: str, chance: random.Random, folder: Path) -> str:
     (folder / "input").write_text(kind)
     what = chance.randrange(30)
     if what == 0 and kind == "crashes":
+        faulthandler.disable()  # pytest's, which would show this crash as its own
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == 0 and kind == "hangs":
         signal.pause()
