@@ -91,7 +91,8 @@ def named(error: BaseException) -> SurvfuseError | None:
         return EnvironmentFailure(f"memory ran out: {text or 'allocation refused'}")
     if isinstance(error, ImportError) and ("failed to map segment" in text or "allocate memory" in text):
         # numpy wraps what happened in advice for its installation
-        return EnvironmentFailure(f"memory ran out: {text.rsplit('Original error was: ')[-1].splitlines()[0]}")
+        said = text.rpartition("Original error was: ")[2].partition("\n")[0]
+        return EnvironmentFailure(f"memory ran out: {said}")
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text:
         return EnvironmentFailure(f"memory ran out: {error}")
     if isinstance(error, RuntimeError) and (text == "can't start new thread" or kind == "BrokenThreadPool"):

@@ -112,7 +112,7 @@ def _declared(path: Path) -> dict[str, str]:
 
 def _socket(entry: Any, number: int) -> tuple[str, str]:
     named = [entry[key] for key in ("interface", "socket") if entry.get(key)] if isinstance(entry, dict) else []
-    if len(named) == 2 and named[0] != named[1]:
+    if len({_stated(value) for value in named}) > 1:
         raise InputError(f"inputs.json: 'interface' and 'socket' of entry {number} are not the same")
     inner = named[0] if named else None
     slug = inner.get("slug") if isinstance(inner, dict) else None
@@ -124,6 +124,11 @@ def _socket(entry: Any, number: int) -> tuple[str, str]:
     if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
         raise InputError(f"inputs.json: relative_path of {slug[:80]} leads outside the input folder")
     return slug, place
+
+
+def _stated(named: Any) -> str:
+    """What decides of an interface or socket, spelt out; platforms may describe the two in more or fewer words."""
+    return repr((named.get("slug"), named.get("relative_path")) if isinstance(named, dict) else named)
 
 
 def _only_file(root: Path, places: Mapping[str, str], slug: str) -> Path | None:
