@@ -9,7 +9,7 @@ def job() -> int:
     """Imported in the job's own process: the one that waits for it stays small."""
     try:
         from survfuse.job import main
-    except (MemoryError, ImportError, OSError) as error:
+    except (MemoryError, ImportError, OSError, RuntimeError) as error:
         return unable(error)
     return main()
 

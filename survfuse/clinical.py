@@ -199,8 +199,13 @@ def is_missing(value: Any, codes: Sequence[str]) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return False
     text = str(value).strip().lower()
-    number = spelt_number(text) if isinstance(value, str) else value
-    return text in codes or (number is not None and number in map(spelt_number, codes))
+    if text in codes:
+        return True
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    return "nan" in codes if math.isnan(number) else number in map(spelt_number, codes)
 
 
 def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | None:

@@ -9,6 +9,7 @@ A file's own account of its size is not believed before it is compared with what
 import math
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -240,10 +241,8 @@ def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
     """Torch's own format is mapped where nothing in it is compressed, and so takes memory as it is read."""
     import torch
 
-    plainly = stored_plainly(path)
-    if plainly:
-        _check_sums(path, go_on)
-    stored = read_matrix(path, mapped=plainly)
+    stored = read_matrix(path, mapped=stored_plainly(path))
+    check_sums(path, go_on)
     half = stored.dtype in (torch.float16, torch.bfloat16)
     kept = stored.dtype if half else torch.float32
     if stored.dtype == kept and stored.is_contiguous():
@@ -252,11 +251,13 @@ def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
     return Features(torch.empty(stored.shape, dtype=kept).copy_(stored), half, None)
 
 
-def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
+def check_sums(path: Path, go_on: Callable[[], None] = lambda: None) -> None:
     """Raise InputError where an entry of torch's zip format is not what its checksum says; torch does not look.
 
     Where no entry's is right, the file was written without checksums, as torch can.
     """
+    if not zipfile.is_zipfile(path):  # torch's older format has none
+        return
     right, wrong = 0, ""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
@@ -265,7 +266,7 @@ def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
                     while file.read(_PIECE):
                         go_on()
                 right += entry.file_size > 0
-            except (*_NO_ARCHIVE, EOFError, RuntimeError) as cause:
+            except (*_NO_ARCHIVE, EOFError, RuntimeError, zlib.error) as cause:
                 if is_machines(cause):
                     raise
                 wrong = wrong or brief(cause)

@@ -107,7 +107,7 @@ def spelt_number(text: str) -> float | None:
 
     Narrower than Python's own reading, which takes "1_0", "infinity" and other scripts' digits.
     """
-    return float(text) if _NUMBER.fullmatch(text := text.strip()) else None
+    return float(text) if _NUMBER.fullmatch(text := text.strip(" \t\r\n")) else None
 
 
 def sha256(path: Path) -> str:

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say in one line, as every other failure, what is wrong with the command."""
-        self.exit(InputError.exit_code, f"survfuse: InputError: {message}; --help lists the options\n")
+        self.exit(InputError.exit_code, f"survfuse: {InputError(f'{message}; --help lists the options').line()}\n")
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -158,7 +158,8 @@ def _months(bundle: Bundle, found: "EnsembleRisk", device: str) -> float:
     terms = ", ".join(f"{name} {value:+.4f}" for name, value in found.terms.items())
     stage("risk", f"{found.risk:+.4f} = {terms}, baseline {found.baseline:+.4f}; on {device}")
     low, high = bundle.calibration.reference_risks[[0, -1]].tolist()
-    if not low - (high - low) <= found.risk <= high + (high - low):
+    beyond = max(high - low, 1.0)  # risks have a spread of about 1, and those of a few patients may be all the same
+    if not low - beyond <= found.risk <= high + beyond:
         warn(
             f"the risk is far beyond those of the reference patients, {low:.4g} to {high:.4g}: features, expression or "
             f"clinical variables may be in other units than the bundle was trained on"
@@ -167,8 +168,8 @@ def _months(bundle: Bundle, found: "EnsembleRisk", device: str) -> float:
     months = float(predicted.months)
     if not math.isfinite(months) or months < 0.0:
         raise BundleError(f"calibration gives {months} months; expected a finite number of at least 0")
-    beyond = "; beyond the last observed event" if predicted.beyond else ""
-    stage("months", f"{months:.3f} ({bundle.calibration.mode} calibration{beyond})")
+    last = "; beyond the last observed event" if predicted.beyond else ""
+    stage("months", f"{months:.3f} ({bundle.calibration.mode} calibration{last})")
     if bundle.curves is not None:
         survival = bundle.curves[found.combination].survival([found.risk], MONTHS)[0]
         shares = ", ".join(f"{share:.1%} by {month:g} months" for share, month in zip(survival, MONTHS, strict=True))

@@ -112,7 +112,7 @@ def _declared(path: Path) -> dict[str, str]:
 
 def _socket(entry: Any, number: int) -> tuple[str, str]:
     named = [entry[key] for key in ("interface", "socket") if entry.get(key)] if isinstance(entry, dict) else []
-    if len({_stated(value) for value in named}) > 1:
+    if len(named) == 2 and not _agree(*named):
         raise InputError(f"inputs.json: 'interface' and 'socket' of entry {number} are not the same")
     inner = named[0] if named else None
     slug = inner.get("slug") if isinstance(inner, dict) else None
@@ -126,9 +126,12 @@ def _socket(entry: Any, number: int) -> tuple[str, str]:
     return slug, place
 
 
-def _stated(named: Any) -> str:
-    """What decides of an interface or socket, spelt out; platforms may describe the two in more or fewer words."""
-    return repr((named.get("slug"), named.get("relative_path")) if isinstance(named, dict) else named)
+def _agree(interface: Any, socket: Any) -> bool:
+    """Whether two descriptions name the same socket, and no other place where both state one."""
+    if not isinstance(interface, dict) or not isinstance(socket, dict):
+        return True  # the first decides
+    places = [place for inner in (interface, socket) if (place := inner.get("relative_path"))]
+    return interface.get("slug") == socket.get("slug") and all(place == places[0] for place in places)
 
 
 def _only_file(root: Path, places: Mapping[str, str], slug: str) -> Path | None:

@@ -137,7 +137,9 @@ def test_memory_that_is_refused_ends_in_code_4(tmp_path, megabytes):
     assert err.startswith("survfuse: EnvironmentFailure: memory ran out: ") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("options", [["--inptu", "x"], ["--time-limit", "soon"], ["--unusable-slide", "keep"]])
+@pytest.mark.parametrize(
+    "options", [["--inptu", "x"], ["x\nsurvfuse: y"], ["--time-limit", "soon"], ["--unusable-slide", "keep"]]
+)
 def test_a_command_that_cannot_be_understood_is_refused_in_one_line(capsys, options):
     with pytest.raises(SystemExit) as end:
         main(options)

@@ -213,6 +213,7 @@ def test_any_value_of_a_patient_is_read_or_refused(value):
 @example("1_0")
 @example("  7 ")
 @example("1.")
+@example("0\x1f")
 def test_spelt_numbers_are_pythons_where_they_are_any(text):
     found = spelt_number(text)
     if found is not None:

@@ -383,6 +383,20 @@ def test_tiles_that_the_slide_leaves_out_are_not_taken_for_white_tissue(large, t
         tile_features(slide, grid, origins, Mean())
 
 
+def test_tiles_that_are_left_out_allow_no_more_damage(large, tmp_path):
+    """Two percent are of the tiles that there are: of 100, two."""
+    blank = without(large, tmp_path, range(100, 200))
+    for number, torn in enumerate(([0, 7], [0, 7, 8])):
+        with Slide(damaged(blank, tmp_path, torn)) as slide:
+            grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
+            origins = grid.origins(np.ones((20, 10), dtype=bool))
+            if number:
+                with pytest.raises(InputError, match="more than 2 of 1"):
+                    tile_features(slide, grid, origins, Mean())
+            else:
+                assert tile_features(slide, grid, origins, Mean())[2] == 102
+
+
 def test_damage_where_tissue_is_searched_is_counted_and_not_taken_for_glass(large, tmp_path):
     with Slide(damaged(large, tmp_path, [3, 120])) as slide:
         grid = Grid.over(slide.size, slide.mpp, 224, 1.0)

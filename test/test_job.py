@@ -125,9 +125,10 @@ def test_newer_platforms_say_socket(case, output):
 
 def test_a_platform_that_says_both_is_understood(case, output):
     entries = json.loads((case / "inputs.json").read_text())
-    both = [{**entry, "socket": entry["interface"] | {"title": "in other words"}} for entry in entries]
-    (case / "inputs.json").write_text(json.dumps(both))
-    assert end_of(case, output) == 0
+    for others in ({"title": "in other words"}, {"relative_path": None}):
+        both = [{**entry, "socket": entry["interface"] | others} for entry in entries]
+        (case / "inputs.json").write_text(json.dumps(both))
+        assert end_of(case, output) == 0
 
 
 def test_sockets_lie_where_the_job_says(case, output, capsys):

@@ -137,7 +137,7 @@ def test_complete_variables_encode_as_scikit_learn_does(vocabulary):
 
 
 @pytest.mark.parametrize(
-    "code", [-1, -1.0, "-1", "-1.0", None, "", "  ", "NA", "na", "nan", "NaN", math.nan, "absent key"]
+    "code", [-1, -1.0, "-1", "-1.0", None, "", "  ", "NA", "na", "nan", "NaN", math.nan, "absent key", "-1.", "-nan"]
 )
 def test_every_missing_code_is_understood(vocabulary, code):
     variables = PATIENTS[0] | {"no_instillations": code, "substage": code}
