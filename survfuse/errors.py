@@ -102,5 +102,7 @@ def named(error: BaseException) -> SurvfuseError | None:
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return EnvironmentFailure(f"disk is full: {error.filename or 'no space left'}")
+        if error.errno == errno.ENOMEM:
+            return EnvironmentFailure(f"memory ran out: {error.filename or error.strerror}")
         return EnvironmentFailure(f"{error.strerror or error}: {error.filename or 'no file named'}")
     return None
