@@ -242,7 +242,7 @@ def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
     import torch
 
     stored = read_matrix(path, mapped=stored_plainly(path))
-    check_sums(path, go_on)
+    _check_sums(path, go_on)
     half = stored.dtype in (torch.float16, torch.bfloat16)
     kept = stored.dtype if half else torch.float32
     if stored.dtype == kept and stored.is_contiguous():
@@ -251,7 +251,7 @@ def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
     return Features(torch.empty(stored.shape, dtype=kept).copy_(stored), half, None)
 
 
-def check_sums(path: Path, go_on: Callable[[], None] = lambda: None) -> None:
+def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
     """Raise InputError where an entry of torch's zip format is not what its checksum says; torch does not look.
 
     Where no entry's is right, the file was written without checksums, as torch can.

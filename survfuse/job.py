@@ -27,7 +27,7 @@ from survfuse.errors import BundleError, EnvironmentFailure, InputError, NoTissu
 from survfuse.files import discard, read_object, write_text
 from survfuse.log import count, peak_memory, stage, warn
 from survfuse.sockets import OUTPUT_FILE, Case, read_case
-from survfuse.supervisor import is_supervised, tell_output
+from survfuse.supervisor import is_supervised, say, tell_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say in one line, as every other failure, what is wrong with the command."""
-        self.exit(InputError.exit_code, f"survfuse: {InputError(f'{message}; --help lists the options').line()}\n")
+        sys.exit(say(InputError(f"{message}; --help lists the options")))
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -93,9 +93,7 @@ def guarded(action: Callable[[], None]) -> int:
         if known is None:
             traceback.print_exc()
             return 1
-        with suppress(OSError):  # stderr may be what failed
-            print(f"survfuse: {known.line()}", file=sys.stderr, flush=True)
-        return known.exit_code
+        return say(known)
     return 0
 
 

@@ -112,7 +112,7 @@ def supervised(job: Callable[[], int]) -> int:
     try:
         child = os.fork()
     except OSError as cause:
-        return _say(EnvironmentFailure(f"no process could be started: {cause.strerror}"))
+        return say(EnvironmentFailure(f"no process could be started: {cause.strerror}"))
     if not child:
         _be_child(job, parent, before)
     code, failure = _wait(child, _told)
@@ -121,7 +121,7 @@ def supervised(job: Callable[[], int]) -> int:
             discard(Path(_told.output))
     if code >= 0:
         return code
-    return _say(failure or _failure(signal.Signals(-code), _told.oldest()[0], killed=_memory_kills() > kills))
+    return say(failure or _failure(signal.Signals(-code), _told.oldest()[0], killed=_memory_kills() > kills))
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def unable(error: Exception) -> int:
     known = named(error)
     if known is None:
         raise error
-    return _say(known)
+    return say(known)
 
 
 def is_supervised() -> bool:
@@ -223,7 +223,8 @@ def _finished(job: Callable[[], int]) -> int:
     return code
 
 
-def _say(failure: SurvfuseError) -> int:
+def say(failure: SurvfuseError) -> int:
+    """Print a failure's line on stderr, where anybody reads that, and give its exit code."""
     with suppress(OSError):
         print(f"survfuse: {failure.line()}", file=sys.stderr, flush=True)
     return failure.exit_code

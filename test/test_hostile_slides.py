@@ -334,23 +334,25 @@ def damaged(path: Path, folder: Path, numbers: list[int]) -> Path:
     return folder / "s.tif"
 
 
+def every_tile(path: Path) -> tuple[torch.Tensor, np.ndarray, int]:
+    """tile_features of all 20 × 10 tiles of ``large`` or a copy."""
+    with Slide(path) as slide:
+        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
+        return tile_features(slide, grid, grid.origins(np.ones((20, 10), dtype=bool)), Mean())
+
+
 def test_up_to_two_percent_of_the_tiles_may_be_damaged(large, tmp_path):
     """Those are left out, and every other tile's features are those of the slide without damage."""
-    with Slide(large) as slide:
-        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
-        origins = grid.origins(np.ones((20, 10), dtype=bool))
-        whole, rows, none = tile_features(slide, grid, origins, Mean())
+    whole, rows, none = every_tile(large)
     assert (len(whole), none) == (200, 0) and MOST_DAMAGED * 200 == 4
-    with Slide(damaged(large, tmp_path, [0, 7, 8, 199])) as slide:
-        found, rows, lost = tile_features(slide, grid, origins, Mean())
+    found, rows, lost = every_tile(damaged(large, tmp_path, [0, 7, 8, 199]))
     left = [row for row in range(200) if row not in (0, 7, 8, 199)]
     assert lost == 4 and rows.tolist() == left
     assert torch.equal(found, whole[left])
-    with (
-        Slide(damaged(large, tmp_path, [0, 7, 8, 100, 199])) as slide,
-        pytest.raises(InputError, match=r"more than 4 of 200 tissue tiles \(2%\) cannot be read; s.tif: the region at"),
+    with pytest.raises(
+        InputError, match=r"more than 4 of 200 tissue tiles \(2%\) cannot be read; s.tif: the region at"
     ):
-        tile_features(slide, grid, origins, Mean())
+        every_tile(damaged(large, tmp_path, [0, 7, 8, 100, 199]))
 
 
 def without(path: Path, folder: Path, numbers: Iterable[int]) -> Path:
@@ -369,32 +371,25 @@ def without(path: Path, folder: Path, numbers: Iterable[int]) -> Path:
 
 def test_tiles_that_the_slide_leaves_out_are_not_taken_for_white_tissue(large, tmp_path):
     """However many there are: a scanner leaves out glass, over which a mask may reach."""
-    with Slide(large) as slide:
-        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
-        origins = grid.origins(np.ones((20, 10), dtype=bool))
-        whole, *_ = tile_features(slide, grid, origins, Mean())
+    whole, *_ = every_tile(large)
     left = [row for row in range(200) if row not in range(40, 90)]
-    with Slide(without(large, tmp_path, range(40, 90))) as slide:
-        found, rows, lost = tile_features(slide, grid, origins, Mean())
-        assert (slide.read(tuple(origins[40].tolist()), grid.side, (224, 224)) == 255).all()
+    sparse = without(large, tmp_path, range(40, 90))
+    found, rows, lost = every_tile(sparse)
     assert lost == 50 and rows.tolist() == left
     assert torch.equal(found, whole[left])
-    with Slide(without(large, tmp_path, range(200))) as slide, pytest.raises(InputError, match="has no pixels where"):
-        tile_features(slide, grid, origins, Mean())
+    with Slide(sparse) as slide:  # whoever asks for a region of it has it in white
+        assert (slide.read((0, 4 * 224), (224.0, 224.0), (224, 224)) == 255).all()
+    with pytest.raises(InputError, match="has no pixels where 200 tissue tiles should be"):
+        every_tile(without(large, tmp_path, range(200)))
 
 
 def test_tiles_that_are_left_out_allow_no_more_damage(large, tmp_path):
     """Two percent are of the tiles that there are: of 100, two."""
-    blank = without(large, tmp_path, range(100, 200))
-    for number, torn in enumerate(([0, 7], [0, 7, 8])):
-        with Slide(damaged(blank, tmp_path, torn)) as slide:
-            grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
-            origins = grid.origins(np.ones((20, 10), dtype=bool))
-            if number:
-                with pytest.raises(InputError, match="more than 2 of 1"):
-                    tile_features(slide, grid, origins, Mean())
-            else:
-                assert tile_features(slide, grid, origins, Mean())[2] == 102
+    sparse = without(large, tmp_path, range(100, 200))
+    *_, lost = every_tile(damaged(sparse, tmp_path, [0, 7]))
+    assert lost == 102
+    with pytest.raises(InputError, match=r"more than 2 of 1\d\d tissue tiles \(2%\) cannot be read"):
+        every_tile(damaged(sparse, tmp_path, [0, 7, 8]))
 
 
 def test_damage_where_tissue_is_searched_is_counted_and_not_taken_for_glass(large, tmp_path):
@@ -433,6 +428,12 @@ def give_mask(case: Path, name: str, data: bytes) -> None:
     for path in folder.iterdir():
         path.unlink()
     (folder / name).write_bytes(data)
+
+
+class Sample:
+    """What a mask's reader asks of the sample slide."""
+
+    name, size, mpp = "s", (2220, 2967), (0.499, 0.499)
 
 
 @pytest.fixture(scope="session")
@@ -609,20 +610,17 @@ def test_a_mask_of_sixteen_bits_or_floating_point_marks_what_is_not_zero(slide_c
 
 
 def test_what_is_no_number_marks_no_tissue_and_alpha_does_not_either(tmp_path, marked):
-    class Size:
-        name, size, mpp = "s", (2220, 2967), (0.499, 0.499)
-
-    grid = Grid.over(Size.size, Size.mpp, 224, 1.0)
+    grid = Grid.over(Sample.size, Sample.mpp, 224, 1.0)
     binary = np.where(marked, np.uint8(255), np.uint8(0))
     (tmp_path / "m.tif").write_bytes(tiff_of(binary, photometric="minisblack"))
-    expected, _ = mask_coverage(tmp_path / "m.tif", Size(), grid)
+    expected, _ = mask_coverage(tmp_path / "m.tif", Sample(), grid)
     gaps = np.where(marked, np.float32(1), np.float32(np.nan))
     (tmp_path / "nan.tif").write_bytes(tiff_of(gaps, photometric="minisblack"))
     sitk.WriteImage(sitk.GetImageFromArray(gaps), str(tmp_path / "nan.mha"))
     rgba = np.stack([binary, binary, binary, np.full_like(binary, 255)], axis=-1)
     sitk.WriteImage(sitk.GetImageFromArray(rgba, isVector=True), str(tmp_path / "rgba.mha"))
     for name in ("nan.tif", "nan.mha", "rgba.mha"):
-        found, _ = mask_coverage(tmp_path / name, Size(), grid)
+        found, _ = mask_coverage(tmp_path / name, Sample(), grid)
         assert np.allclose(found, expected) and 0 < expected.sum() < expected.size
 
 
@@ -633,13 +631,10 @@ def test_masks_in_the_codings_of_tiff_are_the_same_mask(tmp_path, marked, compre
     solid = np.zeros_like(marked)
     solid[64:256, 64:192] = 255  # whole blocks of a JPEG
 
-    class Size:
-        name, size, mpp = "s", (2220, 2967), (0.499, 0.499)
-
-    grid = Grid.over(Size.size, Size.mpp, 224, 1.0)
+    grid = Grid.over(Sample.size, Sample.mpp, 224, 1.0)
     (tmp_path / "m.tif").write_bytes(tiff_of(solid, photometric="minisblack", compression=compression, **layout))
     (tmp_path / "plain.tif").write_bytes(tiff_of(solid, photometric="minisblack"))
-    found, expected = (mask_coverage(tmp_path / name, Size(), grid)[0] for name in ("m.tif", "plain.tif"))
+    found, expected = (mask_coverage(tmp_path / name, Sample(), grid)[0] for name in ("m.tif", "plain.tif"))
     assert np.allclose(found, expected, atol=1e-6)
 
 
@@ -768,13 +763,10 @@ def test_an_mha_of_a_mask_is_simpleitks(tmp_path, marked):
     """What the refusals above leave is still what ITK itself writes."""
     sitk.WriteImage(sitk.GetImageFromArray(marked), str(tmp_path / "m.mha"), useCompression=True)
 
-    class Size:
-        name, size, mpp = "s", (2220, 2967), (0.499, 0.499)
-
-    grid = Grid.over(Size.size, Size.mpp, 224, 1.0)
+    grid = Grid.over(Sample.size, Sample.mpp, 224, 1.0)
     (tmp_path / "m.tif").write_bytes(tiff_of(marked, photometric="minisblack"))
-    by_itk, _ = mask_coverage(tmp_path / "m.mha", Size(), grid)
-    by_tiff, _ = mask_coverage(tmp_path / "m.tif", Size(), grid)
+    by_itk, _ = mask_coverage(tmp_path / "m.mha", Sample(), grid)
+    by_tiff, _ = mask_coverage(tmp_path / "m.tif", Sample(), grid)
     assert np.allclose(by_itk, by_tiff)
 
 

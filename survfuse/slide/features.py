@@ -74,7 +74,7 @@ class Damaged:
     """
 
     def __init__(self, name: str, tiles: int) -> None:
-        self._name, self._tiles = name, tiles
+        self._name, self._there = name, tiles  # less those known to be left out
         self._why: dict[int, str] = {}
         self._blank: set[int] = set()
 
@@ -85,14 +85,15 @@ class Damaged:
             self._why[place] = str(problem)
 
     def sound(self, start: int, stop: int) -> NDArray[np.bool_]:
-        """Which of the tiles from ``start`` to ``stop`` were read; raises InputError where too many were not."""
+        """Which of the tiles from ``start`` to ``stop`` were read, to be asked of one part after the other; raises
+        InputError where too many were not."""
         met = [place for place in self._why.copy() if place < stop]  # and not what threads have met beyond, by chance
-        there = self._tiles - sum(place < stop for place in self._blank.copy())
-        allowed = int(MOST_DAMAGED * there)
+        self._there -= sum(place in self._blank for place in range(start, stop))
+        allowed = int(MOST_DAMAGED * self._there)
         if len(met) > allowed:
             first = self._why[min(met)]
             raise InputError(
-                f"{self._name}: more than {allowed:,} of {count(there, 'tissue tile')} "
+                f"{self._name}: more than {allowed:,} of {count(self._there, 'tissue tile')} "
                 f"({MOST_DAMAGED:.0%}) cannot be read; {first}"
             )
         return np.array([place not in self._why and place not in self._blank for place in range(start, stop)])

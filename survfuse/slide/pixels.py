@@ -120,10 +120,9 @@ class Slide:
             most = f"expected at most {_LARGEST_TILE:,} pixels"
             raise InputError(f"{self.name}: tiles of {width:.0f} × {height:.0f} px, {most}")
         origin = (round(start[0] * downsample), round(start[1] * downsample))
-        nothing = BlankRegionError(f"{self.name}: the slide has no pixels at {origin[0]}, {origin[1]}")
         if self._tiff is not None and found in self._tiff:
             if not blank and not self._tiff.holds(found, *start, *size):
-                raise nothing
+                raise self._blank(origin)
             try:
                 return self._tiff.read(found, *start, *size)
             except LostTileError as cause:
@@ -136,7 +135,7 @@ class Slide:
         except openslide.OpenSlideError:
             region = self._read_anew(slide, origin, level, size)
         if not blank and region.getchannel("A").getextrema()[1] == 0:
-            raise nothing
+            raise self._blank(origin)
         return np.asarray(_on_white(region))
 
     def _read_anew(
@@ -154,6 +153,9 @@ class Slide:
                 if is_machines(cause):
                     raise EnvironmentFailure(f"{self.name}: cannot be read ({cause})") from cause
                 raise self._damaged(origin, cause) from cause
+
+    def _blank(self, origin: tuple[int, int]) -> BlankRegionError:
+        return BlankRegionError(f"{self.name}: the slide has no pixels at {origin[0]}, {origin[1]}")
 
     def _damaged(self, origin: tuple[int, int], cause: Exception) -> DamagedRegionError:
         return DamagedRegionError(f"{self.name}: the region at {origin[0]}, {origin[1]} cannot be read ({cause})")
