@@ -34,7 +34,7 @@ COPY requirements-sbom.lock /tmp/
 RUN python -m venv /opt/tools \
     && /opt/tools/bin/python -m pip --no-cache-dir --disable-pip-version-check install --quiet \
         --require-hashes --no-deps --only-binary :all: -r /tmp/requirements-sbom.lock
-COPY survfuse/inventory.py /tmp/
+COPY survfuse/container/inventory.py /tmp/
 RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /tmp/python.json /opt/venv/bin/python \
     && /opt/tools/bin/python /tmp/inventory.py /tmp/python.json /opt/venv /opt/inventory
 

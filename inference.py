@@ -2,13 +2,14 @@
 
 import os
 
-from survfuse.supervisor import supervised, unable
+from survfuse.container.supervisor import supervised
+from survfuse.runtime.exits import unable
 
 
 def job() -> int:
     """Imported in the job's own process: the one that waits for it stays small."""
     try:
-        from survfuse.job import main
+        from survfuse.container.job import main
     except (MemoryError, ImportError, OSError, RuntimeError) as error:
         return unable(error)
     return main()

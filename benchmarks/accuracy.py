@@ -26,21 +26,23 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from survfuse.bags import Bag
-from survfuse.calibration import CONTINUOUS, RANK, Calibration
-from survfuse.cohort import Cohort
-from survfuse.combinations import MODALITIES, Combination
-from survfuse.files import write_json
-from survfuse.folds import nested_splits
-from survfuse.fusion import FAMILIES, Sizes, build
-from survfuse.metrics import concordance, corrected_difference, paired_difference
-from survfuse.neural import inner_sizes
-from survfuse.protocol import CANDIDATES, Optimisation, Protocol
-from survfuse.rna import IDENTITY
-from survfuse.scoring import cohort_risks
-from survfuse.simulate import draw, drawn_phenotypes
-from survfuse.stacking import Stacked, stack
-from survfuse.training import Member, Trainer
+from survfuse.cohort.bags import Bag
+from survfuse.cohort.read import Cohort
+from survfuse.cohort.simulate import draw, drawn_phenotypes
+from survfuse.inputs.expression import IDENTITY
+from survfuse.networks.families import FAMILIES, build
+from survfuse.networks.sizes import Sizes
+from survfuse.runtime.files import write_json
+from survfuse.survival.calibration import CONTINUOUS, RANK, Calibration
+from survfuse.survival.metrics import concordance, corrected_difference, paired_difference
+from survfuse.tasks.modalities import MODALITIES, Combination
+from survfuse.training.fit_networks import inner_sizes
+from survfuse.training.folds import nested_splits
+from survfuse.training.member import TrainedMember
+from survfuse.training.member_risks import network_risks
+from survfuse.training.protocol import CANDIDATES, Optimisation, Protocol
+from survfuse.training.stacking import Stacked, stack
+from survfuse.training.trainer import Trainer
 
 Floats = NDArray[np.float64]
 # Narrower networks than the paper's, and shorter tile features: 176 patients do not fill the paper's, and fifteen
@@ -90,7 +92,7 @@ def _once(path: Path, run: "callable") -> None:
     print(path.name, flush=True)
 
 
-def trained(cohort: Cohort, protocol: Protocol, families: Sequence[str]) -> tuple[Trainer, list[Member]]:
+def trained(cohort: Cohort, protocol: Protocol, families: Sequence[str]) -> tuple[Trainer, list[TrainedMember]]:
     """Members of ``families`` on every split, without a word on the way."""
     state = Path(tempfile.mkdtemp())
     try:
@@ -154,13 +156,13 @@ def sampling(seed: int) -> dict:
     return found
 
 
-def _stacked(members: Sequence[Member], families: Sequence[str], cohort: Cohort) -> Stacked:
+def _stacked(members: Sequence[TrainedMember], families: Sequence[str], cohort: Cohort) -> Stacked:
     chosen = [member.scored() for member in members if member.family in families]
     modalities = MODALITIES if cohort.bags is not None else ("rna", "clinical")
     return stack(chosen, modalities, cohort.times, cohort.events)
 
 
-def new_risks(trainer: Trainer, members: Sequence[Member], test: Cohort) -> dict[tuple[str, str], Floats]:
+def new_risks(trainer: Trainer, members: Sequence[TrainedMember], test: Cohort) -> dict[tuple[str, str], Floats]:
     """Each member's risk of each new patient [n], by family and split."""
     rna = trainer.expression.transformed(test.expression).astype(np.float64)
     clinical = np.stack([trainer.vocabulary.encode(patient).values for patient in test.clinical]).astype(np.float64)
@@ -175,7 +177,7 @@ def new_risks(trainer: Trainer, members: Sequence[Member], test: Cohort) -> dict
         mapped, variables = inputs[member.split.name]
         own: Combination = network.modalities
         device = torch.device("cpu")
-        scored = cohort_risks(network, test.bags, mapped[:, : sizes.components], variables, [own], everyone, device)
+        scored = network_risks(network, test.bags, mapped[:, : sizes.components], variables, [own], everyone, device)
         found[member.family, member.split.name] = scored[own].numpy()
     return found
 

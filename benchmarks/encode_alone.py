@@ -15,10 +15,10 @@ def main(way: str, encoder: str, case: str, bundle: str, number: str = "") -> No
     import material
     import torch
 
-    from survfuse.bundle import load
+    from survfuse.bundle.load import load
     from survfuse.slide.encoders import load_encoder
+    from survfuse.slide.grid import Grid
     from survfuse.slide.pixels import Slide
-    from survfuse.slide.tiles import Grid
     from survfuse.slide.tissue import find_tissue
 
     name = "efficientnet-lite0" if encoder == "-" else encoder
@@ -41,10 +41,10 @@ def main(way: str, encoder: str, case: str, bundle: str, number: str = "") -> No
 def read(slide, grid, origins):
     import torch
 
-    from survfuse.slide.features import read_ahead
-    from survfuse.slide.spread import along_curve
+    from survfuse.slide.encode import read_ahead
+    from survfuse.slide.order import curve_order
 
-    order = along_curve(*grid.places(origins).T)
+    order = curve_order(*grid.places(origins).T)
     return torch.cat([batch.clone() for batch in read_ahead(slide, grid, origins[order], 224, 64)])
 
 
@@ -104,7 +104,7 @@ def plain(name: str, weights, slide, origins) -> None:
 def route(slide, grid, origins, encoder) -> None:
     import time
 
-    from survfuse.slide.features import tile_features
+    from survfuse.slide.encode import tile_features
 
     tile_features(slide, grid, origins[:16], encoder)
     started = time.perf_counter()
@@ -117,7 +117,8 @@ def settings(name: str, weights, tiles) -> None:
 
     import torch
 
-    from survfuse.slide.encoders import ENCODERS, Encoder, load_encoder
+    from survfuse.slide.encoders import Encoder, load_encoder
+    from survfuse.slide.registry import ENCODERS
 
     made = {"as it runs": load_encoder(name, weights, torch.device("cpu"))}
     network, _ = plain_network(name, weights)

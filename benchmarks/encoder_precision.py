@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from survfuse.slide.encoders import ENCODERS, Encoder, build_network, load_encoder
+from survfuse.runtime.tensors import shapes_only
+from survfuse.slide.encoders import Encoder, build_network, load_encoder
+from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tiles import Grid
-from survfuse.weights import shapes_only
+from survfuse.slide.registry import ENCODERS
 
 CASE = Path(__file__).resolve().parent.parent / "test/input/interf0/images"
 SLIDE = CASE / "bladder-cancer-tissue-biopsy-wsi/3S_001_HE.tif"

@@ -7,7 +7,8 @@ import time
 
 import torch
 
-from survfuse.fusion import FAMILIES, Sizes, build
+from survfuse.networks.families import FAMILIES, build
+from survfuse.networks.sizes import Sizes
 
 TILES, TIMES = 1500, 7
 

@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 from wsidata import TileSpec, open_wsi
 from wsidata.io import add_tiles
 
+from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
 
 

@@ -23,18 +23,21 @@ from encoder_precision import random_network
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from survfuse.bundle import RESEARCH, Manifest, MemberEntry, Scale, Standing, Tables, member_file, save
-from survfuse.calibration import Calibration
-from survfuse.clinical import Categorical, Numeric, Vocabulary
-from survfuse.curves import SurvivalCurve
-from survfuse.fusion import Sizes, build
-from survfuse.rna import Expression, ScaleRange
+from survfuse.bundle.manifest import RESEARCH, Manifest, MemberEntry, member_file
+from survfuse.bundle.save import Tables, save
+from survfuse.inputs.clinical import Categorical, Numeric, Vocabulary
+from survfuse.inputs.expression import Expression, ScaleRange
+from survfuse.networks.families import build
+from survfuse.networks.sizes import Sizes
+from survfuse.networks.weighting import MemberWeight, RiskScale
+from survfuse.slide.grid import Grid
+from survfuse.slide.order import curve_order
 from survfuse.slide.pixels import Slide
 from survfuse.slide.settings import SlideSettings
-from survfuse.slide.spread import along_curve
-from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
-from survfuse.sockets import CLINICAL, MASK, PLACES, RNA, SLIDE
+from survfuse.survival.calibration import Calibration
+from survfuse.survival.curves import SurvivalCurve
+from survfuse.tasks.chimera3 import CLINICAL, MASK, PLACES, RNA, SLIDE
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "bench"
@@ -83,7 +86,7 @@ def some_tiles(case: Path, number: int, full_size: bool = False) -> Path:
         with Slide(slide) as opened:
             grid = Grid.over(opened.size, opened.mpp, 224, 1.0)
             origins = find_tissue(opened, grid, _only(case / PLACES[MASK]), 0.5).origins
-            chosen = origins[along_curve(*grid.places(origins).T)[:number]]
+            chosen = origins[curve_order(*grid.places(origins).T)[:number]]
             tissue = np.zeros((opened.size[1] // 4, opened.size[0] // 4), dtype=np.uint8)
         for x, y in chosen // 4:
             tissue[y : y + round(grid.side[1] / 4), x : x + round(grid.side[0] / 4)] = 1
@@ -132,9 +135,9 @@ def full_size_bundle(members: int = 5, encoder: bool = False) -> Path:
             notice="random weights, for benchmarks",
             provenance={},
             slide=SlideSettings("uni", 1024, weights="encoder/weights.safetensors" if encoder else None),
-            combinations={COMBINATION: Scale(0.0, float(members))},
+            combinations={COMBINATION: RiskScale(0.0, float(members))},
             members=tuple(
-                MemberEntry(member_file(n), "bilinear", sizes.to_json(), {COMBINATION: Standing(1.0, 0.0, 1.0)})
+                MemberEntry(member_file(n), "bilinear", sizes.to_json(), {COMBINATION: MemberWeight(1.0, 0.0, 1.0)})
                 for n in range(members)
             ),
             tables=("calibration.json", "genes.json", "clinical.json", "survival.json", "model-card.md"),

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.bundle import Bundle, load
-from survfuse.cli import main as survfuse
-from survfuse.cohort import SIMULATION_FILE, Cohort, read_cohort
-from survfuse.combinations import MODALITIES, name_of, parts
-from survfuse.errors import InputError
-from survfuse.files import read_object
-from survfuse.metrics import concordance, percentile_interval, resampled
-from survfuse.predict import cohort_risks
+from survfuse.bundle.load import Bundle, load
+from survfuse.cli.main import main as survfuse
+from survfuse.cohort.read import SIMULATION_FILE, Cohort, read_cohort
+from survfuse.prediction.table import cohort_risks
+from survfuse.runtime.errors import InputError
+from survfuse.runtime.files import read_object
+from survfuse.survival.metrics import concordance, percentile_interval, resampled
+from survfuse.tasks.modalities import MODALITIES, combination_name, parse_combination
 
 DRAWS = 200  # of the patients, for the interval of a difference
 Floats = NDArray[np.float64]
@@ -43,11 +43,11 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as cache:
         for name in bundle.manifest.combinations:
-            cohort = read_cohort(options.cohort, Path(cache), modalities=parts(name))
+            cohort = read_cohort(options.cohort, Path(cache), modalities=parse_combination(name))
             risks = _risks(bundle, cohort)
             found = concordance(cohort.times, cohort.events, risks)
             beside = ""
-            if options.training is not None and parts(name) != MODALITIES:
+            if options.training is not None and parse_combination(name) != MODALITIES:
                 alone = _risks(_trained(options.training, options.work, name, training), cohort)
                 beside = f"{concordance(cohort.times, cohort.events, alone):.4f} | {_difference(cohort, risks, alone)}"
             beyond = bundle.calibration.months(risks).beyond.mean()
@@ -67,9 +67,9 @@ def _risks(bundle: Bundle, cohort: Cohort) -> Floats:
 
 def _trained(cohort: Path, work: Path, name: str, training: list[str]) -> Bundle:
     """A bundle trained on one combination of modalities alone, or the one that an earlier run left."""
-    out = work / name_of(parts(name))
+    out = work / combination_name(parse_combination(name))
     if not (out / "manifest.json").exists():
-        command = ["train", str(cohort), "--out", str(out), "--modalities", *parts(name), *training]
+        command = ["train", str(cohort), "--out", str(out), "--modalities", *parse_combination(name), *training]
         with redirect_stdout(sys.stderr):
             code = survfuse(command)
         if code:

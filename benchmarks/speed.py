@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from encode_alone import ENCODE_ALONE
 
-from survfuse.sockets import PLACES, RNA
+from survfuse.tasks.chimera3 import PLACES, RNA
 
 ROOT = material.ROOT
 OUTPUT = material.FOLDER / "output"
@@ -131,8 +131,8 @@ def memory(every: bool) -> None:
 
 def growth() -> None:
     """The ensemble's time against tiles and members, and the share of the processor's matrix peak it reaches."""
-    from survfuse.bundle import load, load_members
-    from survfuse.ensemble import Ensemble
+    from survfuse.bundle.load import load, load_members
+    from survfuse.networks.ensemble import Ensemble
 
     bundle = load(material.full_size_bundle())
     five = load_members(bundle)
@@ -156,13 +156,13 @@ def deadline() -> None:
     """Risk and months against the share of tiles used, in the order that a time limit takes them; and a limit kept."""
     import json
 
-    from survfuse.bundle import load, load_members
-    from survfuse.ensemble import Ensemble
+    from survfuse.bundle.load import load, load_members
+    from survfuse.networks.ensemble import Ensemble
+    from survfuse.slide.encode import tile_features
     from survfuse.slide.encoders import load_encoder
-    from survfuse.slide.features import tile_features
+    from survfuse.slide.grid import Grid
+    from survfuse.slide.order import even_order
     from survfuse.slide.pixels import Slide
-    from survfuse.slide.spread import spread
-    from survfuse.slide.tiles import Grid
     from survfuse.slide.tissue import find_tissue
 
     bundle = load(material.DEMONSTRATION)
@@ -178,7 +178,7 @@ def deadline() -> None:
             grid = Grid.over(opened.size, opened.mpp, 224, 1.0, starts)
             origins = find_tissue(opened, grid, mask, 0.5).origins
             features, *_ = tile_features(opened, grid, origins, encoder)
-        order = spread(*grid.places(origins).T)
+        order = even_order(*grid.places(origins).T)
         random = [np.random.default_rng(seed).permutation(len(origins)) for seed in range(20)]
         for share in (0.02, 0.05, 0.1, 0.25, 0.5, 1.0):
             used = max(1, round(share * len(origins)))
@@ -307,7 +307,7 @@ def _imports(log: str) -> list[tuple[str, str]]:
     return [(name, f"{micro / 1000:.0f}") for micro, name in sorted(top, reverse=True)]
 
 
-_PACKAGES = ("torch", "numpy", "h5py", "safetensors.torch", "safetensors", "json", "argparse", "survfuse.job")
+_PACKAGES = ("torch", "numpy", "h5py", "safetensors.torch", "safetensors", "json", "argparse", "survfuse.container.job")
 
 
 def _timed(action: Callable[[], object]) -> float:

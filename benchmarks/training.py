@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from survfuse.simulate import simulate
+from survfuse.cohort.simulate import simulate
 
 PATIENTS, GENES, TILES, SEED = 176, 19_359, 1500, 11
 LARGE_PATIENTS, LARGE_GENES, LARGE_TILES = 500, 2000, 10_000

@@ -1,5 +1,5 @@
 import sys
 
-from survfuse.cli import main
+from survfuse.cli.main import main
 
 sys.exit(main())

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import survfuse.job as job
-from survfuse.bundle import MANIFEST, SELF, manifest_digest
-from survfuse.cli import main as survfuse
-from survfuse.sockets import OUTPUT_FILE, PLACES
-from survfuse.sockets import SLIDE as SLIDE_SOCKET
+import survfuse.container.job as job
+from survfuse.bundle.manifest import MANIFEST, SELF, manifest_digest
+from survfuse.cli.main import main as survfuse
+from survfuse.tasks.chimera3 import OUTPUT_FILE, PLACES
+from survfuse.tasks.chimera3 import SLIDE as SLIDE_SOCKET
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ROOT / "test" / "input"
@@ -24,7 +24,7 @@ DEMONSTRATION = ROOT / "resources" / "demonstration"
 
 # For a fresh Python: the device where a GPU passes its check, with all that choosing it switches and says.
 CHOOSES_A_GPU = (
-    "import survfuse.device as device; device._check_cuda = lambda said: None; print(device.chosen_device())"
+    "import survfuse.runtime.device as device; device._check_cuda = lambda said: None; print(device.chosen_device())"
 )
 
 

@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
-from survfuse.cli import main as survfuse
-from survfuse.clinical import OUTCOME_KEYS
-from survfuse.cohort import SIMULATION_FILE
-from survfuse.simulate import simulate
+from survfuse.cli.main import main as survfuse
+from survfuse.cohort.read import SIMULATION_FILE
+from survfuse.cohort.simulate import simulate
+from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import saturated
-from survfuse.sockets import CLINICAL, MASK, PLACES, RNA, SLIDE
+from survfuse.tasks.chimera3 import CLINICAL, MASK, OUTCOME_KEYS, PLACES, RNA, SLIDE
 
 PATIENTS_SEED = 99
 

@@ -12,10 +12,11 @@ import torch
 from conftest import DEMONSTRATION, edit_json
 from safetensors.torch import load_file, save_file
 
-from survfuse.bundle import holds_files, load, load_members
-from survfuse.cli import main as survfuse
-from survfuse.errors import BundleError
-from survfuse.files import sha256
+from survfuse.bundle.load import load, load_members
+from survfuse.bundle.manifest import holds_files
+from survfuse.cli.main import main as survfuse
+from survfuse.runtime.errors import BundleError
+from survfuse.runtime.files import sha256
 
 
 @pytest.fixture

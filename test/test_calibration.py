@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sksurv.metrics import concordance_index_censored
 from sksurv.nonparametric import kaplan_meier_estimator
 
-from survfuse.calibration import CONTINUOUS, RANK, Calibration
-from survfuse.errors import BundleError, InputError
+from survfuse.runtime.errors import BundleError, InputError
+from survfuse.survival.calibration import CONTINUOUS, RANK, Calibration
 
 risk_values = st.floats(-1e6, 1e6, allow_nan=False)
 outcomes = st.lists(st.tuples(st.integers(0, 120), st.booleans()), min_size=1, max_size=40).filter(

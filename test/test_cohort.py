@@ -14,15 +14,17 @@ import pytest
 import torch
 from conftest import MASK, ROOT, SLIDE, edit_json
 
-from survfuse import bags as bags_module
-from survfuse import cohort_extract
-from survfuse.bags import Bag, open_bag
-from survfuse.cohort import patient_of, read_cohort
-from survfuse.cohort_extract import extract_cohort, find_slides
-from survfuse.errors import EnvironmentFailure, InputError
-from survfuse.featurefile import read_features, write_features
-from survfuse.simulate import simulate
-from survfuse.slide.encoders import ENCODERS, embedded_weights
+from survfuse.cohort import bags as bags_module
+from survfuse.cohort import extract as cohort_extract
+from survfuse.cohort.bags import Bag, open_bag
+from survfuse.cohort.extract import extract_cohort, find_slides
+from survfuse.cohort.layout import patient_of
+from survfuse.cohort.read import read_cohort
+from survfuse.cohort.simulate import simulate
+from survfuse.inputs.features import read_features, write_features
+from survfuse.runtime.errors import EnvironmentFailure, InputError
+from survfuse.slide.encoders import embedded_weights
+from survfuse.slide.registry import ENCODERS
 from survfuse.slide.settings import SlideSettings
 
 TIME = "Time_to_prog_or_FUend"
@@ -497,7 +499,7 @@ def test_a_full_disk_is_the_machines_failure(tmp_path, monkeypatch):
 _MEASURED = """
 import sys, numpy as np
 from pathlib import Path
-from survfuse.bags import open_bag
+from survfuse.cohort.bags import open_bag
 
 def anonymous():
     line = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))

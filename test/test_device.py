@@ -14,16 +14,16 @@ import pytest
 import torch
 from conftest import CASES, CHOOSES_A_GPU, DEMONSTRATION, MASK, ROOT, SLIDE, run_job
 
-import survfuse.device as device
-from survfuse.bundle import load, load_members
-from survfuse.cli import _parser
-from survfuse.device import chosen_device, driver_version, runs_on
-from survfuse.ensemble import Ensemble, Member
-from survfuse.errors import EnvironmentFailure
+import survfuse.runtime.device as device
+from survfuse.bundle.load import load, load_members
+from survfuse.cli.main import _parser
+from survfuse.networks.ensemble import Ensemble, Member
+from survfuse.runtime.device import chosen_device, driver_version, runs_on
+from survfuse.runtime.errors import EnvironmentFailure
+from survfuse.slide.encode import read_ahead
 from survfuse.slide.encoders import load_encoder
-from survfuse.slide.features import read_ahead
+from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -402,7 +402,7 @@ def test_torch_itself_meets_a_driver_too_old(tmp_path):
     library = ["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(tmp_path / "driver.c")]
     subprocess.run(library, check=True, timeout=60)
     code = (
-        "import sys, pathlib, survfuse.device as device\n"
+        "import sys, pathlib, survfuse.runtime.device as device\n"
         "root = pathlib.Path(sys.argv[1])\n"
         "device.DRIVER, device.NODES = root / 'version', (root / 'nvidiactl',)\n"
         "print(device.chosen_device())\n"

@@ -12,11 +12,12 @@ from encoder_precision import loaded
 from safetensors.torch import save_file
 from torch import nn
 
-from survfuse.errors import BundleError, EnvironmentFailure, InputError
-from survfuse.slide.encoders import ENCODERS, Encoder, build_network, embedded_weights, load_encoder
-from survfuse.slide.features import tile_features
+from survfuse.runtime.errors import BundleError, EnvironmentFailure, InputError
+from survfuse.slide.encode import tile_features
+from survfuse.slide.encoders import Encoder, build_network, embedded_weights, load_encoder
+from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tiles import Grid
+from survfuse.slide.registry import ENCODERS
 from survfuse.slide.tissue import find_tissue
 
 CPU = torch.device("cpu")

@@ -19,10 +19,10 @@ import pytest
 from make_cases import write_sockets, write_variables
 from sksurv.metrics import concordance_index_censored
 
-import survfuse.job as job
-from survfuse.cli import main as survfuse
-from survfuse.evaluate import evaluate
-from survfuse.sockets import PLACES, RNA, SLIDE
+import survfuse.container.job as job
+from survfuse.cli.main import main as survfuse
+from survfuse.evaluation.evaluate import evaluate
+from survfuse.tasks.chimera3 import PLACES, RNA, SLIDE
 
 PATIENTS = 12
 SLIDE_SLUG = "bladder-cancer-tissue-biopsy-whole-slide-image"
@@ -138,7 +138,9 @@ def whole_years(months: float) -> float:
 def test_the_evaluation_container_and_survfuse_evaluate_agree_to_the_last_bit(
     submission, truth, tmp_path, capsys, monkeypatch, coarse: Callable[[float], float], tied: bool
 ):
-    monkeypatch.setattr("survfuse.evaluate.evaluate", partial(evaluate, draws=20))  # intervals are tested elsewhere
+    monkeypatch.setattr(
+        "survfuse.evaluation.evaluate.evaluate", partial(evaluate, draws=20)
+    )  # intervals are tested elsewhere
     months = {name: coarse(value) for name, value in submitted(submission).items()}
     score = challenge_score(months, truth)
     pairwise, ties = pairwise_score(months, truth)

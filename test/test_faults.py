@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import CASES, ROOT, end_of, months
 
-from survfuse.job import main
-from survfuse.sockets import CLINICAL, OUTPUT_FILE, PLACES, RNA
+from survfuse.container.job import main
+from survfuse.tasks.chimera3 import CLINICAL, OUTPUT_FILE, PLACES, RNA
 
 COMMAND = [sys.executable, str(ROOT / "inference.py")]
 
@@ -64,7 +64,7 @@ def test_killed_at_random_moments_nothing_partial_is_left(tmp_path, number):
 def test_killed_while_it_writes_only_another_name_is_left(tmp_path):
     """Stopped between the temporary file and its renaming."""
     script = (
-        "import os, signal, sys; import survfuse.files as files;"
+        "import os, signal, sys; import survfuse.runtime.files as files;"
         "files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
         "from survfuse.job import main; main(sys.argv[1:])"
     )
@@ -90,11 +90,11 @@ def test_a_disk_that_takes_no_byte_ends_in_code_4(tmp_path):
 
 def test_an_output_on_a_full_device_ends_in_code_4(tmp_path, output, capsys, monkeypatch):
     """/dev/full answers every write with ENOSPC."""
-    monkeypatch.setattr("survfuse.files._temporary_name", lambda *_: "full")
+    monkeypatch.setattr("survfuse.runtime.files._temporary_name", lambda *_: "full")
     output.mkdir()
     (output / "full").symlink_to("/dev/full")
-    monkeypatch.setattr("survfuse.job.discard", lambda path: path.unlink(missing_ok=True))
-    code = __import__("survfuse.job").job.main(["--input", str(CASES / "interf1"), "--output", str(output)])
+    monkeypatch.setattr("survfuse.container.job.discard", lambda path: path.unlink(missing_ok=True))
+    code = __import__("survfuse.container.job").job.main(["--input", str(CASES / "interf1"), "--output", str(output)])
     assert code == 4 and not (output / OUTPUT_FILE).exists()
     assert "cannot be written (No space left on device)" in capsys.readouterr().err
 
@@ -190,7 +190,7 @@ def test_an_unforeseen_error_shows_no_value_either(case, output, capsys, monkeyp
     def fail(self, variables):
         raise KeyError("a name")
 
-    monkeypatch.setattr("survfuse.clinical.Vocabulary.encode", fail)
+    monkeypatch.setattr("survfuse.inputs.clinical.Vocabulary.encode", fail)
     (case / PLACES[CLINICAL]).write_text(json.dumps(SECRETS))
     assert end_of(case, output) == 1
     found = "".join(capsys.readouterr())

@@ -8,12 +8,12 @@ import pytest
 from lifelines import CoxPHFitter
 from test_stacking import Simulated
 
-from survfuse.calibration import Calibration
-from survfuse.combinations import MODALITIES
-from survfuse.freezing import held_out
-from survfuse.protocol import Protocol
-from survfuse.report import HeldOut
-from survfuse.stacking import Stacked, stack
+from survfuse.evaluation.summary import HeldOut
+from survfuse.survival.calibration import Calibration
+from survfuse.tasks.modalities import MODALITIES
+from survfuse.training.held_out import held_out
+from survfuse.training.protocol import Protocol
+from survfuse.training.stacking import Stacked, stack
 
 
 def nested(drawn: Simulated, times: np.ndarray, events: np.ndarray, repeats: int = 1) -> tuple[Stacked, HeldOut]:

@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from survfuse.bundle import Scale, Standing
-from survfuse.combinations import MODALITIES, all_combinations, name_of
-from survfuse.ensemble import Ensemble, Member
-from survfuse.errors import InputError
-from survfuse.fusion import FAMILIES, Network, Sizes, build
+from survfuse.networks.ensemble import Ensemble, Member
+from survfuse.networks.families import FAMILIES, build
+from survfuse.networks.fusion import Network
+from survfuse.networks.sizes import Sizes
+from survfuse.networks.weighting import MemberWeight, RiskScale
+from survfuse.runtime.errors import InputError
+from survfuse.tasks.modalities import MODALITIES, all_combinations, combination_name
 
 SMALL = Sizes(
     tile=20, bag=12, attention=7, genes=30, rna=(16, 10, 8), clinical=9, rank=5, pairs=(6, 4, 3),
@@ -251,7 +253,7 @@ def members() -> list[Member]:
     for seed, (family, sizes) in enumerate(kinds):
         own = set(FAMILIES[family].modalities)
         standings = {
-            name_of(combination): Standing(
+            combination_name(combination): MemberWeight(
                 0.1 + 0.1 * seed + 0.05 * len(combination), 0.3 * seed - 0.5, 0.5 + 0.2 * seed
             )
             for combination in all_combinations(MODALITIES)
@@ -261,17 +263,19 @@ def members() -> list[Member]:
     return made
 
 
-SCALES = {name_of(part): Scale(0.1 * len(part), 0.5 + 0.1 * len(part)) for part in all_combinations(MODALITIES)}
+SCALES = {
+    combination_name(part): RiskScale(0.1 * len(part), 0.5 + 0.1 * len(part)) for part in all_combinations(MODALITIES)
+}
 
 
-@pytest.mark.parametrize("combination", all_combinations(MODALITIES), ids=name_of)
+@pytest.mark.parametrize("combination", all_combinations(MODALITIES), ids=combination_name)
 def test_ensemble_equals_its_members_one_by_one(combination):
     for seed in range(4):
         given = {name: part if name in combination else None for name, part in zip(MODALITIES, case(seed), strict=True)}
         found = Ensemble(members(), SCALES)(*given.values())
         total, attention, looking, single = 0.0, 0.0, 0.0, []
         for member in members():
-            standing = member.standings.get(name_of(combination))
+            standing = member.standings.get(combination_name(combination))
             if standing is None:
                 continue
             alone = build(member.family, member.sizes).eval()
@@ -283,7 +287,7 @@ def test_ensemble_equals_its_members_one_by_one(combination):
             if fused.attention.shape[-1]:
                 attention = attention + standing.weight * fused.attention[0].double()
                 looking += standing.weight
-        scale = SCALES[name_of(combination)]
+        scale = SCALES[combination_name(combination)]
         assert found.risk == pytest.approx((total - scale.location) / scale.scale, rel=1e-4, abs=1e-4)
         assert sorted(found.member_risks.tolist()) == pytest.approx(sorted(single), rel=1e-4, abs=1e-4)
         assert found.baseline + sum(found.terms.values()) == pytest.approx(found.risk, abs=1e-9)
@@ -304,9 +308,9 @@ def test_a_bag_in_parts_is_the_bag_as_a_whole(monkeypatch, at_a_time):
             Member(m.family, m.sizes, m.standings, {name: tensor.double() for name, tensor in m.state.items()})
             for m in members()
         ]
-        monkeypatch.setattr("survfuse.ensemble.TILES_AT_A_TIME", 10_000)
+        monkeypatch.setattr("survfuse.networks.ensemble.TILES_AT_A_TIME", 10_000)
         whole = Ensemble(exact, SCALES)(tiles, rna, clinical)
-        monkeypatch.setattr("survfuse.ensemble.TILES_AT_A_TIME", at_a_time)
+        monkeypatch.setattr("survfuse.networks.ensemble.TILES_AT_A_TIME", at_a_time)
         parts = Ensemble(exact, SCALES)(tiles, rna, clinical)
         assert parts.risk == pytest.approx(whole.risk, rel=1e-12)
         assert torch.allclose(parts.attention, whole.attention, rtol=1e-12, atol=1e-300)

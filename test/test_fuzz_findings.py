@@ -18,8 +18,8 @@ import torch
 from conftest import ROOT, SLIDE, end_of, give_slide
 from fuzz.processes import Tally, try_all
 
-from survfuse.errors import InputError
-from survfuse.featurefile import read_features
+from survfuse.inputs.features import read_features
+from survfuse.runtime.errors import InputError
 from survfuse.slide.pixels import Slide
 
 
@@ -111,7 +111,7 @@ def test_a_heap_that_hdf5_does_not_come_back_from_is_given_up(case, tmp_path):
     """As inference.py runs it, but for less patience."""
     give_slide(case, "x.h5", endless_heap())
     script = (
-        "import os, sys; import survfuse.supervisor as supervisor; supervisor.PATIENCE = 2.0;"
+        "import os, sys; import survfuse.container.supervisor as supervisor; supervisor.PATIENCE = 2.0;"
         "from inference import job; os._exit(supervisor.supervised(job))"
     )
     command = [sys.executable, "-c", script, "--input", str(case), "--output", str(tmp_path / "output")]

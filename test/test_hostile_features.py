@@ -13,10 +13,10 @@ import pytest
 import torch
 from conftest import FEATURES, end_of, give_slide, months, run_job
 
-import survfuse.featurefile as featurefile
-from survfuse.errors import EnvironmentFailure, InputError
-from survfuse.featurefile import read_features
-from survfuse.memory import at_most, available_memory, check_memory
+import survfuse.inputs.features as featurefile
+from survfuse.inputs.features import read_features
+from survfuse.runtime.errors import EnvironmentFailure, InputError
+from survfuse.runtime.memory import at_most, available_memory, check_memory
 
 LENGTH = 1280
 VALUES = np.random.default_rng(0).random((9, LENGTH)).astype(np.float32)
@@ -315,7 +315,7 @@ def test_code_in_a_pickle_does_not_run(case, output, tmp_path, capsys):
 
 
 def test_compressed_entries_are_weighed_before_they_are_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("survfuse.memory.available_memory", lambda: 10**9)
+    monkeypatch.setattr("survfuse.runtime.memory.available_memory", lambda: 10**9)
     (tmp_path / "x.pt").write_bytes(packed(torch.ones(3, LENGTH), 2**32 - 2))
     with pytest.raises(EnvironmentFailure, match=r"memory: x\.pt's compressed entries need 4\.3 GB, 1\.0 GB are left"):
         read_features(tmp_path / "x.pt")
@@ -323,7 +323,7 @@ def test_compressed_entries_are_weighed_before_they_are_unpacked(tmp_path, monke
 
 def test_features_larger_than_memory_are_the_machines_failure(case, output, capsys, monkeypatch):
     give_slide(case, "x.h5", h5(of(VALUES)))
-    monkeypatch.setattr("survfuse.memory.available_memory", lambda: 10_000)
+    monkeypatch.setattr("survfuse.runtime.memory.available_memory", lambda: 10_000)
     assert end_of(case, output) == 4
     assert "memory: features of 9 tiles × 1280 need 0.0 GB, 0.0 GB are left" in capsys.readouterr().err
 
@@ -355,7 +355,8 @@ def test_available_memory_is_the_least_of_the_machines_and_the_groups(tmp_path, 
     ):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(
-        "survfuse.memory._GROUPS", ((tmp_path, "memory.max", "memory.current", ("inactive_file", "active_file")),)
+        "survfuse.runtime.memory._GROUPS",
+        ((tmp_path, "memory.max", "memory.current", ("inactive_file", "active_file")),),
     )
     assert available_memory() == 150
     check_memory(150, "tiles")

@@ -10,11 +10,12 @@ from conftest import DEMONSTRATION, end_of, months
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from survfuse.clinical import Vocabulary
-from survfuse.errors import InputError, one_line
-from survfuse.files import LARGEST_JSON, read_json, read_object, spelt_number
-from survfuse.rna import Expression
-from survfuse.sockets import CLINICAL, PLACES, RNA, read_case
+from survfuse.inputs.clinical import Vocabulary
+from survfuse.inputs.expression import Expression
+from survfuse.inputs.sockets import read_case
+from survfuse.runtime.errors import InputError, one_line
+from survfuse.runtime.files import LARGEST_JSON, read_json, read_object, spelt_number
+from survfuse.tasks.chimera3 import CLINICAL, PLACES, RNA
 
 PLACE = {"rna": PLACES[RNA], "clinical": PLACES[CLINICAL], "inputs": "inputs.json"}
 VARIABLES = (Path(__file__).parent / "input/interf1" / PLACES[CLINICAL]).read_text()

@@ -22,16 +22,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from survfuse.errors import InputError
+from survfuse.runtime.errors import InputError
+from survfuse.slide.encode import tile_features
 from survfuse.slide.encoders import Encoder
-from survfuse.slide.features import tile_features
+from survfuse.slide.grid import MOST_GRID_TILES, Grid
+from survfuse.slide.masks import mask_coverage
 from survfuse.slide.pixels import Slide, resolution
 from survfuse.slide.settings import MOST_DAMAGED
-from survfuse.slide.tiles import MOST_TILES, Grid
-from survfuse.slide.tissue import _tells_nothing, find_tissue, mask_coverage
-from survfuse.sockets import MASK as MASK_SOCKET
-from survfuse.sockets import OUTPUT_FILE, PLACES
-from survfuse.sockets import SLIDE as SLIDE_SOCKET
+from survfuse.slide.tissue import _tells_nothing, find_tissue
+from survfuse.tasks.chimera3 import MASK as MASK_SOCKET
+from survfuse.tasks.chimera3 import OUTPUT_FILE, PLACES
+from survfuse.tasks.chimera3 import SLIDE as SLIDE_SOCKET
 
 RESOLUTION = {"resolution": (1 / 0.499e-4, 1 / 0.499e-4), "resolutionunit": "CENTIMETER", "metadata": None}
 TILED = {"tile": (256, 256)}
@@ -259,9 +260,9 @@ def test_any_grid_is_bounded_and_within_its_slide_or_refused(size, mpp, tile_px)
     except InputError as error:
         assert "tiles; expected at most" in str(error)
         tiles = [-(-length * per // tile_px) for length, per in zip(size, mpp, strict=True)]
-        assert math.prod(tiles) > MOST_TILES / 4
+        assert math.prod(tiles) > MOST_GRID_TILES / 4
         return
-    assert 1 <= len(grid) <= MOST_TILES
+    assert 1 <= len(grid) <= MOST_GRID_TILES
     for starts, length, side in ((grid.x, size[0], grid.side[0]), (grid.y, size[1], grid.side[1])):
         assert starts[0] == 0 and starts[-1] < length and (np.abs(np.diff(starts) - side) <= 1.0).all()
 

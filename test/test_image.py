@@ -19,8 +19,8 @@ from conftest import CASES, CHOOSES_A_GPU, DEMONSTRATION, ROOT, edit_json
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from survfuse.bundle import RESEARCH
-from survfuse.sockets import OUTPUT_FILE
+from survfuse.bundle.manifest import RESEARCH
+from survfuse.tasks.chimera3 import OUTPUT_FILE
 
 pytestmark = pytest.mark.image
 

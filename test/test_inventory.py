@@ -7,7 +7,7 @@ import pytest
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component
 
-from survfuse import inventory
+from survfuse.container import inventory
 
 # Fields by debian.org/doc/packaging-manuals/copyright-format/1.0, one continued; Debian's older free text.
 FIELDS = (

@@ -18,15 +18,15 @@ import pytest
 import torch
 from conftest import CASES, DEMONSTRATION, FEATURES, MASK, ROOT, SLIDE, edit_json, end_of, months, run_job
 
-import survfuse.job as job
-from survfuse.cli import main as survfuse
-from survfuse.ensemble import Ensemble
-from survfuse.errors import EnvironmentFailure
-from survfuse.featurefile import read_features
+import survfuse.container.job as job
+from survfuse.cli.main import main as survfuse
+from survfuse.inputs.features import read_features
+from survfuse.networks.ensemble import Ensemble
+from survfuse.runtime.errors import EnvironmentFailure
 from survfuse.slide.extract import extract
-from survfuse.sockets import CLINICAL, OUTPUT_FILE, PLACES, RNA
-from survfuse.sockets import MASK as MASK_SOCKET
-from survfuse.sockets import SLIDE as SLIDE_SOCKET
+from survfuse.tasks.chimera3 import CLINICAL, OUTPUT_FILE, PLACES, RNA
+from survfuse.tasks.chimera3 import MASK as MASK_SOCKET
+from survfuse.tasks.chimera3 import SLIDE as SLIDE_SOCKET
 
 GENES = len(json.loads((DEMONSTRATION / "genes.json").read_text())["genes"])
 
@@ -277,7 +277,7 @@ def test_a_machine_that_fails_while_reading_is_not_the_inputs_fault(case, output
     give_features(case, BAG)
     monkeypatch.setattr(torch, "load", fail)
     monkeypatch.setattr(
-        "survfuse.featurefile.available_memory", lambda: 0
+        "survfuse.inputs.features.available_memory", lambda: 0
     )  # else it is the file that asks for too much
     assert end_of(case, output) == 4
 
@@ -305,8 +305,8 @@ def test_networks_run_on_the_device_that_was_chosen(output, monkeypatch):
             used.append(device)
             super().__init__(members, scored)
 
-    monkeypatch.setattr("survfuse.device.chosen_device", lambda: torch.device("meta"))
-    monkeypatch.setattr("survfuse.ensemble.Ensemble", Recorded)
+    monkeypatch.setattr("survfuse.runtime.device.chosen_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("survfuse.networks.ensemble.Ensemble", Recorded)
     monkeypatch.setattr(
         "survfuse.slide.extract.extract",
         lambda *given, **named: used.append(given[4]) or extract(*given[:4], torch.device("cpu"), *given[5:], **named),

@@ -11,19 +11,19 @@ import pyvips
 import torch
 from conftest import CASES, MASK, ROOT, SLIDE
 
-import survfuse.clock
-from survfuse.clock import MARGIN, TimeLimit, chosen_limit, elapsed
-from survfuse.errors import EnvironmentFailure
-from survfuse.job import main
+import survfuse.runtime.clock
+from survfuse.container.job import main
+from survfuse.runtime.clock import MARGIN, TimeLimit, chosen_limit, elapsed
+from survfuse.runtime.errors import EnvironmentFailure
+from survfuse.slide.encode import tile_features
 from survfuse.slide.encoders import load_encoder
-from survfuse.slide.features import tile_features
+from survfuse.slide.grid import Grid
+from survfuse.slide.order import even_order
 from survfuse.slide.pixels import Slide
-from survfuse.slide.spread import spread
-from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
-from survfuse.sockets import CLINICAL, OUTPUT_FILE, PLACES, RNA
-from survfuse.sockets import MASK as MASK_SOCKET
-from survfuse.sockets import SLIDE as SLIDE_SOCKET
+from survfuse.tasks.chimera3 import CLINICAL, OUTPUT_FILE, PLACES, RNA
+from survfuse.tasks.chimera3 import MASK as MASK_SOCKET
+from survfuse.tasks.chimera3 import SLIDE as SLIDE_SOCKET
 
 CPU = torch.device("cpu")
 
@@ -74,7 +74,7 @@ class Batches(TimeLimit):
 
 def allow(batches: int, monkeypatch) -> None:
     monkeypatch.setattr(Batches, "left", batches)
-    monkeypatch.setattr("survfuse.job.TimeLimit", Batches)
+    monkeypatch.setattr("survfuse.container.job.TimeLimit", Batches)
 
 
 def test_time_counts_from_the_process_s_start():
@@ -86,8 +86,8 @@ def test_time_counts_from_the_process_s_start():
 
 
 def test_where_the_system_does_not_tell_time_counts_from_the_import(monkeypatch, tmp_path):
-    monkeypatch.setattr(survfuse.clock, "Path", lambda _: tmp_path / "absent")
-    assert survfuse.clock._started() == pytest.approx(time.monotonic(), abs=0.05)
+    monkeypatch.setattr(survfuse.runtime.clock, "Path", lambda _: tmp_path / "absent")
+    assert survfuse.runtime.clock._started() == pytest.approx(time.monotonic(), abs=0.05)
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "nan", "inf", "soon"])
@@ -107,7 +107,7 @@ def test_the_option_goes_before_the_variable(monkeypatch):
 
 
 def test_what_follows_the_encoding_and_a_margin_are_kept_back(monkeypatch):
-    monkeypatch.setattr("survfuse.clock.elapsed", lambda: 50.0)
+    monkeypatch.setattr("survfuse.runtime.clock.elapsed", lambda: 50.0)
     for seconds in (60.0, 1000.0):
         limit = TimeLimit(seconds, lambda tiles: 0.01 * tiles)
         left = seconds - 50.0 - max(MARGIN[0], MARGIN[1] * seconds)
@@ -127,7 +127,7 @@ def test_a_limit_leaves_the_first_of_the_even_order(opened, encoder, monkeypatch
     whole, *_ = tile_features(slide, grid, origins, encoder)
     monkeypatch.setattr(Batches, "left", 3)
     features, rows, _ = tile_features(slide, grid, origins, encoder, Batches(1.0, lambda _: 0.0))
-    assert rows.tolist() == sorted(spread(*grid.places(origins).T)[: 3 * encoder.batch].tolist())
+    assert rows.tolist() == sorted(even_order(*grid.places(origins).T)[: 3 * encoder.batch].tolist())
     assert torch.equal(features, whole[torch.from_numpy(rows)])
 
 
@@ -136,7 +136,7 @@ def test_encoding_ends_in_time(opened, encoder, monkeypatch):
     slide, grid, origins = opened
     encode = encoder._encode
     monkeypatch.setattr(encoder, "_encode", lambda tiles: time.sleep(0.5) or encode(tiles))
-    monkeypatch.setattr("survfuse.clock.MARGIN", (0.0, 0.0))
+    monkeypatch.setattr("survfuse.runtime.clock.MARGIN", (0.0, 0.0))
     end = elapsed() + 2.4
     _, rows, _ = tile_features(slide, grid, origins, encoder, TimeLimit(end, lambda _: 0.5))
     assert elapsed() + 0.5 <= end + 0.1

@@ -7,12 +7,14 @@ from sksurv.linear_model import CoxPHSurvivalAnalysis
 from sksurv.util import Surv
 from test_stacking import efron
 
-from survfuse.bags import Bag
-from survfuse.errors import InputError
-from survfuse.folds import nested_splits
-from survfuse.fusion import Sizes, build
-from survfuse.linear import PENALTIES, RATIOS, Clusters, fit_fold
-from survfuse.neural import Prepared, inner_sizes
+from survfuse.cohort.bags import Bag
+from survfuse.networks.families import build
+from survfuse.networks.sizes import Sizes
+from survfuse.runtime.errors import InputError
+from survfuse.training.fit_cox import PENALTIES, RATIOS, Clusters, fit_fold
+from survfuse.training.fit_networks import inner_sizes
+from survfuse.training.folds import nested_splits
+from survfuse.training.member import Prepared
 
 PATIENTS, COMPONENTS, VARIABLES = 90, 4, 3
 
@@ -132,6 +134,6 @@ def _shares(bag: Bag, centres: torch.Tensor) -> torch.Tensor:
 
 def test_a_fold_without_a_finite_solution_is_named(monkeypatch):
     drawn = Drawn(3)
-    monkeypatch.setattr("survfuse.linear._ridge_cox", lambda *_: None)
+    monkeypatch.setattr("survfuse.training.fit_cox._ridge_cox", lambda *_: None)
     with pytest.raises(InputError, match="cox-rna: no penalty up to 1000 gives a finite solution"):
         fit_fold("cox-rna", drawn.members, None, drawn.times, drawn.events)

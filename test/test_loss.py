@@ -6,8 +6,8 @@ import pytest
 import torch
 from lifelines import CoxPHFitter
 
-from survfuse.errors import InputError
-from survfuse.loss import EfronLoss
+from survfuse.runtime.errors import InputError
+from survfuse.survival.partial_likelihood import EfronLoss
 
 
 def one(times: np.ndarray, events: np.ndarray, risk: torch.Tensor) -> torch.Tensor:

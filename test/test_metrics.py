@@ -12,10 +12,10 @@ from scipy import stats
 from sksurv.metrics import concordance_index_ipcw, cumulative_dynamic_auc, integrated_brier_score
 from sksurv.util import Surv
 
-from survfuse.curves import SurvivalCurve
-from survfuse.errors import BundleError, InputError
-from survfuse.evaluate import evaluate, print_evaluation, read_outcomes, read_predictions
-from survfuse.metrics import (
+from survfuse.evaluation.evaluate import evaluate, print_evaluation, read_outcomes, read_predictions
+from survfuse.runtime.errors import BundleError, InputError
+from survfuse.survival.curves import SurvivalCurve
+from survfuse.survival.metrics import (
     auc_at,
     bootstrap_interval,
     concordance,

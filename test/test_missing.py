@@ -13,9 +13,9 @@ import tifffile
 import torch
 from conftest import CASES, DEMONSTRATION, FEATURES, edit_json, end_of, give_slide, months
 
-from survfuse.cli import main as survfuse
-from survfuse.files import sha256
-from survfuse.sockets import CLINICAL, MASK, PLACES, RNA, SLIDE
+from survfuse.cli.main import main as survfuse
+from survfuse.runtime.files import sha256
+from survfuse.tasks.chimera3 import CLINICAL, MASK, PLACES, RNA, SLIDE
 
 FULL = "slide+rna+clinical"
 FILES = {"slide": f"{PLACES[SLIDE]}/{FEATURES.name}", "rna": PLACES[RNA], "clinical": PLACES[CLINICAL]}

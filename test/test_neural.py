@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from survfuse.bags import Bag
-from survfuse.combinations import MODALITIES, all_combinations
-from survfuse.errors import InputError
-from survfuse.folds import Split, nested_splits, strata
-from survfuse.fusion import Sizes, build
-from survfuse.loss import EfronLoss
-from survfuse.neural import Fitted, Prepared, TileSampler, fit_stack
-from survfuse.protocol import Optimisation
-from survfuse.scoring import cohort_risks
+from survfuse.cohort.bags import Bag
+from survfuse.networks.families import build
+from survfuse.networks.sizes import Sizes
+from survfuse.runtime.errors import InputError
+from survfuse.survival.partial_likelihood import EfronLoss
+from survfuse.tasks.modalities import MODALITIES, all_combinations
+from survfuse.training.fit_networks import TileSampler, fit_stack
+from survfuse.training.folds import Split, nested_splits, strata
+from survfuse.training.member import Fitted, Prepared
+from survfuse.training.member_risks import network_risks
+from survfuse.training.protocol import Optimisation
 
 SIZES = Sizes(
     tile=6, bag=8, attention=4, genes=7, rna=(8, 6), clinical=5, rank=4, pairs=(4, 3, 2), hidden=5, embedding=3,
@@ -101,7 +103,7 @@ def test_inner_patients_are_judged_by_each_combination_as_the_network_scores_it(
         network.load_state_dict(of.state)
         rows = member.split.inner
         combinations = all_combinations(MODALITIES)
-        scored = cohort_risks(network, bags, member.rna, member.clinical, combinations, rows.tolist(), CPU)
+        scored = network_risks(network, bags, member.rna, member.clinical, combinations, rows.tolist(), CPU)
         assert list(of.judged) == list(scored) == combinations
         for combination in combinations:
             expected = []
@@ -139,7 +141,7 @@ def test_fitting_is_plain_adamw_on_the_cox_loss(cohort):
 
 def test_dropout_masks_and_hidden_modalities_have_their_rates(cohort):
     """Counted over a member's masks; a patient is never left without any modality."""
-    from survfuse.neural import _Stack
+    from survfuse.training.fit_networks import _Stack
 
     members, _, times, events = cohort
     stack = _Stack("bilinear", SIZES, members[:2], times, events, Optimisation(modality_dropout=0.3), CPU)

@@ -16,9 +16,9 @@ from conftest import CASES, ROOT, run_job
 from grand_challenge_forge.forge import generate_algorithm_template
 from grand_challenge_forge.utils import directly_import_module
 
-import survfuse.job as job
-from survfuse import sockets
-from survfuse.sockets import read_case
+import survfuse.container.job as job
+from survfuse.inputs import sockets
+from survfuse.inputs.sockets import read_case
 
 
 def socket(slug: str, relative_path: str, kind: str, super_kind: str, **more: object) -> dict:

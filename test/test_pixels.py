@@ -6,7 +6,7 @@ import pyvips
 from conftest import SLIDE
 from PIL import Image
 
-from survfuse.errors import InputError
+from survfuse.runtime.errors import InputError
 from survfuse.slide.pixels import Slide, resolution
 
 

@@ -19,9 +19,9 @@ import pytest
 from conftest import CASES, DEMONSTRATION, ROOT, edit_json
 from rehearsal import Host, Image, Rehearsal, Storage, rehearse, storage
 
-import survfuse.job as job
-from survfuse.bundle import RESEARCH
-from survfuse.sockets import OUTPUT_FILE, PLACES, RNA, SLIDE
+import survfuse.container.job as job
+from survfuse.bundle.manifest import RESEARCH
+from survfuse.tasks.chimera3 import OUTPUT_FILE, PLACES, RNA, SLIDE
 
 GOOD = {"slide": "interf0", "features": "interf1", "features again": "interf1"}
 BROKEN = ("half an expression file", "half a slide")

@@ -16,16 +16,16 @@ import pytest
 import torch
 from conftest import CASES, run_job
 
-from survfuse.bundle import load, load_members
-from survfuse.calibration import CONTINUOUS
-from survfuse.cli import main as survfuse
-from survfuse.clinical import Vocabulary
-from survfuse.ensemble import Ensemble
-from survfuse.errors import BundleError, InputError
-from survfuse.files import sha256
-from survfuse.reference.command import import_reference
+from survfuse.bundle.load import load, load_members
+from survfuse.cli.main import main as survfuse
+from survfuse.inputs.clinical import Vocabulary
+from survfuse.networks.ensemble import Ensemble
+from survfuse.reference.to_bundle import import_reference
+from survfuse.runtime.errors import BundleError, InputError
+from survfuse.runtime.files import sha256
 from survfuse.slide.encoders import load_encoder
 from survfuse.slide.settings import SlideSettings
+from survfuse.survival.calibration import CONTINUOUS
 
 KINDS = ("bilinear", "bilinear-residual", "concat")
 SMALL = SlideSettings("some-encoder", 12)
@@ -640,7 +640,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, sides, monkeypatch):
         (root / "members").mkdir()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("survfuse.reference.command.save", half)
+    monkeypatch.setattr("survfuse.reference.to_bundle.save", half)
     with pytest.raises(OSError, match="No space left"):
         imported([path], sides, tmp_path / "bundle")
     assert set(tmp_path.rglob("*")) == before

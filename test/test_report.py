@@ -16,18 +16,11 @@ from sksurv.metrics import (
 )
 from sksurv.util import Surv
 
-from survfuse.curves import SurvivalCurve
-from survfuse.metrics import bootstrap_interval, concordance, corrected_difference, d_calibration
-from survfuse.report import (
-    HeldOut,
-    MemberCurve,
-    calibration_drawing,
-    calibration_groups,
-    fold_drawing,
-    group_drawing,
-    summary,
-    write_report,
-)
+from survfuse.evaluation.drawings import calibration_drawing, calibration_groups, fold_drawing, group_drawing
+from survfuse.evaluation.report import write_report
+from survfuse.evaluation.summary import HeldOut, MemberCurve, summary
+from survfuse.survival.curves import SurvivalCurve
+from survfuse.survival.metrics import bootstrap_interval, concordance, corrected_difference, d_calibration
 
 N, FOLDS = 90, 3
 VOID = {"meta", "br", "link", "img", "hr", "input"}

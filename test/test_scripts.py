@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import CASES, DEMONSTRATION, ROOT
 
-from survfuse.sockets import OUTPUT_FILE
+from survfuse.tasks.chimera3 import OUTPUT_FILE
 
 INTERFACES = sorted(path.name for path in CASES.iterdir())
 

@@ -9,10 +9,10 @@ from lifelines import CoxPHFitter
 from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
-from survfuse import simulate as simulation
-from survfuse.cli import main as survfuse
-from survfuse.cohort import read_cohort
-from survfuse.simulate import Patients, simulate
+from survfuse.cli.main import main as survfuse
+from survfuse.cohort import simulate as simulation
+from survfuse.cohort.read import read_cohort
+from survfuse.cohort.simulate import Patients, simulate
 
 
 def test_simulated_outcomes_follow_the_stated_hazard():
@@ -67,7 +67,7 @@ def test_a_simulated_cohort_has_the_published_layout(cohort, tmp_path):
 
 
 def test_simulated_symbols_are_real_genes(reference):
-    from survfuse.simulate import _symbols
+    from survfuse.cohort.simulate import _symbols
 
     known = set(json.loads((reference / "genes.json").read_text()))
     assert len(_symbols(None)) > 400 and set(_symbols(None)) <= known

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from survfuse.slide.spread import along_curve, spread
+from survfuse.slide.order import curve_order, even_order
 
 
 def tissue(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,15 +27,15 @@ def morton(column: int, row: int) -> int:
 def test_the_curve_is_mortons(seed):
     columns, rows = tissue(seed)
     expected = sorted(range(len(rows)), key=lambda tile: morton(int(columns[tile]), int(rows[tile])))
-    assert along_curve(columns, rows).tolist() == expected
+    assert curve_order(columns, rows).tolist() == expected
 
 
 def test_the_visits_are_a_sequence_of_least_discrepancy():
     """On a line of 2^k tiles, the definition of a (0, 1)-sequence in base 2 (Niederreiter 1992): of 2^j visits from a
     multiple of 2^j on, one is in each of the 2^j stretches of the line."""
     columns, rows = np.arange(128), np.zeros(128, dtype=np.int64)
-    line = along_curve(columns, rows).tolist()
-    visits = np.array([line.index(tile) for tile in spread(columns, rows)])
+    line = curve_order(columns, rows).tolist()
+    visits = np.array([line.index(tile) for tile in even_order(columns, rows)])
     for digits in range(8):
         for start in range(0, 128, 2**digits):
             stretches = visits[start : start + 2**digits] // 2 ** (7 - digits)
@@ -45,7 +45,7 @@ def test_the_visits_are_a_sequence_of_least_discrepancy():
 def test_tissue_that_repeats_itself_is_sampled_as_well_as_by_chance():
     """Every second column is of another kind: a sample at regular distances would see one kind alone."""
     rows, columns = (part.ravel() for part in np.mgrid[:64, :64])
-    kind = columns[spread(columns, rows)] % 2
+    kind = columns[even_order(columns, rows)] % 2
     for prefix in (32, 64, 128, 256, 512, 1024):
         assert abs(kind[:prefix].mean() - 0.5) < 3.0 * 0.5 / np.sqrt(prefix)
 
@@ -65,7 +65,7 @@ def unevenness(order: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.n
 @pytest.mark.parametrize("seed", range(5))
 def test_every_prefix_is_an_even_sample(seed):
     columns, rows = tissue(seed)
-    order = spread(columns, rows)
+    order = even_order(columns, rows)
     assert sorted(order.tolist()) == list(range(len(rows)))
     found = unevenness(order, columns, rows)
     # The discrepancy of such a sequence grows with the logarithm of the prefix (Niederreiter 1992, theorem 3.6: at most
@@ -79,4 +79,4 @@ def test_every_prefix_is_an_even_sample(seed):
 def test_one_tile_and_two_have_an_order():
     for number in (1, 2, 3):
         zeros = np.zeros(number, dtype=np.int64)
-        assert sorted(spread(np.arange(number), zeros).tolist()) == list(range(number))
+        assert sorted(even_order(np.arange(number), zeros).tolist()) == list(range(number))

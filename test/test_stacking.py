@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from survfuse.combinations import MODALITIES
-from survfuse.errors import InputError
-from survfuse.folds import nested_splits
-from survfuse.metrics import concordance
-from survfuse.stacking import MemberRisks, family_weights, stack
+from survfuse.runtime.errors import InputError
+from survfuse.survival.metrics import concordance
+from survfuse.tasks.modalities import MODALITIES
+from survfuse.training.folds import nested_splits
+from survfuse.training.stacking import MemberRisks, family_weights, stack
 
 
 def efron(risk: np.ndarray, times: np.ndarray, events: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import CASES, ROOT
 
-from survfuse.files import discard, whole
+from survfuse.runtime.files import atomic_path, discard
 
 
 def supervised(body: str, folder: Path) -> subprocess.CompletedProcess:
@@ -24,8 +24,9 @@ def script(body: str) -> str:
     start = """
         import ctypes, os, signal, sys, time
         from pathlib import Path
-        import survfuse.supervisor as supervisor
-        from survfuse.supervisor import reading, supervised, tell_output
+        import survfuse.container.supervisor as supervisor
+        from survfuse.runtime.watch import reading, tell_output
+        from survfuse.container.supervisor import supervised
 
         supervisor.PATIENCE, supervisor._LOOK_EVERY = 1.0, 0.2
         output = Path(sys.argv[1]) / "number.json"
@@ -205,7 +206,7 @@ def test_a_job_does_not_outlive_its_parent(tmp_path):
 def test_what_killed_writers_left_goes_with_the_file(tmp_path):
     (tmp_path / "n.json").write_text("1")
     (tmp_path / "other.json").write_text("1")
-    with whole(tmp_path / "n.json") as temporary:
+    with atomic_path(tmp_path / "n.json") as temporary:
         temporary.write_text("2")
         left = temporary.name
     (tmp_path / left).write_text("2")

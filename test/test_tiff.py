@@ -13,7 +13,7 @@ import tifffile
 from conftest import SLIDE
 from PIL import Image
 
-from survfuse.errors import InputError
+from survfuse.runtime.errors import InputError
 from survfuse.slide.pixels import DamagedRegionError, Slide
 from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels, frame_header
 

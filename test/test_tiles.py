@@ -14,11 +14,13 @@ from conftest import MASK, ROOT, SLIDE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from survfuse.errors import InputError
+from survfuse.runtime.errors import InputError
 from survfuse.slide import tissue as station
+from survfuse.slide.coverage import Block, coverage, covered
+from survfuse.slide.grid import Grid
+from survfuse.slide.masks import mask_coverage
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tiles import Block, Grid, coverage, covered
-from survfuse.slide.tissue import find_tissue, mask_coverage, saturated
+from survfuse.slide.tissue import find_tissue, saturated
 
 
 def brute_force(grid: Grid, mask: np.ndarray) -> np.ndarray:

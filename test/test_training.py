@@ -17,13 +17,14 @@ from conftest import ROOT, TINY, edit_json
 from lifelines import CoxPHFitter
 from sksurv.metrics import concordance_index_censored
 
-from survfuse.bundle import Bundle, load, load_members
-from survfuse.cli import main as survfuse
-from survfuse.cohort import Cohort, read_cohort
-from survfuse.folds import nested_splits
-from survfuse.fusion import FAMILIES, Sizes, build
-from survfuse.protocol import Optimisation, Protocol
-from survfuse.training import Trainer
+from survfuse.bundle.load import Bundle, load, load_members
+from survfuse.cli.main import main as survfuse
+from survfuse.cohort.read import Cohort, read_cohort
+from survfuse.networks.families import FAMILIES, build
+from survfuse.networks.sizes import Sizes
+from survfuse.training.folds import nested_splits
+from survfuse.training.protocol import Optimisation, Protocol
+from survfuse.training.trainer import Trainer
 
 AUTO = [*TINY, "--fusion=auto"]
 FULL = "slide+rna+clinical"
@@ -172,7 +173,7 @@ def test_a_bundle_left_half_moved_is_taken_up_again(cohort, bundle, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", torn)
-        patch.setattr("survfuse.place._remove", lambda _: None)  # one killed outright clears nothing away
+        patch.setattr("survfuse.bundle.place._remove", lambda _: None)  # one killed outright clears nothing away
         assert survfuse(command) == 4
     assert len([path for path in (tmp_path / "bundle").iterdir() if path.name != "README.md"]) == moved
     assert survfuse(command) == 0
@@ -185,7 +186,7 @@ def test_a_run_killed_after_its_bundle_was_placed_is_finished(cohort, bundle, tm
     out, kept = tmp_path / "bundle", []
     command = ["train", str(cohort), "--out", str(out), *TINY]
     with monkeypatch.context() as patch:
-        patch.setattr("survfuse.freezing.shutil.rmtree", lambda path, **_: kept.append(path))
+        patch.setattr("survfuse.training.freeze.shutil.rmtree", lambda path, **_: kept.append(path))
         assert survfuse(command) == 0
     assert kept[-1].is_dir()
     capsys.readouterr()

@@ -8,9 +8,9 @@ from lifelines import CoxPHFitter
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from survfuse.clinical import fit_vocabulary
-from survfuse.protocol import COX_SCORE, NONE, VARIANCE
-from survfuse.transforms import ClinicalMap, ExpressionMap, choose_genes, varying
+from survfuse.inputs.clinical import fit_vocabulary
+from survfuse.training.input_maps import ClinicalMap, ExpressionMap, choose_genes, varying
+from survfuse.training.protocol import COX_SCORE, NONE, VARIANCE
 
 CLINICAL = [
     {"age": int(age), "sex": sex, "no_instillations": count, "grade": grade}

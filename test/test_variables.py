@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from survfuse.clinical import Categorical, Numeric, Vocabulary, fit_vocabulary
-from survfuse.errors import BundleError, InputError
-from survfuse.rna import IDENTITY, Expression
+from survfuse.inputs.clinical import Categorical, Numeric, Vocabulary, fit_vocabulary
+from survfuse.inputs.expression import IDENTITY, Expression
+from survfuse.runtime.errors import BundleError, InputError
 
 GENES = tuple(f"G{place}" for place in range(40))
 

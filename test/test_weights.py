@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import DEMONSTRATION, ROOT
 
-import survfuse.files
-from survfuse.bundle import load, load_members
-from survfuse.ensemble import Ensemble
-from survfuse.fusion import FAMILIES, Sizes, build, build_with
-from survfuse.slide.encoders import ENCODERS, build_network
-from survfuse.weights import all_finite, shapes_only
+import survfuse.runtime.files
+from survfuse.bundle.load import load, load_members
+from survfuse.networks.ensemble import Ensemble
+from survfuse.networks.families import FAMILIES, build, build_with
+from survfuse.networks.sizes import Sizes
+from survfuse.runtime.tensors import all_finite, shapes_only
+from survfuse.slide.encoders import build_network
+from survfuse.slide.registry import ENCODERS
 
 SIZES = Sizes(tile=12, bag=8, attention=6, genes=9, rna=(7, 5), clinical=4, rank=3, clusters=3, stand_ins=True)
 
@@ -77,7 +79,9 @@ def test_one_broken_value_is_found(broken):
 
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 1000])
 def test_sha256_is_hashlibs_whatever_the_pieces(tmp_path, monkeypatch, length):
-    monkeypatch.setattr(survfuse.files, "_PIECE", 64)
+    monkeypatch.setattr(survfuse.runtime.files, "_PIECE", 64)
     (tmp_path / "file").write_bytes(bytes(range(256)) * 4)
     (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:length])
-    assert survfuse.files.sha256(tmp_path / "file") == hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
+    assert (
+        survfuse.runtime.files.sha256(tmp_path / "file") == hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
+    )

@@ -1,8 +1,8 @@
 """The model card of an imported bundle."""
 
-from survfuse.bundle import Manifest
-from survfuse.calibration import Calibration
-from survfuse.log import count
+from survfuse.bundle.manifest import Manifest
+from survfuse.runtime.log import count
+from survfuse.survival.calibration import Calibration
 
 
 def imported_card(manifest: Manifest, calibration: Calibration) -> str:

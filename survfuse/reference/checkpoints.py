@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from survfuse.clinical import Vocabulary
-from survfuse.errors import InputError
-from survfuse.featurefile import load_torch
-from survfuse.files import check_file
-from survfuse.fusion import Sizes, shapes
-from survfuse.log import count, listing
+from survfuse.inputs.clinical import Vocabulary
+from survfuse.networks.families import shapes
+from survfuse.networks.sizes import Sizes
+from survfuse.runtime.errors import InputError
+from survfuse.runtime.files import check_file
+from survfuse.runtime.log import count, listing
+from survfuse.runtime.tensors import load_torch
 
 BILINEAR, RESIDUAL, CONCAT = "bilinear", "bilinear-residual", "concat"
 # Layers of its checkpoints, and the names of the same layers here.

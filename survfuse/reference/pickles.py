@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from survfuse.errors import EnvironmentFailure, InputError, named
-from survfuse.files import check_file
-from survfuse.log import count, warn
+from survfuse.runtime.errors import EnvironmentFailure, InputError, as_survfuse_error
+from survfuse.runtime.files import check_file
+from survfuse.runtime.log import count, warn
 
 _SUFFIXES = (".pkl", ".pickle", ".joblib")
 
@@ -37,7 +37,7 @@ def unpickled(path: Path, trust: bool) -> Any:
         return joblib.load(path)
     except Exception as cause:
         # Arbitrary bytes make an unpickler fail in any way. A failing machine is another matter.
-        if isinstance(named(cause), EnvironmentFailure):
+        if isinstance(as_survfuse_error(cause), EnvironmentFailure):
             raise
         raise InputError(
             f"{path.name}: cannot be read as a pickle ({type(cause).__name__}: {str(cause)[:200]})"

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from survfuse.calibration import Calibration
-from survfuse.clinical import OUTCOME_KEYS, Categorical, Numeric, Vocabulary
-from survfuse.errors import BundleError, InputError
-from survfuse.files import check_file, is_number, read_json, read_object
-from survfuse.log import listing
+from survfuse.inputs.clinical import Categorical, Numeric, Vocabulary
+from survfuse.inputs.expression import IDENTITY, Expression
 from survfuse.reference.pickles import calibration_arrays, is_pickle, preprocessor, unpickled
-from survfuse.rna import IDENTITY, Expression
+from survfuse.runtime.errors import BundleError, InputError
+from survfuse.runtime.files import check_file, is_number, read_json, read_object
+from survfuse.runtime.log import listing
+from survfuse.survival.calibration import Calibration
+from survfuse.tasks.chimera3 import OUTCOME_KEYS
 
 
 def read_genes(path: Path) -> tuple[str, ...]:
@@ -28,7 +29,7 @@ def read_genes(path: Path) -> tuple[str, ...]:
     return tuple(value)
 
 
-def raw_expression(genes: tuple[str, ...]) -> Expression:
+def untransformed_expression(genes: tuple[str, ...]) -> Expression:
     # The mean stands in for an absent gene, for which the reference has 0; any number of them may be absent.
     return Expression(genes, IDENTITY, np.zeros(len(genes)), np.ones(len(genes)), most_missing=1.0)
 

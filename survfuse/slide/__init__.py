@@ -1,1 +1,0 @@
-"""Pixels to tile features."""

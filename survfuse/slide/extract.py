@@ -8,14 +8,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from survfuse.clock import TimeLimit
-from survfuse.errors import BundleError, EnvironmentFailure, SurvfuseError
-from survfuse.log import count, stage, warn
-from survfuse.slide.encoders import Encoder, embedded_digest, find_spec, load_encoder
-from survfuse.slide.features import tile_features
+from survfuse.runtime.clock import TimeLimit
+from survfuse.runtime.errors import BundleError, EnvironmentFailure, SurvfuseError
+from survfuse.runtime.log import count, stage, warn
+from survfuse.slide.encode import tile_features
+from survfuse.slide.encoders import Encoder, embedded_digest, load_encoder
+from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
+from survfuse.slide.registry import find_spec
 from survfuse.slide.settings import SlideSettings
-from survfuse.slide.tiles import Grid
 from survfuse.slide.tissue import find_tissue
 
 FEWEST_TILES = 32  # that a time limit must leave for an answer to be given; all, of a slide that has fewer

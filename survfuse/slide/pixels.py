@@ -11,11 +11,11 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from survfuse.errors import EnvironmentFailure, InputError, is_machines
-from survfuse.log import warn
+from survfuse.runtime.errors import EnvironmentFailure, InputError, is_machine_failure
+from survfuse.runtime.log import warn
+from survfuse.runtime.watch import reading
 from survfuse.slide.settings import PLAUSIBLE_MPP
 from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels
-from survfuse.supervisor import reading
 
 _UNITS = {"centimeter": 10_000.0, "inch": 25_400.0}  # µm
 _TIFF_VENDORS = ("generic-tiff", "aperio")  # whose levels are pages of a TIFF, tile by tile
@@ -52,7 +52,7 @@ class Slide:
         except openslide.OpenSlideUnsupportedFormatError as cause:
             raise InputError(f"{path.name}: not a slide that OpenSlide reads (a tiled TIFF, say)") from cause
         except (openslide.OpenSlideError, OSError) as cause:
-            if is_machines(cause):
+            if is_machine_failure(cause):
                 raise EnvironmentFailure(f"{path.name}: cannot be opened ({cause})") from cause
             raise InputError(f"{path.name}: cannot be opened as a slide ({cause})") from cause
         if any(min(size) < 1 for size in self._dimensions) or not all(0.0 < by < math.inf for by in self._downsamples):
@@ -150,7 +150,7 @@ class Slide:
                 with openslide.OpenSlide(self._path) as fresh:
                     return fresh.read_region(origin, level, size)
             except (openslide.OpenSlideError, OSError) as cause:
-                if is_machines(cause):
+                if is_machine_failure(cause):
                     raise EnvironmentFailure(f"{self.name}: cannot be read ({cause})") from cause
                 raise self._damaged(origin, cause) from cause
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from survfuse.files import is_number
+from survfuse.runtime.files import is_number
 
 # Outside this range a slide's resolution is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
 PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
@@ -13,7 +13,7 @@ MOST_DAMAGED = 0.02  # share of the tissue's tiles that may be left out because 
 class SlideSettings:
     """How a slide becomes tile features, and must have become them in training."""
 
-    encoder: str  # name in survfuse.slide.encoders.ENCODERS
+    encoder: str  # name in survfuse.slide.registry.ENCODERS
     dimension: int  # D of a tile's features
     tile_px: int = 224
     mpp: float = 1.0  # µm per pixel of a tile
@@ -41,3 +41,9 @@ class SlideSettings:
 
 def _within(value: object, low: float, high: float) -> bool:
     return is_number(value) and low <= value <= high
+
+
+FEATURE_SUFFIXES = (".pt", ".h5")
+SLIDE_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".mrxs")
+MASK_SUFFIXES = (".tif", ".tiff", ".mha")
+FEATURE_SUFFIXES = (".h5", ".pt")

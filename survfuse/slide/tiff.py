@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.errors import InputError
+from survfuse.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
+
 
 _CACHE = 48 * 2**20  # bytes of decoded tiles that are kept: tiles that are read one after the other share some
 _LARGEST_SIDE = 2048  # px of a tile

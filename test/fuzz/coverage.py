@@ -47,7 +47,7 @@ def _is_contained(path: Path) -> bool:
     if not child:
         from fuzz import readers
 
-        from survfuse import supervisor
+        from survfuse.container import supervisor
 
         supervisor.PATIENCE = _SECONDS
         copy = path.with_name("contained.h5")
@@ -67,10 +67,10 @@ def _fuzz(target: str, runs: int, seed: int, keep: Path) -> None:
     with atheris.instrument_imports(include=["survfuse"]):
         from fuzz import readers
 
-        from survfuse.errors import SurvfuseError
+        from survfuse.runtime.errors import SurvfuseError
     from fuzz.material import h5_files
 
-    from survfuse.sockets import CLINICAL, PLACES
+    from survfuse.tasks.chimera3 import CLINICAL, PLACES
 
     scratch = Path(tempfile.mkdtemp())
     if target == "json":

@@ -24,10 +24,10 @@ from fuzz.mutations import changed_bytes, changed_head, changed_json, changed_ta
 from fuzz.processes import CONTAINED
 from fuzz.readers import seal
 
-import survfuse.job as job
-import survfuse.supervisor
-from survfuse.sockets import CLINICAL, MASK, OUTPUT_FILE, PLACES, RNA, SLIDE
-from survfuse.supervisor import supervised
+import survfuse.container.job as job
+import survfuse.container.supervisor
+from survfuse.container.supervisor import supervised
+from survfuse.tasks.chimera3 import CLINICAL, MASK, OUTPUT_FILE, PLACES, RNA, SLIDE
 
 SECONDS = 25.0  # that a job on the smallest of cases may take
 MEMORY = 2.5e9  # bytes resident
@@ -121,7 +121,7 @@ def _forked(command: list[str], folder: Path) -> tuple[int, int]:
         os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT), 2)
         # The child that tries inputs is bounded in address space; a container bounds what is resident.
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        survfuse.supervisor.PATIENCE = SECONDS / 4
+        survfuse.container.supervisor.PATIENCE = SECONDS / 4
         os._exit(supervised(lambda: job.main(command[1:])))
     return _ended(child)
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import survfuse.supervisor
-from survfuse.supervisor import supervised
+import survfuse.container.supervisor
+from survfuse.container.supervisor import supervised
 
 SECONDS = 10  # that one input may take
 CONTAINED = ("a library crashed (", "a library that reads it did not come back")  # what the parent says
@@ -137,7 +137,7 @@ def _contained(kind: str, number: int, one: Callable[..., str], seed: int) -> bo
                 one(kind, random.Random(f"{seed} {kind} {number}"), place / "input")
                 return 0
 
-            survfuse.supervisor.PATIENCE = SECONDS / 2
+            survfuse.container.supervisor.PATIENCE = SECONDS / 2
             os._exit(supervised(read))
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return code == 2 and any(words in _last(place / "stderr") for words in CONTAINED)

@@ -14,19 +14,22 @@ import numpy as np
 from fuzz.material import DEMONSTRATION, h5_files, masks, pt_files, read_object, slides
 from fuzz.mutations import changed_bytes, changed_head, changed_json, changed_tags, json_bytes
 
-from survfuse.bundle import MANIFEST, SELF, load, load_members, manifest_digest
-from survfuse.calibration import Calibration
-from survfuse.clinical import Vocabulary
-from survfuse.curves import curves_from_json
-from survfuse.errors import BundleError, InputError, SurvfuseError
-from survfuse.featurefile import check_encoder, read_features
-from survfuse.files import read_object as strict_object
-from survfuse.files import sha256
-from survfuse.rna import Expression
+from survfuse.bundle.load import load, load_members
+from survfuse.bundle.manifest import MANIFEST, SELF, manifest_digest
+from survfuse.inputs.clinical import Vocabulary
+from survfuse.inputs.expression import Expression
+from survfuse.inputs.features import check_encoder, read_features
+from survfuse.inputs.sockets import read_case
+from survfuse.runtime.errors import BundleError, InputError, SurvfuseError
+from survfuse.runtime.files import read_object as strict_object
+from survfuse.runtime.files import sha256
+from survfuse.slide.grid import Grid
+from survfuse.slide.masks import mask_coverage
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tiles import Grid
-from survfuse.slide.tissue import mask_coverage, saturated
-from survfuse.sockets import CLINICAL, PLACES, RNA, read_case
+from survfuse.slide.tissue import saturated
+from survfuse.survival.calibration import Calibration
+from survfuse.survival.curves import curves_from_json
+from survfuse.tasks.chimera3 import CLINICAL, PLACES, RNA
 
 CASE = DEMONSTRATION.parent.parent / "test/input/interf1"
 

@@ -1,0 +1,135 @@
+"""What a bundle states of itself: schema version, members, tables, provenance, and checks of all of them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from survfuse.networks.weighting import MemberWeight, RiskScale
+from survfuse.runtime.errors import BundleError, brief
+from survfuse.runtime.files import is_number
+from survfuse.slide.settings import SlideSettings
+from survfuse.tasks.modalities import is_combination
+
+SCHEMA_VERSION = 3
+MANIFEST = "manifest.json"
+SELF = "sha256"  # the manifest's key for its own checksum
+CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD = (
+    "calibration.json",
+    "genes.json",
+    "clinical.json",
+    "survival.json",
+    "model-card.md",
+)
+TABLES = (CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD)  # the first is always there
+DEMONSTRATION = "demonstration"
+RESEARCH = "research"
+# Files that may lie beside a bundle without being part of it.
+BESIDE = ("README.md", ".gitkeep", ".gitignore")
+
+
+@dataclass(frozen=True)
+class MemberEntry:
+    """A member as the manifest states it; ``standings`` by combination, "slide+rna+clinical" for one."""
+
+    file: str
+    family: str
+    sizes: Mapping[str, Any]
+    standings: Mapping[str, MemberWeight]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    purpose: str  # DEMONSTRATION or RESEARCH
+    notice: str  # what a user should know of these weights
+    provenance: Mapping[str, Any]
+    slide: SlideSettings
+    combinations: Mapping[str, RiskScale]  # of modalities, which the ensemble was trained to score
+    members: tuple[MemberEntry, ...]
+    tables: tuple[str, ...]
+
+
+def holds_files(root: Path) -> bool:
+    """Whether a model folder holds anything but what may lie beside a bundle; a file in its place does as well."""
+    return root.exists() and (not root.is_dir() or any(path.name not in BESIDE for path in root.iterdir()))
+
+
+def member_file(number: int) -> str:
+    """The file of the member with this number."""
+    return f"members/{number:03}.safetensors"
+
+
+def manifest_digest(value: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's values but for this one: of compact JSON in ASCII, keys in order, numbers
+    as Python spells them."""
+    others = {key: entry for key, entry in value.items() if key != SELF}
+    text = json.dumps(others, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def manifest_from_json(value: Mapping[str, Any]) -> Manifest:
+    try:
+        members = tuple(
+            MemberEntry(
+                **{
+                    **entry,
+                    "standings": {name: MemberWeight(**numbers) for name, numbers in entry["standings"].items()},
+                }
+            )
+            for entry in value["members"]
+        )
+        manifest = Manifest(
+            value["purpose"],
+            value["notice"],
+            value["provenance"],
+            SlideSettings(**value["slide"]),
+            {name: RiskScale(**numbers) for name, numbers in value["combinations"].items()},
+            members,
+            tuple(value["tables"]),
+        )
+    except (KeyError, TypeError, AttributeError) as cause:
+        raise BundleError(f"{MANIFEST}: does not follow schema version {SCHEMA_VERSION} ({brief(cause)})") from cause
+    if manifest.purpose not in (DEMONSTRATION, RESEARCH):
+        raise BundleError(f"{MANIFEST}: unknown purpose {brief(manifest.purpose)}")
+    if not members or not isinstance(manifest.provenance, Mapping) or not isinstance(manifest.notice, str):
+        raise BundleError(f"{MANIFEST}: expected members, a provenance object and a notice")
+    if CALIBRATION not in manifest.tables or any(name not in TABLES for name in manifest.tables):
+        raise BundleError(f"{MANIFEST}: expected {CALIBRATION} among tables, and none but {', '.join(TABLES)}")
+    _check_standings(manifest)
+    if problem := manifest.slide.problem():
+        raise BundleError(f"{MANIFEST}: slide settings: {problem}")
+    for name in file_names(manifest):
+        if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise BundleError(f"{MANIFEST}: the path {brief(name)} leads outside the bundle")
+    return manifest
+
+
+def _check_standings(manifest: Manifest) -> None:
+    """Combinations that are ones, each scored by a member, and numbers that can be divided by."""
+    for name, scale in manifest.combinations.items():
+        if not is_combination(name):
+            raise BundleError(f"{MANIFEST}: {name[:80]!r} is no combination of modalities")
+        _check_numbers(f"{MANIFEST}: {name}", scale.location, scale.scale)
+        if not any(name in entry.standings for entry in manifest.members):
+            raise BundleError(f"{MANIFEST}: no member scores {name}")
+    if not manifest.combinations:
+        raise BundleError(f"{MANIFEST}: expected a combination of modalities that the ensemble scores")
+    for entry in manifest.members:
+        if not entry.standings or not entry.standings.keys() <= manifest.combinations.keys():
+            raise BundleError(f"{entry.file}: expected standings, for combinations of the ensemble alone")
+        for standing in entry.standings.values():
+            _check_numbers(str(entry.file), standing.location, standing.weight, standing.scale)
+
+
+def _check_numbers(where: str, location: Any, *positive: Any) -> None:
+    if not all(is_number(number) and abs(number) <= 1e12 for number in (location, *positive)):
+        raise BundleError(f"{where}: expected weight, location and scale within 1e12")
+    if min(positive) < 1e-12:
+        raise BundleError(f"{where}: expected a weight and a scale of at least 1e-12")
+
+
+def file_names(manifest: Manifest) -> list[str]:
+    files = [*manifest.tables, *(entry.file for entry in manifest.members)]
+    return files + ([manifest.slide.weights] if manifest.slide.weights else [])

@@ -1,0 +1,66 @@
+"""Where a bundle is written: beside its place first, then moved there whole."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from survfuse.bundle.manifest import BESIDE, MANIFEST, holds_files
+from survfuse.runtime.errors import InputError
+
+
+def check_place(root: Path, remains: bool = False) -> None:
+    """Raise InputError where ``root`` holds anything but what may lie beside a bundle.
+
+    ``remains`` says that a killed run of the same work may have left a bundle there, whole or in part.
+    """
+    if holds_files(root) and not (remains and root.is_dir()):
+        raise InputError(
+            f"{root}: not empty; a bundle is written to a folder of its own (beside it may lie {BESIDE[0]})"
+        )
+
+
+@contextmanager
+def new_bundle_folder(root: Path) -> Iterator[Path]:
+    """A folder beside ``root`` to write a bundle into; leaving the block without an error moves it to ``root``."""
+    root = root.resolve()
+    partial = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _open_weights(partial)
+        _move(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open_weights(folder: Path) -> None:
+    """Give weights the mode of the manifest: safetensors writes them for their owner alone, and a container's user is
+    another."""
+    for file in folder.rglob("*.safetensors"):
+        file.chmod((folder / MANIFEST).stat().st_mode)
+
+
+def _move(partial: Path, root: Path) -> None:
+    """Move a finished bundle; what may lie beside one stays, and what an earlier move left half done is replaced."""
+    if not root.exists() or not any(root.iterdir()):
+        partial.replace(root)
+        return
+    moved = []
+    try:
+        # A folder without a manifest is no bundle, so an interrupted move cannot be taken for one.
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == MANIFEST):
+            _remove(root / path.name)
+            moved.append(path.replace(root / path.name))
+    except BaseException:
+        for path in moved:
+            _remove(path)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""Writing a bundle: members, tables, checksums, and the manifest last."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import survfuse
+from survfuse.bundle.manifest import (
+    CALIBRATION,
+    CARD,
+    CLINICAL,
+    GENES,
+    MANIFEST,
+    SCHEMA_VERSION,
+    SELF,
+    SURVIVAL,
+    TABLES,
+    Manifest,
+    file_names,
+    manifest_digest,
+)
+from survfuse.inputs.clinical import Vocabulary
+from survfuse.inputs.expression import Expression
+from survfuse.runtime.errors import BundleError
+from survfuse.runtime.files import sha256, write_json, write_text
+from survfuse.survival.calibration import Calibration
+from survfuse.survival.curves import SurvivalCurve
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a bundle holds beside its members."""
+
+    calibration: Calibration
+    expression: Expression | None
+    vocabulary: Vocabulary | None
+    curves: Mapping[str, SurvivalCurve] | None  # by combination, "slide+rna+clinical" for one
+    card: str | None
+
+    def present(self) -> tuple[str, ...]:
+        """The files of those that are there."""
+        every = (self.calibration, self.expression, self.vocabulary, self.curves, self.card)
+        return tuple(name for name, table in zip(TABLES, every, strict=True) if table is not None)
+
+
+def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], tables: Tables) -> None:
+    """Write a bundle to ``root``, which must be empty or absent but for an encoder placed there already.
+
+    ``states`` gives the weights, name → tensor, of each of the manifest's members; one is held at a time.
+    """
+    from safetensors.torch import save_file
+
+    if (root / MANIFEST).exists():
+        raise BundleError(f"{root}: holds a bundle already")
+    (root / "members").mkdir(parents=True, exist_ok=True)
+    for entry, state in zip(manifest.members, states, strict=True):
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, root / entry.file)
+    for name, table in (
+        (CALIBRATION, tables.calibration),
+        (GENES, tables.expression),
+        (CLINICAL, tables.vocabulary),
+    ):
+        if table is not None:
+            write_json(root / name, table.to_json(), indent=None)
+    if tables.curves is not None:
+        curves = {combination: curve.to_json() for combination, curve in tables.curves.items()}
+        write_json(root / SURVIVAL, curves, indent=None)
+    if tables.card is not None:
+        write_text(root / CARD, tables.card)
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "written_by": f"survfuse {survfuse.__version__}",
+        **asdict(manifest),
+        "files": {file: sha256(root / file) for file in file_names(manifest)},
+    }
+    # The manifest comes last: a folder without one is no bundle, so an interrupted save cannot be taken for one.
+    write_json(root / MANIFEST, value | {SELF: manifest_digest(value)})

@@ -1,0 +1,40 @@
+"""Which bundle a job uses: the one asked for, the mounted one, or the demonstration."""
+
+import os
+from pathlib import Path
+
+from survfuse.bundle.load import Bundle, load
+from survfuse.bundle.manifest import DEMONSTRATION, holds_files
+from survfuse.runtime.errors import BundleError
+from survfuse.runtime.log import stage
+
+MOUNTED_MODEL = Path("/opt/ml/model")
+# Inside an installed package; in a checkout and in the image beside it.
+_PACKAGE = Path(__file__).resolve().parent.parent
+RESOURCES = next(
+    (folder for folder in (_PACKAGE / "resources", _PACKAGE.parent / "resources") if folder.is_dir()),
+    _PACKAGE.parent / "resources",
+)
+
+
+def model_required() -> bool:
+    """Whether SURVFUSE_REQUIRE_MODEL forbids demonstration weights, as it does in an exported image."""
+    return os.environ.get("SURVFUSE_REQUIRE_MODEL", "") not in ("", "0")
+
+
+def check_purpose(bundle: Bundle) -> None:
+    """Raise BundleError for a demonstration bundle where one is forbidden."""
+    if bundle.demonstration and model_required():
+        raise BundleError(f"{bundle.root}: a demonstration bundle, which SURVFUSE_REQUIRE_MODEL forbids")
+
+
+def chosen_bundle(model: Path | None) -> Bundle:
+    """The bundle asked for, else the mounted one, else the demonstration's, unless that is forbidden."""
+    mounted = MOUNTED_MODEL if holds_files(MOUNTED_MODEL) else None
+    if model_required() and model is None and mounted is None:
+        raise BundleError(f"{MOUNTED_MODEL} holds no bundle, and SURVFUSE_REQUIRE_MODEL forbids the demonstration's")
+    if model is None and mounted is None and MOUNTED_MODEL.is_dir():
+        stage("bundle", f"{MOUNTED_MODEL} is empty or has a README alone: the demonstration bundle is used")
+    bundle = load(model or mounted or RESOURCES / DEMONSTRATION)
+    check_purpose(bundle)
+    return bundle

