@@ -1,37 +1,65 @@
-"""Modalities, and the combinations of them that a case may have."""
+"""Modalities, and the combinations of them that a case may have.
 
-from collections.abc import Iterable
+A task lists its modalities; everything that is ordered by modality follows that order.
+"""
+
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-MODALITIES = ("slide", "rna", "clinical")
-Combination = tuple[str, ...]  # of modalities, in the order of MODALITIES
+Combination = tuple[str, ...]  # of modalities, in the task's order
 
 
-def ordered(modalities: Iterable[str]) -> Combination:
-    """``modalities`` in the order of MODALITIES."""
-    given = set(modalities)
-    return tuple(name for name in MODALITIES if name in given)
+def ordered(names: Iterable[str], modalities: Sequence[str]) -> Combination:
+    """Those of ``modalities`` that are among ``names``, in the order of ``modalities``.
+
+    >>> ordered({"rna", "slide"}, ("slide", "rna", "clinical"))
+    ('slide', 'rna')
+    """
+    given = set(names)
+    return tuple(name for name in modalities if name in given)
 
 
 def all_combinations(modalities: Iterable[str]) -> list[Combination]:
-    """Every non-empty combination of ``modalities``, all of them together first."""
-    own = ordered(modalities)
-    return [part for size in range(len(own), 0, -1) for part in combinations(own, size)]
+    """Every non-empty combination of ``modalities``, larger ones first and each in the given order.
+
+    >>> all_combinations(("slide", "rna"))
+    [('slide', 'rna'), ('slide',), ('rna',)]
+    """
+    own = tuple(modalities)
+    return [chosen for size in range(len(own), 0, -1) for chosen in combinations(own, size)]
+
+
+def all_pairs(modalities: Iterable[str]) -> list[tuple[str, str]]:
+    """Every pair of ``modalities``, in the given order.
+
+    >>> all_pairs(("slide", "rna", "clinical"))
+    [('slide', 'rna'), ('slide', 'clinical'), ('rna', 'clinical')]
+    """
+    return list(combinations(modalities, 2))
 
 
 def combination_name(combination: Combination) -> str:
-    """As the manifest writes it: "slide+rna+clinical"."""
+    """A combination as manifests write it.
+
+    >>> combination_name(("slide", "clinical"))
+    'slide+clinical'
+    """
     return "+".join(combination)
 
 
 def parse_combination(name: str) -> Combination:
-    """The modalities of a combination's name."""
+    """The modalities in a combination's name; the inverse of ``combination_name``.
+
+    >>> parse_combination("slide+clinical")
+    ('slide', 'clinical')
+    """
     return tuple(name.split("+"))
 
 
-def is_combination(name: str) -> bool:
-    """Whether ``name`` is one that ``name_of`` writes."""
-    return parse_combination(name) in all_combinations(MODALITIES)
+def is_combination(name: str, modalities: Sequence[str]) -> bool:
+    """Whether ``name`` names a combination of ``modalities``, in their order.
 
-
-MODALITIES = ("slide", "rna", "clinical")
+    >>> is_combination("clinical+slide", ("slide", "rna", "clinical"))
+    False
+    """
+    return parse_combination(name) in all_combinations(modalities)

@@ -1,0 +1,90 @@
+"""What a task is: its sockets, modalities, clinical rules, outcome and output.
+
+Everything that is true of one task only stands in a ``Task``; the rest of the package reads it from there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MASK = "mask"  # the key of the tissue mask's socket; the other sockets go by their modality
+
+
+@dataclass(frozen=True)
+class Socket:
+    """One input of the platform's interface."""
+
+    slug: str
+    place: str  # below the input folder: the folder of an image socket, the file of a JSON socket
+
+
+@dataclass(frozen=True)
+class OutcomeKeys:
+    """How outcomes are named in a cohort's files, and which values are plausible."""
+
+    event: str  # key in a patient's clinical JSON: 0 or 1
+    time: str  # key in a patient's clinical JSON: months
+    event_columns: tuple[str, ...]  # spellings of the event's column in a table, in lower case
+    time_columns: tuple[str, ...]  # spellings of the time's column in a table, in lower case
+    most_months: float  # a time of this or more is a slip or a code
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """The keys that never reach a model."""
+        return self.event, self.time
+
+
+@dataclass(frozen=True)
+class CohortLayout:
+    """Where a cohort's files lie below its root; ``{id}`` stands for the patient's."""
+
+    name: str
+    marks: tuple[str, ...]  # folders below the root by which the layout is recognised
+    clinical: str
+    expression: str
+    features: tuple[str, ...]  # folders; of two files of one slide in different ones, the first folder's is read
+    table: bool = False  # whether one CSV of outcomes at the root belongs to the layout
+
+
+@dataclass(frozen=True)
+class SimulatedTraits:
+    """What the simulator lets the clinical variables of n patients depend on."""
+
+    age: "NDArray[np.float64]"  # [n], standard normal
+    t1: "NDArray[np.bool_]"  # [n], whether the tumour invades the lamina propria
+    lvi: "NDArray[np.bool_]"  # [n], whether it invades lymphatic or blood vessels
+    programme: "NDArray[np.float64]"  # [n], activity of the first gene programme, standard normal
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is predicted, from which sockets, and how its files name things.
+
+    ``modalities`` are among those that the package has readers and encoders for (``slide``, ``rna``, ``clinical``), in
+    the order in which combinations, pairs and terms are written.
+    """
+
+    name: str
+    title: str
+    modalities: tuple[str, ...]
+    sockets: Mapping[str, Socket]  # by modality, and MASK
+    output_file: str  # one bare number: months
+    outcome: OutcomeKeys
+    missing_codes: tuple[str, ...]  # of clinical variables, in lower case; null and an absent key count as well
+    plausible: Mapping[str, tuple[float, float]]  # inclusive ranges of numeric clinical variables
+    horizons: tuple[float, ...]  # months at which survival is stated and judged
+    layouts: tuple[CohortLayout, ...]  # of cohorts on disk; the first is the one that ``simulate`` writes
+    intended_use: str  # of models, for the model card
+    simulated_variables: "Callable[[SimulatedTraits, np.random.Generator], Sequence[Mapping[str, str | int]]]"
+
+    def __post_init__(self) -> None:
+        known = {"slide", "rna", "clinical"}
+        if not self.modalities or len(set(self.modalities)) < len(self.modalities) or not known >= set(self.modalities):
+            raise ValueError(f"task {self.name}: expected distinct modalities among slide, rna and clinical")
+        lacking = [name for name in self.modalities if name not in self.sockets]
+        if lacking:
+            raise ValueError(f"task {self.name}: no socket for {', '.join(lacking)}")
