@@ -1,43 +1,85 @@
 # make run and make test set everything up by themselves.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+#
+#   PYTHON   the Python that .venv is made with: 3.11, which the image has, else 3.12 or 3.13
+#   NEWER    the version that make test-newer tests (3.13)
+#
+# An executable is taken where it runs: pyenv's shims of other versions do not.
+python_of = $(shell for version in $(1); do for python in python$$version \
+	"$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
+	"$$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null && \
+	command -v "$$python" && exit; done; done)
+PYTHON ?= $(or $(call python_of,3.11 3.12 3.13),python3)
+NEWER ?= 3.13
 VENV := .venv
 PY := $(VENV)/bin/python
 CASE ?= interf0
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: run test setup lint lock audit fuzz fuzz-long bench bench-all demo-bundle sample-cases clean
+.PHONY: run test test-newer test-lowest setup lint lock audit fuzz fuzz-long bench bench-all demo-bundle sample-cases clean
 
 run: setup
 	@$(PY) inference.py --input test/input/$(CASE) --output test/output/$(CASE)
 	@printf 'months: '; cat test/output/$(CASE)/likelihood-of-bladder-cancer-recurrence.json
 
 # Two processes, whose threads do not spin while they wait for each other's cores.
+PYTEST := OMP_WAIT_POLICY=passive $(PY) -m pytest --numprocesses 2 --dist loadfile
 test: lint
-	OMP_WAIT_POLICY=passive $(PY) -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST)
+
+# The same tests on a newer Python, in an environment of its own.
+test-newer:
+	@python=$(call python_of,$(NEWER)); \
+		test "$$python" || { echo 'no Python $(NEWER) was found: its tests were not run' >&2; exit 1; }; \
+		$(MAKE) --no-print-directory test-unlinted VENV=build/python$(NEWER) PYTHON="$$python"
+
+test-unlinted: setup
+	$(PYTEST)
+
+# Makes what is installed in .venv importable in the environment $(1), where $(1) has no version of its own.
+sees_venv = $(PY) -c "import site; print(*site.getsitepackages())" > $$(echo $(1)/lib/python*/site-packages)/zz_venv.pth
+
+# The same tests with the lowest versions that pyproject.toml admits, laid over .venv.
+LOWEST := build/lowest
+test-lowest: setup
+	rm -rf $(LOWEST)
+	$(PY) -m venv $(LOWEST)
+	$(call sees_venv,$(LOWEST))
+	$(VENV)/bin/uv pip compile --quiet --resolution lowest-direct --no-deps --no-header --no-annotate pyproject.toml \
+		--extra train --output-file $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(LOWEST)/requirements.txt
+	OMP_WAIT_POLICY=passive $(LOWEST)/bin/python -m pytest --numprocesses 2 --dist loadfile \
+		--ignore test/test_locks.py
 
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo 'survfuse needs Python 3.11; set PYTHON=/path/to/python3.11' >&2; exit 1; }
+# Packages by their hashes alone; this one is built with the locked build backend.
+$(VENV)/.ready: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo 'survfuse needs Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/one' >&2; exit 1; }
 	@echo 'Setting up $(VENV): about 7 GB, a few minutes, once.'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[train,test]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The image's lock files from requirements.txt. triton only compiles, which the job never does.
-LOCK := uv pip compile --quiet --generate-hashes --only-binary :all: --python-version 3.11 \
-	--python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-package triton
+# The lock files: the image's from requirements.txt, the development environment's, for each Python that pyproject.toml
+# admits, from there. What is pinned in them stays unless it no longer fits; `uv pip compile --upgrade` renews all.
+# triton only compiles, which nothing here does.
+LOCK := uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header --no-annotate \
+	--no-emit-package triton
+IMAGE_LOCK := $(LOCK) --only-binary :all: --python-platform x86_64-manylinux_2_28
 lock: setup
-	$(VENV)/bin/$(LOCK) requirements.txt --output-file requirements.lock
+	$(VENV)/bin/$(IMAGE_LOCK) requirements.txt --output-file requirements.lock
 	sed 's/^torch==.*/torch==2.12.1/; s/^torchvision==.*/torchvision==0.27.1/' requirements.txt | \
-		$(VENV)/bin/$(LOCK) - --output-file requirements-cuda13.lock
-	echo cyclonedx-bom==7.5.0 | $(VENV)/bin/$(LOCK) - --output-file requirements-sbom.lock
+		$(VENV)/bin/$(IMAGE_LOCK) - --output-file requirements-cuda13.lock
+	echo cyclonedx-bom==7.5.0 | $(VENV)/bin/$(IMAGE_LOCK) - --output-file requirements-sbom.lock
+	$(VENV)/bin/$(LOCK) --universal --no-emit-package pip pyproject.toml --extra train --extra test \
+		--constraint requirements.lock --output-file requirements-dev.lock
 
 # Mutated inputs: 20,000 through every reader, 300 whole jobs, 20,000 for each of three readers guided by coverage. Six
 # minutes on two cores; fuzz-long takes two hours, with another seed each time.
@@ -69,8 +111,8 @@ bench-all: bench $(LAZYSLIDE)/.ready
 	$(PY) benchmarks/speed.py slide --encoder uni --tiles 96 --turns 3
 
 $(LAZYSLIDE)/.ready: | setup
-	$(PYTHON) -m venv $(LAZYSLIDE)
-	echo $(CURDIR)/$(VENV)/lib/python3.11/site-packages > $(LAZYSLIDE)/lib/python3.11/site-packages/zz_survfuse.pth
+	$(PY) -m venv $(LAZYSLIDE)
+	$(call sees_venv,$(LAZYSLIDE))
 	$(LAZYSLIDE)/bin/pip install --quiet --disable-pip-version-check lazyslide==0.13.0
 	@touch $@
 

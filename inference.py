@@ -3,7 +3,7 @@
 import os
 
 from survfuse.container.supervisor import supervised
-from survfuse.runtime.exits import unable
+from survfuse.runtime.exits import import_failed
 
 
 def job() -> int:
@@ -11,7 +11,7 @@ def job() -> int:
     try:
         from survfuse.container.job import main
     except (MemoryError, ImportError, OSError, RuntimeError) as error:
-        return unable(error)
+        return import_failed(error)
     return main()
 
 

@@ -41,8 +41,8 @@ def main(way: str, encoder: str, case: str, bundle: str, number: str = "") -> No
 def read(slide, grid, origins):
     import torch
 
-    from survfuse.slide.encode import read_ahead
     from survfuse.slide.order import curve_order
+    from survfuse.slide.read_ahead import read_ahead
 
     order = curve_order(*grid.places(origins).T)
     return torch.cat([batch.clone() for batch in read_ahead(slide, grid, origins[order], 224, 64)])
@@ -74,9 +74,10 @@ def plain_network(name: str, weights):
     """timm's network as it comes: float32, contiguous, nothing folded."""
     import torch
 
-    from survfuse.slide import encoders
+    from survfuse.slide.registry import ENCODERS
+    from survfuse.slide.weights import load_network
 
-    network, spec = encoders.load_network(name, weights), encoders.ENCODERS[name]
+    network, spec = load_network(name, weights), ENCODERS[name]
     return network.eval(), [torch.tensor(numbers).view(3, 1, 1) for numbers in spec.normalisation]
 
 

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from survfuse.runtime.tensors import shapes_only
-from survfuse.slide.encoders import Encoder, build_network, load_encoder
+from survfuse.slide.encoders import Encoder, load_encoder
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
 from survfuse.slide.registry import ENCODERS
+from survfuse.slide.weights import build_network
 
 CASE = Path(__file__).resolve().parent.parent / "test/input/interf0/images"
 SLIDE = CASE / "bladder-cancer-tissue-biopsy-wsi/3S_001_HE.tif"

@@ -37,13 +37,14 @@ from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tissue import find_tissue
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import SurvivalCurve
-from survfuse.tasks.chimera3 import CLINICAL, MASK, PLACES, RNA, SLIDE
+from survfuse.tasks.chimera3 import TASK
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "bench"
 SAMPLE = ROOT / "test/input/interf0"
-SAMPLE_SLIDE = SAMPLE / PLACES[SLIDE] / "3S_001_HE.tif"
-SAMPLE_MASK = SAMPLE / PLACES[MASK] / "3S_001_HE_mask.tif"
+PLACES = {name: socket.place for name, socket in TASK.sockets.items()}  # by modality, and "mask"
+SAMPLE_SLIDE = SAMPLE / PLACES["slide"] / "3S_001_HE.tif"
+SAMPLE_MASK = SAMPLE / PLACES["mask"] / "3S_001_HE_mask.tif"
 DEMONSTRATION = ROOT / "resources/demonstration"
 GENES, TILE = 19_359, 512
 SIMULATED_MPP = 0.5  # µm per pixel; a tile of 224 µm is 448 px
@@ -56,8 +57,8 @@ def mosaic(across: int = 10, down: int = 10) -> Path:
     def make(root: Path) -> None:
         turns = np.random.default_rng(0).integers(0, 4, across * down)
         for source, place, options in (
-            (SAMPLE_SLIDE, SLIDE, {"compression": "jpeg", "Q": 80}),
-            (SAMPLE_MASK, MASK, {"compression": "deflate", "region_shrink": "nearest"}),
+            (SAMPLE_SLIDE, "slide", {"compression": "jpeg", "Q": 80}),
+            (SAMPLE_MASK, "mask", {"compression": "deflate", "region_shrink": "nearest"}),
         ):
             image = pyvips.Image.new_from_file(str(source)).copy_memory()
             copies = [image, image.fliphor(), image.flipver(), image.fliphor().flipver()]
@@ -80,18 +81,18 @@ def some_tiles(case: Path, number: int, full_size: bool = False) -> Path:
     """
 
     def make(root: Path) -> None:
-        slide = _only(case / PLACES[SLIDE])
-        (root / PLACES[SLIDE]).mkdir(parents=True)
-        (root / PLACES[SLIDE] / slide.name).symlink_to(slide.resolve())
+        slide = _only(case / PLACES["slide"])
+        (root / PLACES["slide"]).mkdir(parents=True)
+        (root / PLACES["slide"] / slide.name).symlink_to(slide.resolve())
         with Slide(slide) as opened:
             grid = Grid.over(opened.size, opened.mpp, 224, 1.0)
-            origins = find_tissue(opened, grid, _only(case / PLACES[MASK]), 0.5).origins
+            origins = find_tissue(opened, grid, _only(case / PLACES["mask"]), 0.5).origins
             chosen = origins[curve_order(*grid.places(origins).T)[:number]]
             tissue = np.zeros((opened.size[1] // 4, opened.size[0] // 4), dtype=np.uint8)
         for x, y in chosen // 4:
             tissue[y : y + round(grid.side[1] / 4), x : x + round(grid.side[0] / 4)] = 1
-        (root / PLACES[MASK]).mkdir()
-        tifffile.imwrite(root / PLACES[MASK] / "some.tif", tissue, tile=(256, 256), compression="deflate")
+        (root / PLACES["mask"]).mkdir()
+        tifffile.imwrite(root / PLACES["mask"] / "some.tif", tissue, tile=(256, 256), compression="deflate")
         _full_size_variables(root, number) if full_size else _variables(root)
 
     return _made(f"{case.name}-{number}-tiles{'-full-size' if full_size else ''}", make)
@@ -105,10 +106,10 @@ def simulated(side: int, tissue_tiles: int = 3000, mask: str = "pyramid") -> Pat
     discs = _Discs(side, min(tissue_tiles * (224.0 / SIMULATED_MPP) ** 2, side * side / 4.0))
 
     def make(root: Path) -> None:
-        for place in (SLIDE, MASK):
+        for place in ("slide", "mask"):
             (root / PLACES[place]).mkdir(parents=True)
-        _write_pyramid(root / PLACES[SLIDE] / "simulated.tif", side, True, _slide_tiles(discs))
-        _write_pyramid(root / PLACES[MASK] / "mask.tif", side, mask == "pyramid", _mask_tiles(discs))
+        _write_pyramid(root / PLACES["slide"] / "simulated.tif", side, True, _slide_tiles(discs))
+        _write_pyramid(root / PLACES["mask"] / "mask.tif", side, mask == "pyramid", _mask_tiles(discs))
         _variables(root)
 
     return _made(f"simulated-{side}-{tissue_tiles}-{mask}", make)
@@ -162,7 +163,7 @@ def features_case(tiles: int, suffix: str = ".h5") -> Path:
 
     def make(root: Path) -> None:
         random = np.random.default_rng(tiles)
-        folder = root / PLACES[SLIDE]
+        folder = root / PLACES["slide"]
         folder.mkdir(parents=True)
         values = random.normal(size=(tiles, 1024)).astype(np.float32)
         if suffix == ".pt":
@@ -226,7 +227,7 @@ def _mask_tiles(discs: _Discs):
 
 def _write_pyramid(path: Path, side: int, pyramid: bool, tile) -> None:
     """A tiled BigTIFF of encoded tiles, halved level by level until it is a few tiles wide."""
-    slide = SLIDE in str(path) or PLACES[SLIDE] in str(path)
+    slide = TASK.sockets["slide"].slug in str(path) or PLACES["slide"] in str(path)
     kind = (
         {"compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2)} if slide else {"compression": "deflate"}
     )
@@ -254,9 +255,9 @@ def _write_pyramid(path: Path, side: int, pyramid: bool, tile) -> None:
 def _full_size_variables(root: Path, seed: int) -> None:
     values = np.expm1(_profile() + np.random.default_rng(seed).normal(scale=0.3, size=GENES)).clip(0.0)
     expression = {f"GENE{n:05}": round(float(x), 3) for n, x in enumerate(values)}
-    (root / PLACES[RNA]).write_text(json.dumps(expression))
+    (root / PLACES["rna"]).write_text(json.dumps(expression))
     variables = {"age": 70, "no_instillations": 15} | {f"variable {n}": "yes" for n in range(6)}
-    (root / PLACES[CLINICAL]).write_text(json.dumps(variables))
+    (root / PLACES["clinical"]).write_text(json.dumps(variables))
 
 
 def _profile() -> NDArray[np.float64]:
@@ -271,13 +272,13 @@ def _state(sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
 
 def _variables(root: Path) -> None:
     """The sample patient's expression and clinical variables."""
-    for place in (RNA, CLINICAL):
+    for place in ("rna", "clinical"):
         shutil.copy(SAMPLE / PLACES[place], root / PLACES[place])
 
 
 def only(case: Path, place: int) -> Path:
     """A case's slide (0) or its mask (1)."""
-    return _only(case / PLACES[(SLIDE, MASK)[place]])
+    return _only(case / PLACES[("slide", "mask")[place]])
 
 
 def _only(folder: Path) -> Path:

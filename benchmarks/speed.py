@@ -25,8 +25,6 @@ import numpy as np
 import torch
 from encode_alone import ENCODE_ALONE
 
-from survfuse.tasks.chimera3 import PLACES, RNA
-
 ROOT = material.ROOT
 OUTPUT = material.FOLDER / "output"
 IMPORT_TORCH = [sys.executable, "-c", "import torch"]
@@ -167,7 +165,8 @@ def deadline() -> None:
 
     bundle = load(material.DEMONSTRATION)
     ensemble = Ensemble(load_members(bundle), bundle.manifest.combinations)
-    rna = torch.from_numpy(bundle.expression.encode(json.loads((material.SAMPLE / PLACES[RNA]).read_text())).values)
+    expression = json.loads((material.SAMPLE / material.PLACES["rna"]).read_text())
+    rna = torch.from_numpy(bundle.expression.encode(expression).values)
     encoder = load_encoder("efficientnet-lite0", None, torch.device("cpu"))
     rows = []
     for name, path, mask, starts in (

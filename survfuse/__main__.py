@@ -1,5 +1,5 @@
-import sys
+"""``python -m survfuse``: the same as the command ``survfuse``."""
 
-from survfuse.cli.main import main
+from survfuse.cli.main import run
 
-sys.exit(main())
+run()

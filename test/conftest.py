@@ -12,8 +12,7 @@ import pytest
 import survfuse.container.job as job
 from survfuse.bundle.manifest import MANIFEST, SELF, manifest_digest
 from survfuse.cli.main import main as survfuse
-from survfuse.tasks.chimera3 import OUTPUT_FILE, PLACES
-from survfuse.tasks.chimera3 import SLIDE as SLIDE_SOCKET
+from survfuse.tasks.chimera3 import TASK
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ROOT / "test" / "input"
@@ -21,6 +20,12 @@ SLIDE = CASES / "interf0/images/bladder-cancer-tissue-biopsy-wsi/3S_001_HE.tif"
 MASK = CASES / "interf0/images/tissue-mask/3S_001_HE_mask.tif"
 FEATURES = CASES / "interf1/images/bladder-cancer-tissue-biopsy-wsi/3S_002_HE.h5"
 DEMONSTRATION = ROOT / "resources" / "demonstration"
+OUTPUT_FILE = TASK.output_file
+# By modality, and "mask".
+PLACES = {name: socket.place for name, socket in TASK.sockets.items()}
+SLUGS = {name: socket.slug for name, socket in TASK.sockets.items()}
+
+collect_ignore = ["fuzz", "make_cases.py", "rehearsal.py"]  # programs: they are not searched for doctests
 
 # For a fresh Python: the device where a GPU passes its check, with all that choosing it switches and says.
 CHOOSES_A_GPU = (
@@ -102,7 +107,7 @@ def months(output: Path) -> float:
 
 def give_slide(case: Path, name: str, data: bytes) -> Path:
     """Put a file in the place of a case's slide."""
-    folder = case / PLACES[SLIDE_SOCKET]
+    folder = case / PLACES["slide"]
     for path in folder.iterdir():
         path.unlink()
     (folder / name).write_bytes(data)

@@ -21,9 +21,10 @@ from survfuse.cohort.simulate import simulate
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
 from survfuse.slide.tissue import saturated
-from survfuse.tasks.chimera3 import CLINICAL, MASK, OUTCOME_KEYS, PLACES, RNA, SLIDE
+from survfuse.tasks.chimera3 import TASK
 
 PATIENTS_SEED = 99
+PLACES = {name: socket.place for name, socket in TASK.sockets.items()}  # by modality, and "mask"
 
 
 def main() -> None:
@@ -43,14 +44,14 @@ def main() -> None:
             shutil.rmtree(options.out / interface, ignore_errors=True)
             write_variables(cohort / "data" / patient, patient, options.out / interface)
     root = options.out / "interf0"
-    slide, mask = root / PLACES[SLIDE] / "3S_001_HE.tif", root / PLACES[MASK] / "3S_001_HE_mask.tif"
+    slide, mask = root / PLACES["slide"] / "3S_001_HE.tif", root / PLACES["mask"] / "3S_001_HE_mask.tif"
     write_slide(options.slide, slide)
     write_mask(slide, mask)
-    write_sockets(root, {SLIDE: slide, MASK: mask})
-    features = options.out / "interf1" / PLACES[SLIDE] / "3S_002_HE.h5"
+    write_sockets(root, {"slide": slide, "mask": mask})
+    features = options.out / "interf1" / PLACES["slide"] / "3S_002_HE.h5"
     features.parent.mkdir(parents=True)
     survfuse(["extract", str(slide), "--mask", str(mask), "--out", str(features)])
-    write_sockets(options.out / "interf1", {SLIDE: features})
+    write_sockets(options.out / "interf1", {"slide": features})
 
 
 def write_slide(source: Path, target: Path) -> None:
@@ -85,30 +86,30 @@ def write_mask(slide: Path, target: Path) -> None:
 def write_variables(patient: Path, name: str, root: Path) -> None:
     """Expression and clinical variables of a simulated patient, without the outcome."""
     root.mkdir(parents=True)
-    shutil.copy(patient / f"{name}_RNA.json", root / PLACES[RNA])
+    shutil.copy(patient / f"{name}_RNA.json", root / PLACES["rna"])
     variables = json.loads((patient / f"{name}_CD.json").read_text())
-    known = {key: value for key, value in variables.items() if key not in OUTCOME_KEYS}
-    (root / PLACES[CLINICAL]).write_text(json.dumps(known, indent=1) + "\n")
+    known = {key: value for key, value in variables.items() if key not in TASK.outcome.keys}
+    (root / PLACES["clinical"]).write_text(json.dumps(known, indent=1) + "\n")
 
 
 def write_sockets(root: Path, images: dict[str, Path]) -> None:
     """inputs.json as the platform writes it."""
-    sockets = [(slug, "Image", {"name": path.name}) for slug, path in images.items()]
-    sockets += [(slug, "Anything", None) for slug in (RNA, CLINICAL)]
+    sockets = [(TASK.sockets[name], "Image", {"name": path.name}) for name, path in images.items()]
+    sockets += [(TASK.sockets[name], "Anything", None) for name in ("rna", "clinical")]
     entries = [
         {
             "pk": number,
             "interface": {
-                "slug": slug,
+                "slug": socket.slug,
                 "kind": kind,
                 "super_kind": "Image" if image else "File",
-                "relative_path": PLACES[slug],
+                "relative_path": socket.place,
             },
             "image": image,
-            "file": None if image else f"https://grand-challenge.org/media/some-link/{PLACES[slug]}",
+            "file": None if image else f"https://grand-challenge.org/media/some-link/{socket.place}",
             "value": None,
         }
-        for number, (slug, kind, image) in enumerate(sockets, start=1)
+        for number, (socket, kind, image) in enumerate(sockets, start=1)
     ]
     (root / "inputs.json").write_text(json.dumps(entries, indent=1) + "\n")
 

@@ -23,9 +23,9 @@ from survfuse.cohort.read import read_cohort
 from survfuse.cohort.simulate import simulate
 from survfuse.inputs.features import read_features, write_features
 from survfuse.runtime.errors import EnvironmentFailure, InputError
-from survfuse.slide.encoders import embedded_weights
 from survfuse.slide.registry import ENCODERS
 from survfuse.slide.settings import SlideSettings
+from survfuse.slide.weights import embedded_weights
 
 TIME = "Time_to_prog_or_FUend"
 

@@ -16,14 +16,14 @@ from conftest import CASES, CHOOSES_A_GPU, DEMONSTRATION, MASK, ROOT, SLIDE, run
 
 import survfuse.runtime.device as device
 from survfuse.bundle.load import load, load_members
-from survfuse.cli.main import _parser
+from survfuse.cli.main import main as survfuse
 from survfuse.networks.ensemble import Ensemble, Member
 from survfuse.runtime.device import chosen_device, driver_version, runs_on
 from survfuse.runtime.errors import EnvironmentFailure
-from survfuse.slide.encode import read_ahead
 from survfuse.slide.encoders import load_encoder
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
+from survfuse.slide.read_ahead import read_ahead
 from survfuse.slide.tissue import find_tissue
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -163,10 +163,12 @@ def test_the_command_line_takes_precedence(machine, switches, option, variable, 
     assert chosen_device(option) == expected
 
 
-def test_commands_leave_the_choice_to_the_variable_unless_told():
-    words = ["predict", "COHORT", "--model", "M", "--out", "O"]
-    assert _parser().parse_args(words).device is None
-    assert _parser().parse_args([*words, "--device", "auto"]).device == "auto"
+def test_commands_leave_the_choice_to_the_variable_unless_told(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("survfuse.prediction.table.predict", lambda *_, device, **__: asked.append(device))
+    words = ["predict", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "out.csv")]
+    assert survfuse(words) == 0 and survfuse([*words, "--device", "auto"]) == 0
+    assert asked == [None, "auto"]
 
 
 def test_the_drivers_version_is_read_from_either_kernel_module(machine):

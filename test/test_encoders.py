@@ -14,11 +14,13 @@ from torch import nn
 
 from survfuse.runtime.errors import BundleError, EnvironmentFailure, InputError
 from survfuse.slide.encode import tile_features
-from survfuse.slide.encoders import Encoder, build_network, embedded_weights, load_encoder
+from survfuse.slide.encoders import Encoder, load_encoder
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
+from survfuse.slide.precision import encoder_precision
 from survfuse.slide.registry import ENCODERS
 from survfuse.slide.tissue import find_tissue
+from survfuse.slide.weights import build_network, embedded_weights
 
 CPU = torch.device("cpu")
 
@@ -186,15 +188,13 @@ def test_batches_shrink_when_memory_runs_out():
     [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
 )
 def test_precision_on_a_gpu_follows_what_it_computes_in(monkeypatch, capability, expected):
-    from survfuse.slide.encoders import _precision
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     properties = types.SimpleNamespace(major=capability[0], minor=capability[1])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    assert _precision(ENCODERS["uni"], torch.device("cuda")) == expected
-    assert _precision(ENCODERS["efficientnet-lite0"], torch.device("cuda")) == torch.float32
+    assert encoder_precision(ENCODERS["uni"], torch.device("cuda")) == expected
+    assert encoder_precision(ENCODERS["efficientnet-lite0"], torch.device("cuda")) == torch.float32
 
 
 def test_weights_that_do_not_belong_are_refused(tmp_path):

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PLACES
 from make_cases import write_sockets, write_variables
 from sksurv.metrics import concordance_index_censored
 
 import survfuse.container.job as job
+from survfuse import api
 from survfuse.cli.main import main as survfuse
-from survfuse.evaluation.evaluate import evaluate
-from survfuse.tasks.chimera3 import PLACES, RNA, SLIDE
 
 PATIENTS = 12
 SLIDE_SLUG = "bladder-cancer-tissue-biopsy-whole-slide-image"
@@ -56,11 +56,11 @@ def submission(cohort: Path, bundle: Path, patients: list[str], tmp_path_factory
     jobs = []
     for name in patients:
         case = cases / name
-        features = case / PLACES[SLIDE] / f"{name}_HE.pt"
+        features = case / PLACES["slide"] / f"{name}_HE.pt"
         write_variables(cohort / "data" / name, name, case)
         features.parent.mkdir(parents=True)
         shutil.copy(cohort / "features" / "features" / features.name, features)
-        write_sockets(case, {SLIDE: features})
+        write_sockets(case, {"slide": features})
         pk = str(uuid.uuid5(uuid.NAMESPACE_OID, name))
         output = root / pk / "output"
         assert job.main(["--input", str(case), "--output", str(output), "--model", str(bundle)]) == 0
@@ -138,9 +138,7 @@ def whole_years(months: float) -> float:
 def test_the_evaluation_container_and_survfuse_evaluate_agree_to_the_last_bit(
     submission, truth, tmp_path, capsys, monkeypatch, coarse: Callable[[float], float], tied: bool
 ):
-    monkeypatch.setattr(
-        "survfuse.evaluation.evaluate.evaluate", partial(evaluate, draws=20)
-    )  # intervals are tested elsewhere
+    monkeypatch.setattr(api, "evaluate", partial(api.evaluate, draws=20))  # intervals are tested elsewhere
     months = {name: coarse(value) for name, value in submitted(submission).items()}
     score = challenge_score(months, truth)
     pairwise, ties = pairwise_score(months, truth)
@@ -182,7 +180,7 @@ def test_a_job_that_fails_leaves_the_evaluation_without_a_file_to_read(submissio
     entry = json.loads((root / "predictions.json").read_text())[0]
     case, output = tmp_path / "case", root / entry["pk"] / "output"
     write_variables(cohort / "data" / patients[0], patients[0], case)
-    (case / PLACES[RNA]).write_text("[]")
+    (case / PLACES["rna"]).write_text("[]")
     assert job.main(["--input", str(case), "--output", str(output), "--model", str(bundle)]) == 2
     with pytest.raises(FileNotFoundError):
         submitted(root)

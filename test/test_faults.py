@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CASES, ROOT, end_of, months
+from conftest import CASES, OUTPUT_FILE, PLACES, ROOT, end_of, months
 
 from survfuse.container.job import main
-from survfuse.tasks.chimera3 import CLINICAL, OUTPUT_FILE, PLACES, RNA
 
 COMMAND = [sys.executable, str(ROOT / "inference.py")]
 
@@ -155,12 +154,12 @@ SECRETS = {"age": 83.4177, "no_instillations": 41.5533}
 
 def test_no_value_of_a_patient_is_ever_shown(case, output, capsys):
     """Clinical values and expression stay out of the log, be the case answered or refused; names and counts may be."""
-    variables = json.loads((case / PLACES[CLINICAL]).read_text()) | SECRETS | {"smoking": "Sekret", "other": "Sekret"}
-    expression = json.loads((case / PLACES[RNA]).read_text()) | {"TP53": 777.123, "OTHER": 888.123}
+    variables = json.loads((case / PLACES["clinical"]).read_text()) | SECRETS | {"smoking": "Sekret", "other": "Sekret"}
+    expression = json.loads((case / PLACES["rna"]).read_text()) | {"TP53": 777.123, "OTHER": 888.123}
 
     def said() -> str:
-        (case / PLACES[CLINICAL]).write_text(json.dumps(variables))
-        (case / PLACES[RNA]).write_text(json.dumps(expression))
+        (case / PLACES["clinical"]).write_text(json.dumps(variables))
+        (case / PLACES["rna"]).write_text(json.dumps(expression))
         end_of(case, output)
         found = capsys.readouterr()
         return found.out + found.err
@@ -177,7 +176,7 @@ def test_no_value_of_a_patient_is_ever_shown(case, output, capsys):
         logs.append(said())
         assert "expression of 'TP53'" in logs[-1]
         expression["TP53"] = kept
-    (case / PLACES[CLINICAL]).write_text('{"age": "Sekret 83.4177",')
+    (case / PLACES["clinical"]).write_text('{"age": "Sekret 83.4177",')
     end_of(case, output)
     logs.append("".join(capsys.readouterr()))
     for log in logs:
@@ -191,7 +190,7 @@ def test_an_unforeseen_error_shows_no_value_either(case, output, capsys, monkeyp
         raise KeyError("a name")
 
     monkeypatch.setattr("survfuse.inputs.clinical.Vocabulary.encode", fail)
-    (case / PLACES[CLINICAL]).write_text(json.dumps(SECRETS))
+    (case / PLACES["clinical"]).write_text(json.dumps(SECRETS))
     assert end_of(case, output) == 1
     found = "".join(capsys.readouterr())
     assert "Traceback" in found and "83.4177" not in found

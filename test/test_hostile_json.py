@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import DEMONSTRATION, end_of, months
+from conftest import DEMONSTRATION, PLACES, SLUGS, end_of, months
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -15,10 +15,9 @@ from survfuse.inputs.expression import Expression
 from survfuse.inputs.sockets import read_case
 from survfuse.runtime.errors import InputError, one_line
 from survfuse.runtime.files import LARGEST_JSON, read_json, read_object, spelt_number
-from survfuse.tasks.chimera3 import CLINICAL, PLACES, RNA
 
-PLACE = {"rna": PLACES[RNA], "clinical": PLACES[CLINICAL], "inputs": "inputs.json"}
-VARIABLES = (Path(__file__).parent / "input/interf1" / PLACES[CLINICAL]).read_text()
+PLACE = {"rna": PLACES["rna"], "clinical": PLACES["clinical"], "inputs": "inputs.json"}
+VARIABLES = (Path(__file__).parent / "input/interf1" / PLACES["clinical"]).read_text()
 
 REFUSED = {
     "empty file": (b"", "the file is empty"),
@@ -233,7 +232,7 @@ def test_a_log_line_is_one_printable_line(text):
 
 @quick
 @given(
-    slugs=st.lists(st.sampled_from([*PLACES, "ct-image", ""]), max_size=6),
+    slugs=st.lists(st.sampled_from([*SLUGS.values(), "ct-image", ""]), max_size=6),
     path=st.text(max_size=20) | st.sampled_from([*PLACES.values(), "../x", "/etc", ".", "images"]),
 )
 def test_any_list_of_sockets_is_a_case_or_refused(tmp_path_factory, slugs, path):
@@ -248,7 +247,7 @@ def test_any_list_of_sockets_is_a_case_or_refused(tmp_path_factory, slugs, path)
     except InputError as error:
         assert error.line().isprintable()
     else:
-        assert case.given and set(slugs) <= set(PLACES)
+        assert case.given and set(slugs) <= set(SLUGS.values())
         assert all(file.is_file() for file in (case.slide, case.features, case.rna, case.clinical) if file)
 
 

@@ -17,22 +17,21 @@ import pyvips
 import SimpleITK as sitk
 import tifffile
 import torch
-from conftest import MASK, ROOT, SLIDE, end_of, give_slide, months
+from conftest import MASK, OUTPUT_FILE, PLACES, ROOT, SLIDE, end_of, give_slide, months
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from survfuse.runtime.errors import InputError
+from survfuse.slide.damage import MOST_DAMAGED
 from survfuse.slide.encode import tile_features
 from survfuse.slide.encoders import Encoder
 from survfuse.slide.grid import MOST_GRID_TILES, Grid
+from survfuse.slide.mask_check import mask_problem
 from survfuse.slide.masks import mask_coverage
-from survfuse.slide.pixels import Slide, resolution
-from survfuse.slide.settings import MOST_DAMAGED
-from survfuse.slide.tissue import _tells_nothing, find_tissue
-from survfuse.tasks.chimera3 import MASK as MASK_SOCKET
-from survfuse.tasks.chimera3 import OUTPUT_FILE, PLACES
-from survfuse.tasks.chimera3 import SLIDE as SLIDE_SOCKET
+from survfuse.slide.pixels import Slide
+from survfuse.slide.resolution import resolution
+from survfuse.slide.tissue import find_tissue
 
 RESOLUTION = {"resolution": (1 / 0.499e-4, 1 / 0.499e-4), "resolutionunit": "CENTIMETER", "metadata": None}
 TILED = {"tile": (256, 256)}
@@ -192,7 +191,7 @@ def test_the_suffix_does_not_matter(slide_case, tmp_path):
 
 
 def test_several_files_in_a_folder_are_refused_and_hidden_ones_are_none(slide_case, output, capsys):
-    folder = slide_case / PLACES[SLIDE_SOCKET]
+    folder = slide_case / PLACES["slide"]
     (folder / ".DS_Store").write_text("x")
     (folder / "notes").mkdir()
     assert end_of(slide_case, output) == 0
@@ -207,7 +206,7 @@ def test_several_files_in_a_folder_are_refused_and_hidden_ones_are_none(slide_ca
 def test_features_under_a_slides_suffix_and_the_other_way_round_are_refused(slide_case, case, output):
     give_slide(slide_case, "s.h5", SLIDE.read_bytes())
     assert end_of(slide_case, output) == 2
-    (features,) = (case / PLACES[SLIDE_SOCKET]).iterdir()
+    (features,) = (case / PLACES["slide"]).iterdir()
     features.rename(features.with_suffix(".tif"))
     assert end_of(case, output) == 2
 
@@ -416,7 +415,7 @@ def test_the_log_says_how_many_tiles_are_damaged(slide_case, output, capsys, pix
         start, length = (places[number] for places in (file.pages.first.dataoffsets, file.pages.first.databytecounts))
     data[start : start + length] = bytes(length)
     give_slide(slide_case, "s.tif", bytes(data))
-    shutil.rmtree(slide_case / PLACES[MASK_SOCKET])
+    shutil.rmtree(slide_case / PLACES["mask"])
     assert end_of(slide_case, output) == 0
     assert "tissue tiles cannot be read, or have no pixels in it, and are left out" in capsys.readouterr().err
 
@@ -425,7 +424,7 @@ def test_the_log_says_how_many_tiles_are_damaged(slide_case, output, capsys, pix
 
 
 def give_mask(case: Path, name: str, data: bytes) -> None:
-    folder = case / PLACES[MASK_SOCKET]
+    folder = case / PLACES["mask"]
     for path in folder.iterdir():
         path.unlink()
     (folder / name).write_bytes(data)
@@ -461,7 +460,7 @@ def test_a_mask_that_tells_nothing_apart_is_no_mask(slide_case, tmp_path, capsys
     assert end_of(slide_case, tmp_path / "useless") == 0
     found = capsys.readouterr()
     assert said in found.out and "warning: m.tif: the mask" in found.err
-    (slide_case / PLACES[MASK_SOCKET] / "m.tif").unlink()
+    (slide_case / PLACES["mask"] / "m.tif").unlink()
     assert end_of(slide_case, tmp_path / "none") == 0
     assert months(tmp_path / "useless") == months(tmp_path / "none")
 
@@ -492,7 +491,7 @@ class Shown:
 def judged(shown: np.ndarray, marked: np.ndarray) -> str | None:
     """What is said of a mask that marks whole tiles of 224 px, [rows, columns]."""
     slide = Shown(shown)
-    return _tells_nothing(marked.astype(float), slide, Grid.over(slide.size, slide.mpp, 224, 1.0))
+    return mask_problem(marked.astype(float), slide, Grid.over(slide.size, slide.mpp, 224, 1.0))
 
 
 def scene(pixels: np.ndarray, *kinds: str) -> np.ndarray:

@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CASES, CHOOSES_A_GPU, DEMONSTRATION, ROOT, edit_json
+from conftest import CASES, CHOOSES_A_GPU, DEMONSTRATION, OUTPUT_FILE, ROOT, edit_json
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from survfuse.bundle.manifest import RESEARCH
-from survfuse.tasks.chimera3 import OUTPUT_FILE
 
 pytestmark = pytest.mark.image
 

@@ -16,7 +16,21 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import CASES, DEMONSTRATION, FEATURES, MASK, ROOT, SLIDE, edit_json, end_of, months, run_job
+from conftest import (
+    CASES,
+    DEMONSTRATION,
+    FEATURES,
+    MASK,
+    OUTPUT_FILE,
+    PLACES,
+    ROOT,
+    SLIDE,
+    SLUGS,
+    edit_json,
+    end_of,
+    months,
+    run_job,
+)
 
 import survfuse.container.job as job
 from survfuse.cli.main import main as survfuse
@@ -24,15 +38,12 @@ from survfuse.inputs.features import read_features
 from survfuse.networks.ensemble import Ensemble
 from survfuse.runtime.errors import EnvironmentFailure
 from survfuse.slide.extract import extract
-from survfuse.tasks.chimera3 import CLINICAL, OUTPUT_FILE, PLACES, RNA
-from survfuse.tasks.chimera3 import MASK as MASK_SOCKET
-from survfuse.tasks.chimera3 import SLIDE as SLIDE_SOCKET
 
 GENES = len(json.loads((DEMONSTRATION / "genes.json").read_text())["genes"])
 
 
 def give_features(case: Path, values: object, suffix: str = ".pt", **datasets: object) -> None:
-    folder = case / PLACES[SLIDE_SOCKET]
+    folder = case / PLACES["slide"]
     for path in folder.iterdir():
         path.unlink()
     if suffix == ".pt":
@@ -81,8 +92,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 def test_given_features_predict_what_their_slide_does(tmp_path, output):
     """Extracted first or on the way, one slide gives one number."""
     given = Path(shutil.copytree(CASES / "interf0", tmp_path / "given"))
-    (given / PLACES[SLIDE_SOCKET] / SLIDE.name).unlink()
-    out = given / PLACES[SLIDE_SOCKET] / "3S_001_HE.h5"
+    (given / PLACES["slide"] / SLIDE.name).unlink()
+    out = given / PLACES["slide"] / "3S_001_HE.h5"
     assert survfuse(["extract", str(SLIDE), "--mask", str(MASK), "--out", str(out)]) == 0
     assert end_of(given, output) == 0
     expected = json.loads((ROOT / "test/expected/interf0" / OUTPUT_FILE).read_text())
@@ -134,11 +145,11 @@ def test_a_platform_that_says_both_is_understood(case, output):
 def test_sockets_lie_where_the_job_says(case, output, capsys):
     entries = json.loads((case / "inputs.json").read_text())
     for entry in entries:
-        if entry["interface"]["slug"] == RNA:
+        if entry["interface"]["slug"] == SLUGS["rna"]:
             entry["interface"]["relative_path"] = "elsewhere/rna.json"
     (case / "inputs.json").write_text(json.dumps(entries))
     (case / "elsewhere").mkdir()
-    (case / PLACES[RNA]).rename(case / "elsewhere/rna.json")
+    (case / PLACES["rna"]).rename(case / "elsewhere/rna.json")
     assert end_of(case, output) == 0
     assert "sockets from inputs.json" in capsys.readouterr().out
 
@@ -151,9 +162,9 @@ def test_without_inputs_json_the_files_decide_and_the_log_says_so(case, output, 
 
 def test_a_slide_without_mask_is_searched_for_tissue(tmp_path, output, capsys):
     root = Path(shutil.copytree(CASES / "interf0", tmp_path / "input"))
-    shutil.rmtree(root / PLACES[MASK_SOCKET])
+    shutil.rmtree(root / PLACES["mask"])
     entries = json.loads((root / "inputs.json").read_text())
-    entries = [entry for entry in entries if entry["interface"]["slug"] != MASK_SOCKET]
+    entries = [entry for entry in entries if entry["interface"]["slug"] != SLUGS["mask"]]
     (root / "inputs.json").write_text(json.dumps(entries))
     assert end_of(root, output) == 0
     assert "10 tiles kept of 35; no mask given; tissue found by saturation" in capsys.readouterr().out
@@ -165,7 +176,9 @@ def test_an_unknown_set_of_sockets_lists_what_was_expected_and_what_came(case, o
     (case / "inputs.json").write_text(json.dumps([*entries[:1], other]))
     assert end_of(case, output) == 2
     message = capsys.readouterr().err
-    assert all(part in message for part in (MASK_SOCKET, RNA, CLINICAL, "ct-image", "expected", "found"))
+    assert all(
+        part in message for part in (SLUGS["mask"], SLUGS["rna"], SLUGS["clinical"], "ct-image", "expected", "found")
+    )
     assert message.count("\n") == 1
 
 
@@ -176,7 +189,7 @@ def text(place: str, content: str):
 BAG = torch.rand(6, 1280)
 INPUT_FAULTS = {
     "a folder as expression": (
-        lambda case: [(case / PLACES[RNA]).unlink(), (case / PLACES[RNA]).mkdir()],
+        lambda case: [(case / PLACES["rna"]).unlink(), (case / PLACES["rna"]).mkdir()],
         "expected a file, found a folder",
     ),
     "nothing at all": (lambda case: [shutil.rmtree(case), case.mkdir()], "unknown set of sockets"),
@@ -188,21 +201,21 @@ INPUT_FAULTS = {
     ),
     "socket without slug": (text("inputs.json", "[{}]"), "entry 0 has no"),
     "path outside": (
-        text("inputs.json", json.dumps([{"interface": {"slug": RNA, "relative_path": "../x"}}])),
+        text("inputs.json", json.dumps([{"interface": {"slug": SLUGS["rna"], "relative_path": "../x"}}])),
         "leads outside",
     ),
-    "expression not JSON": (text(PLACES[RNA], "{"), "not valid JSON"),
-    "expression a list": (text(PLACES[RNA], "[1]"), "expected one JSON object, found an array"),
-    "expression nested deep": (text(PLACES[RNA], "[" * 100_000), "not usable JSON"),
-    "expression twice": (text(PLACES[RNA], '{"TP53": 1, "TP53": 2}'), "'TP53' occurs more than once"),
-    "expression NaN": (lambda case: edit_json(case / PLACES[RNA], TP53=float("nan")), "'TP53'"),
+    "expression not JSON": (text(PLACES["rna"], "{"), "not valid JSON"),
+    "expression a list": (text(PLACES["rna"], "[1]"), "expected one JSON object, found an array"),
+    "expression nested deep": (text(PLACES["rna"], "[" * 100_000), "not usable JSON"),
+    "expression twice": (text(PLACES["rna"], '{"TP53": 1, "TP53": 2}'), "'TP53' occurs more than once"),
+    "expression NaN": (lambda case: edit_json(case / PLACES["rna"], TP53=float("nan")), "'TP53'"),
     "expression of others": (
-        text(PLACES[RNA], '{"TP53": 1}'),
+        text(PLACES["rna"], '{"TP53": 1}'),
         f"{GENES - 1} of the bundle's {GENES} genes are missing",
     ),
-    "age implausible": (lambda case: edit_json(case / PLACES[CLINICAL], age=400), "age: out of its plausible range"),
+    "age implausible": (lambda case: edit_json(case / PLACES["clinical"], age=400), "age: out of its plausible range"),
     "two slides": (
-        lambda case: shutil.copy(FEATURES, case / PLACES[SLIDE_SOCKET] / "second.h5"),
+        lambda case: shutil.copy(FEATURES, case / PLACES["slide"] / "second.h5"),
         "expected one file in",
     ),
     "features of another length": (
@@ -229,7 +242,7 @@ INPUT_FAULTS = {
         "coords of shape",
     ),
     "HDF5 torn": (
-        lambda case: (case / PLACES[SLIDE_SOCKET] / FEATURES.name).write_bytes(FEATURES.read_bytes()[:999]),
+        lambda case: (case / PLACES["slide"] / FEATURES.name).write_bytes(FEATURES.read_bytes()[:999]),
         "cannot be read as HDF5",
     ),
 }
@@ -245,14 +258,14 @@ def test_unusable_input_ends_in_one_named_line_and_no_output(case, output, capsy
 
 
 def test_features_of_a_named_other_encoder_are_refused(case, output, capsys):
-    with h5py.File(case / PLACES[SLIDE_SOCKET] / FEATURES.name, "a") as file:
+    with h5py.File(case / PLACES["slide"] / FEATURES.name, "a") as file:
         file["features"].attrs["encoder"] = "uni_v1"
     assert end_of(case, output) == 2
     assert "features of 'uni_v1', but the bundle takes those of 'efficientnet-lite0'" in capsys.readouterr().err
 
 
 def test_an_encoder_may_be_named_in_bytes(case, output):
-    with h5py.File(case / PLACES[SLIDE_SOCKET] / FEATURES.name, "a") as file:
+    with h5py.File(case / PLACES["slide"] / FEATURES.name, "a") as file:
         file["features"].attrs["encoder"] = np.bytes_("efficientnet-lite0")
     assert end_of(case, output) == 0
 
@@ -329,10 +342,10 @@ def test_every_layout_of_the_same_features_gives_the_same_months(case, tmp_path)
 
 
 def test_missing_values_are_said_and_the_run_goes_on(case, output, capsys):
-    expression = json.loads((case / PLACES[RNA]).read_text())
+    expression = json.loads((case / PLACES["rna"]).read_text())
     del expression["TP53"], expression["MYC"]
-    (case / PLACES[RNA]).write_text(json.dumps(expression | {"NOVEL": 3.0}))
-    edit_json(case / PLACES[CLINICAL], age=-1, stage="T4", extra="x")
+    (case / PLACES["rna"]).write_text(json.dumps(expression | {"NOVEL": 3.0}))
+    edit_json(case / PLACES["clinical"], age=-1, stage="T4", extra="x")
     assert end_of(case, output) == 0
     log = capsys.readouterr().out
     read = f"{GENES - 2} genes of {GENES}"
@@ -342,8 +355,8 @@ def test_missing_values_are_said_and_the_run_goes_on(case, output, capsys):
 
 
 def test_expression_on_another_scale_is_warned_of_on_stderr(case, output, capsys):
-    expression = json.loads((case / PLACES[RNA]).read_text())
-    (case / PLACES[RNA]).write_text(json.dumps({gene: 40.0 * value for gene, value in expression.items()}))
+    expression = json.loads((case / PLACES["rna"]).read_text())
+    (case / PLACES["rna"]).write_text(json.dumps({gene: 40.0 * value for gene, value in expression.items()}))
     assert end_of(case, output) == 0
     assert "another scale than the training cohort's" in capsys.readouterr().err
 
@@ -385,7 +398,7 @@ def test_a_bundle_without_encoder_weights_cannot_read_slides(bundle, tmp_path, o
     """The tiny bundle takes UNI features: they may be given, but its weights are not carried along."""
     root = Path(shutil.copytree(CASES / "interf0", tmp_path / "input"))
     cohort_genes = json.loads((bundle / "genes.json").read_text())["genes"]
-    (root / PLACES[RNA]).write_text(json.dumps(dict.fromkeys(cohort_genes, 5.0)))
+    (root / PLACES["rna"]).write_text(json.dumps(dict.fromkeys(cohort_genes, 5.0)))
     assert end_of(root, output, bundle) == 3
     assert "encoder uni needs a weight file" in capsys.readouterr().err
 
@@ -441,5 +454,5 @@ def test_sigterm_ends_in_code_4_with_nothing_written(output):
 def test_a_number_of_an_earlier_run_does_not_outlive_a_failure(case, output):
     assert end_of(case, output) == 0
     assert months(output) >= 0.0
-    (case / PLACES[RNA]).write_text("[]")
+    (case / PLACES["rna"]).write_text("[]")
     assert end_of(case, output) == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import pyvips
 import torch
-from conftest import CASES, MASK, ROOT, SLIDE
+from conftest import CASES, MASK, OUTPUT_FILE, PLACES, ROOT, SLIDE
 
 import survfuse.runtime.clock
 from survfuse.container.job import main
@@ -21,9 +21,6 @@ from survfuse.slide.grid import Grid
 from survfuse.slide.order import even_order
 from survfuse.slide.pixels import Slide
 from survfuse.slide.tissue import find_tissue
-from survfuse.tasks.chimera3 import CLINICAL, OUTPUT_FILE, PLACES, RNA
-from survfuse.tasks.chimera3 import MASK as MASK_SOCKET
-from survfuse.tasks.chimera3 import SLIDE as SLIDE_SOCKET
 
 CPU = torch.device("cpu")
 
@@ -33,8 +30,8 @@ def large(tmp_path_factory):
     """A case of more tiles than a limit must leave: two by two copies of the sample slide."""
     root = tmp_path_factory.mktemp("large")
     for source, place, options in (
-        (SLIDE, SLIDE_SOCKET, {"compression": "jpeg"}),
-        (MASK, MASK_SOCKET, {"compression": "deflate", "region_shrink": "nearest"}),
+        (SLIDE, "slide", {"compression": "jpeg"}),
+        (MASK, "mask", {"compression": "deflate", "region_shrink": "nearest"}),
     ):
         image = pyvips.Image.new_from_file(str(source)).copy_memory()
         copies = pyvips.Image.arrayjoin([image, image.fliphor(), image.flipver(), image], across=2)
@@ -42,7 +39,7 @@ def large(tmp_path_factory):
         copies.copy(xres=image.xres, yres=image.yres).tiffsave(
             str(root / PLACES[place] / "large.tif"), tile=True, pyramid=True, **options
         )
-    for place in (RNA, CLINICAL):
+    for place in ("rna", "clinical"):
         (root / PLACES[place]).write_bytes((CASES / "interf0" / PLACES[place]).read_bytes())
     return root
 
@@ -50,9 +47,9 @@ def large(tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened(large):
     """Slide, grid and the tiles' origins."""
-    with Slide(large / PLACES[SLIDE_SOCKET] / "large.tif") as slide:
+    with Slide(large / PLACES["slide"] / "large.tif") as slide:
         grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
-        yield slide, grid, find_tissue(slide, grid, large / PLACES[MASK_SOCKET] / "large.tif", 0.5).origins
+        yield slide, grid, find_tissue(slide, grid, large / PLACES["mask"] / "large.tif", 0.5).origins
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +71,12 @@ class Batches(TimeLimit):
 
 def allow(batches: int, monkeypatch) -> None:
     monkeypatch.setattr(Batches, "left", batches)
-    monkeypatch.setattr("survfuse.container.job.TimeLimit", Batches)
+    monkeypatch.setattr("survfuse.prediction.time_estimate.TimeLimit", Batches)
 
 
 def test_time_counts_from_the_process_s_start():
     """Not from when the module was imported, and no more than its parent saw pass."""
-    code = "import time; time.sleep(0.4)\nfrom survfuse.clock import elapsed\nprint(elapsed())"
+    code = "import time; time.sleep(0.4)\nfrom survfuse.runtime.clock import elapsed\nprint(elapsed())"
     started = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert 0.4 <= float(ended.stdout) <= time.monotonic() - started + 0.011  # the system counts hundredths

@@ -8,15 +8,18 @@ from sksurv.util import Surv
 from test_stacking import efron
 
 from survfuse.cohort.bags import Bag
-from survfuse.networks.families import build
+from survfuse.networks.build import build
+from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.errors import InputError
-from survfuse.training.fit_cox import PENALTIES, RATIOS, Clusters, fit_fold
+from survfuse.training.fit_cox import PENALTIES, RATIOS, fit_cox
 from survfuse.training.fit_networks import inner_sizes
 from survfuse.training.folds import nested_splits
 from survfuse.training.member import Prepared
+from survfuse.training.tile_clusters import TileClusters
 
 PATIENTS, COMPONENTS, VARIABLES = 90, 4, 3
+FAMILIES = families_of(("slide", "rna", "clinical"))
 
 
 def bag_of(random: np.random.Generator, tiles: int, share: float) -> Bag:
@@ -41,9 +44,9 @@ class Drawn:
         self.events = random.random(PATIENTS) < 0.7
         splits = [s for s in nested_splits(self.times, self.events, 3, 3, 1, seed) if s.fold == 1]
         rna, clinical = (torch.from_numpy(values).float() for values in (self.rna, self.clinical))
-        self.members = [Prepared(split, 0, rna, clinical) for split in splits]
+        self.members = [Prepared(split, 0, {"rna": rna, "clinical": clinical}) for split in splits]
         training = np.union1d(splits[0].fitted, splits[0].inner)
-        self.clusters = Clusters.fit(self.bags, training, 3, seed)
+        self.clusters = TileClusters.fit(self.bags, training, 3, seed)
 
 
 def written_out(drawn: Drawn, family: str, rows: np.ndarray, ratio: float) -> dict[str, np.ndarray]:
@@ -55,15 +58,14 @@ def written_out(drawn: Drawn, family: str, rows: np.ndarray, ratio: float) -> di
         "rna": rna / rna[rows].std(axis=0).max() * ratio,
         "clinical": clinical,
     }
-    own = build(family, Sizes(tile=2, genes=COMPONENTS, clinical=VARIABLES, clusters=3)).modalities
-    return {name: blocks[name] - blocks[name][rows].mean(axis=0) for name in own}
+    return {name: blocks[name] - blocks[name][rows].mean(axis=0) for name in FAMILIES[family].modalities}
 
 
 @pytest.mark.parametrize("family", ["cox-rna+clinical", "cox", "cox-slide", "clinical"])
 def test_penalties_are_those_that_predict_the_inner_patients_best_together(family):
     """Every penalty and ratio by scikit-survival's own fit; losses of the inner patients written out."""
     drawn = Drawn(1)
-    found, penalty = fit_fold(family, drawn.members, drawn.clusters, drawn.times, drawn.events)
+    members = fit_cox(FAMILIES[family], drawn.members, drawn.clusters, drawn.times, drawn.events)
     ratios = RATIOS if family in ("cox", "cox-rna+clinical") else (1.0,)
     steps, together = [], []
     for ratio in ratios:
@@ -82,24 +84,24 @@ def test_penalties_are_those_that_predict_the_inner_patients_best_together(famil
             together.append(float(np.dot(losses, happened)))
     best = int(np.argmin(together))
     assert best > 0  # not the first, nor by default
-    assert penalty == steps[best][0]
-    sizes = inner_sizes(Sizes(tile=2, genes=COMPONENTS, clinical=VARIABLES, clusters=3), False)
+    assert {fitted.penalty for fitted in members} == {steps[best][0]}
+    sizes = inner_sizes(Sizes(tile=2, genes=COMPONENTS, clinical=VARIABLES, clusters=3))
     tiles = torch.stack([bag.rows(None) for bag in drawn.bags])
-    for place, (member, fitted) in enumerate(zip(drawn.members, found, strict=True)):
+    for place, (member, fitted) in enumerate(zip(drawn.members, members, strict=True)):
         assert fitted.inner == pytest.approx([losses[place] for _, losses, _ in steps], abs=1e-5)
-        network = build(family, sizes).eval()
+        network = build(FAMILIES[family], sizes).eval()
         network.load_state_dict(fitted.state)
         blocks, weight = steps[best][2][place]
-        given = {"slide": tiles, "rna": member.rna, "clinical": member.clinical}
-        for combination, judged in fitted.judged.items():
+        given = {"slide": tiles, **member.inputs}
+        for combination, by_step in fitted.risks_by_step.items():
             # What a modality that is missing adds is nothing: it stands at its mean.
             parts = [block * (name in combination) for name, block in blocks.items()]
             expected = np.concatenate(parts, axis=1) @ weight
             case = [value if name in combination else None for name, value in given.items()]
             with torch.no_grad():
                 assert network(*case).risk.numpy() == pytest.approx(expected, abs=2e-4), combination
-            assert judged.shape == (len(steps), len(member.split.inner))
-            assert judged[best].numpy() == pytest.approx(expected[member.split.inner], abs=1e-5), combination
+            assert by_step.shape == (len(steps), len(member.split.inner))
+            assert by_step[best].numpy() == pytest.approx(expected[member.split.inner], abs=1e-5), combination
 
 
 def test_a_cluster_that_hardly_anybody_has_is_not_blown_up():
@@ -115,11 +117,12 @@ def test_a_cluster_that_hardly_anybody_has_is_not_blown_up():
             tiles[0] = torch.tensor([0.0, 500.0])
         bags.append(Bag.of(tiles))
     centres = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 500.0]])
-    clusters = Clusters(centres, torch.stack([_shares(bag, centres) for bag in bags]))
-    found, _ = fit_fold("cox-slide", drawn.members, clusters, drawn.times, drawn.events)
-    sizes = inner_sizes(Sizes(tile=2, clusters=3), False)
-    for fitted in found:
-        network = build("cox-slide", sizes).eval()
+    clusters = TileClusters(centres, torch.stack([_shares(bag, centres) for bag in bags]))
+    family = FAMILIES["cox-slide"]
+    members = fit_cox(family, drawn.members, clusters, drawn.times, drawn.events)
+    sizes = inner_sizes(Sizes(tile=2, clusters=3))
+    for fitted in members:
+        network = build(family, sizes).eval()
         network.load_state_dict(fitted.state)
         with torch.no_grad():
             common = torch.cat([network(bag.rows(None)[None], None, None).risk for bag in bags])
@@ -136,4 +139,4 @@ def test_a_fold_without_a_finite_solution_is_named(monkeypatch):
     drawn = Drawn(3)
     monkeypatch.setattr("survfuse.training.fit_cox._ridge_cox", lambda *_: None)
     with pytest.raises(InputError, match="cox-rna: no penalty up to 1000 gives a finite solution"):
-        fit_fold("cox-rna", drawn.members, None, drawn.times, drawn.events)
+        fit_cox(FAMILIES["cox-rna"], drawn.members, None, drawn.times, drawn.events)

@@ -12,12 +12,13 @@ from scipy import stats
 from sksurv.metrics import concordance_index_ipcw, cumulative_dynamic_auc, integrated_brier_score
 from sksurv.util import Surv
 
-from survfuse.evaluation.evaluate import evaluate, print_evaluation, read_outcomes, read_predictions
+from survfuse.cohort.outcomes import Outcome, read_outcomes
+from survfuse.cohort.problems import Problems
+from survfuse.evaluation.evaluate import evaluate, print_evaluation
 from survfuse.runtime.errors import BundleError, InputError
 from survfuse.survival.curves import SurvivalCurve
 from survfuse.survival.metrics import (
     auc_at,
-    bootstrap_interval,
     concordance,
     corrected_difference,
     d_calibration,
@@ -27,6 +28,9 @@ from survfuse.survival.metrics import (
     resampled,
     uno_concordance,
 )
+from survfuse.tasks.registry import DEFAULT
+
+MONTHS = (12.0, 24.0, 60.0)
 
 
 def simulated(n: int, seed: int = 0, whole_months: bool = True):
@@ -130,7 +134,7 @@ def test_measures_equal_direct_calls_of_scikit_survival():
     tau = min(train[0].max(), times.max())
     assert uno_concordance(*train, times, events, risks) == concordance_index_ipcw(*both, risks, tau=tau)[0]
     expected = cumulative_dynamic_auc(*both, risks, [12, 24, 60])[0]
-    assert list(auc_at(*train, times, events, risks).values()) == pytest.approx(expected, abs=1e-12)
+    assert list(auc_at(*train, times, events, risks, MONTHS).values()) == pytest.approx(expected, abs=1e-12)
     assert integrated_brier(*train, times, events, curves, grid) == pytest.approx(
         integrated_brier_score(*both, curves, grid), abs=1e-12
     )
@@ -177,7 +181,7 @@ def test_training_follow_up_shorter_than_the_test_limits_every_measure(last_even
     risks, times, events = simulated(120, seed=5)
     short, happened = np.minimum(times, 48.0), (events & (times <= 48.0)) | (last_event & (times >= 48.0))
     assert 0.5 < uno_concordance(short, happened, times, events, risks) < 1.0
-    areas = auc_at(short, happened, times, events, risks)
+    areas = auc_at(short, happened, times, events, risks, MONTHS)
     assert not math.isnan(areas[24.0])
     assert math.isnan(areas[60.0])
     grid = np.arange(6.0, 130.0, 6.0)
@@ -245,12 +249,12 @@ def test_d_calibration_refuses_what_is_no_probability():
 
 def test_the_bootstrap_interval_is_that_of_scipy():
     values = np.random.default_rng(0).exponential(size=80)
-    low, high = bootstrap_interval(lambda of: values[of].mean(), 80, draws=4000)
+    low, high = percentile_interval(resampled(lambda of: values[of].mean(), 80, draws=4000))
     expected = stats.bootstrap(
         (values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
     assert (low, high) == pytest.approx(tuple(expected), abs=0.02)
-    assert (low, high) == bootstrap_interval(lambda of: values[of].mean(), 80, draws=4000)
+    assert (low, high) == percentile_interval(resampled(lambda of: values[of].mean(), 80, draws=4000))
 
 
 def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
@@ -258,9 +262,8 @@ def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
     covered = 0
     for trial in range(200):
         values = random.normal(size=50)
-        low, high = bootstrap_interval(
-            lambda of, values=values: values[of].mean(), 50, draws=200, seed=trial, level=0.9
-        )
+        draws = resampled(lambda of, values=values: values[of].mean(), 50, draws=200, seed=trial)
+        low, high = percentile_interval(draws, level=0.9)
         covered += low <= 0.0 <= high
     assert stats.binomtest(covered, 200, 0.88).pvalue > 0.001  # a percentile interval of 50 is a little short
 
@@ -312,8 +315,10 @@ def test_an_evaluation_gives_the_challenges_figure_first(files, capsys):
     months = (100 - 9 * risks).round(1)
     assert found["challenge_concordance"]["value"] == concordance(times, events, -months)
     assert found["harrell_concordance"]["value"] == concordance(times, events, risks)
-    assert found["auc"]["24"]["value"] == auc_at(times, events, times, events, risks)[24.0]
-    low, high = bootstrap_interval(lambda of: concordance(times[of], events[of], risks[of]), 40, draws=20)
+    assert list(found["auc"]) == ["12", "24", "60"]
+    assert found["auc"]["24"]["value"] == auc_at(times, events, times, events, risks, [24.0])[24.0]
+    draws = resampled(lambda of: concordance(times[of], events[of], risks[of]), 40, draws=20)
+    low, high = percentile_interval(draws)
     assert (found["harrell_concordance"]["low"], found["harrell_concordance"]["high"]) == (low, high)
     assert (found["patients"], found["events"]) == (40, int(events.sum()))
     json.dumps(found, allow_nan=False)
@@ -327,7 +332,9 @@ def test_an_evaluation_gives_the_challenges_figure_first(files, capsys):
 def test_outcomes_go_by_every_spelling_of_the_challenge(tmp_path, heading):
     path = tmp_path / "outcomes.csv"
     path.write_text(f"\ufeff{heading}\n001,12,1\n002,7.5,0\n", encoding="utf-8")
-    assert read_outcomes(path).to_dict("list") == {"case_id": ["001", "002"], "time": [12.0, 7.5], "event": [1.0, 0.0]}
+    problems = Problems()
+    found = read_outcomes(path, DEFAULT.outcome, problems).outcomes
+    assert found == {"001": Outcome(True, 12.0), "002": Outcome(False, 7.5)} and not problems.listed
 
 
 def test_every_problem_of_both_files_is_named_at_once(tmp_path):
@@ -336,34 +343,59 @@ def test_every_problem_of_both_files_is_named_at_once(tmp_path):
     outcomes.write_text("case_id,time,event\na,1,2\nb,-1,0\nc,3,1\nd,4,\nonly_observed,5,1\n,6,1\n")
     with pytest.raises(InputError) as caught:
         evaluate(predictions, outcomes)
-    parts = ["more than one row for a", "risk not a finite number for d", "at least 0 for b, c", "at least 0 for b;"]
-    parts += ["neither 0 nor 1 for a, d", "no prediction for only_observed", "no outcome for only_predicted"]
-    for part in [*parts, "1 row without a case_id"]:
+    for part in (
+        "a: predictions.csv, line 3: a second row for this case",
+        "b: predictions.csv, line 4: months: expected a finite number of at least 0",
+        "c: predictions.csv, line 5: months: expected a finite number of at least 0",
+        "d: predictions.csv, line 6: risk: expected a finite number",
+        "only_observed: predictions.csv: no prediction",
+        "a: outcomes.csv, line 2: event: expected 0 or 1",
+        "b: outcomes.csv, line 3: time: expected months of at least 0",
+        "d: outcomes.csv, line 5: event: expected 0 or 1",
+        "outcomes.csv, line 7: no case_id",
+        "only_predicted: outcomes.csv: no outcome",
+        "evaluation: 10 problems, 6 patients cannot be used",
+    ):
         assert part in str(caught.value)
     assert "\n" not in caught.value.line()
+
+
+def test_a_problem_of_many_cases_is_said_once(files):
+    """The cases that lack a prediction come as one entry, with their number and three names."""
+    predictions, outcomes = files
+    predictions.write_text("case_id,risk,months\n3A_000,1,10\n")
+    with pytest.raises(InputError) as caught:
+        evaluate(predictions, outcomes)
+    assert str(caught.value) == (
+        "evaluation: 39 problems, 39 patients cannot be used: "
+        "39 patients (3A_001, 3A_002, 3A_003 and 36 more): predictions.csv: no prediction"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "expected a heading"),
-        ("case_id,risk\na,1\n", "no column months"),
-        ("case_id,risk,months\na,1\n", "not in the rows of a"),
+        ("", "case_id is missing; the column risk is missing; the column months is missing .found no columns"),
+        ("case_id,risk,months\n\n", "expected a row for each case, found none"),
+        ("case_id,risk\na,1\n", "the column months is missing .found case_id, risk"),
+        ("case_id,risk,months\na,1\n", "predictions.csv, line 2: expected 3 cells, found 2"),
         ("case_id,risk,risk,months\na,1,1,1\n", "more than once"),
-        ('case_id,risk,months\n"a,1,2\n', "not a CSV table"),
+        ('case_id,risk,months\n"a,1,2\n', "predictions.csv: cannot be read as CSV"),
+        (None, "predictions.csv: cannot be read .No such file"),
     ],
 )
-def test_a_table_that_cannot_be_read_is_named(tmp_path, text, said):
-    path = tmp_path / "predictions.csv"
-    path.write_text(text)
+def test_a_table_that_cannot_be_read_is_named(files, text, said):
+    predictions, outcomes = files
+    predictions.unlink() if text is None else predictions.write_text(text)
     with pytest.raises(InputError, match=said):
-        read_predictions(path)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_predictions(tmp_path / "absent.csv")
+        evaluate(predictions, outcomes)
 
 
-def test_a_time_under_two_names_is_refused(tmp_path):
-    path = tmp_path / "outcomes.csv"
-    path.write_text("case_id,Time,time_months,event\na,1,2,1\n")
-    with pytest.raises(InputError, match="found Time, time_months"):
-        read_outcomes(path)
+def test_a_table_that_cannot_be_read_makes_no_case_unmatched(files):
+    """Both tables are named; that neither matches the other is not said."""
+    for path in files:
+        path.write_text("what,is,this\n1,2,3\n")
+    with pytest.raises(InputError, match="2 problems: ") as caught:
+        evaluate(*files)
+    assert "predictions.csv: the column case_id" in str(caught.value)
+    assert "outcomes.csv: the column case_id" in str(caught.value)

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from conftest import CASES, DEMONSTRATION, FEATURES, edit_json, end_of, give_slide, months
+from conftest import CASES, DEMONSTRATION, FEATURES, PLACES, SLUGS, edit_json, end_of, give_slide, months
 
 from survfuse.cli.main import main as survfuse
 from survfuse.runtime.files import sha256
-from survfuse.tasks.chimera3 import CLINICAL, MASK, PLACES, RNA, SLIDE
 
 FULL = "slide+rna+clinical"
-FILES = {"slide": f"{PLACES[SLIDE]}/{FEATURES.name}", "rna": PLACES[RNA], "clinical": PLACES[CLINICAL]}
+FILES = {"slide": f"{PLACES['slide']}/{FEATURES.name}", "rna": PLACES["rna"], "clinical": PLACES["clinical"]}
 LESSER = [set(chosen) for size in (1, 2) for chosen in combinations(FILES, size)]
 
 
@@ -45,8 +44,8 @@ def complete_only(tmp_path) -> Path:
 def as_cohort(root: Path) -> None:
     """The sample case in CHIMERA's published layout."""
     for source, place in (
-        (CASES / "interf1" / PLACES[CLINICAL], "data/P/P_CD.json"),
-        (CASES / "interf1" / PLACES[RNA], "data/P/P_RNA.json"),
+        (CASES / "interf1" / PLACES["clinical"], "data/P/P_CD.json"),
+        (CASES / "interf1" / PLACES["rna"], "data/P/P_RNA.json"),
         (FEATURES, "features/features/P_HE.h5"),
     ):
         (root / place).parent.mkdir(parents=True, exist_ok=True)
@@ -83,9 +82,9 @@ def test_a_bundle_for_complete_cases_refuses_and_names_what_is_missing(case, out
 @pytest.mark.parametrize("declared", [True, False])
 def test_sockets_that_a_job_does_not_have_are_modalities_it_lacks(case, tmp_path, capsys, declared):
     whole = json.loads((case / "inputs.json").read_text())
-    (case / PLACES[RNA]).unlink()
+    (case / PLACES["rna"]).unlink()
     assert end_of(case, tmp_path / "file") == 0
-    kept = [entry for entry in whole if entry["interface"]["slug"] != RNA]
+    kept = [entry for entry in whole if entry["interface"]["slug"] != SLUGS["rna"]]
     (case / "inputs.json").write_text(json.dumps(kept)) if declared else (case / "inputs.json").unlink()
     capsys.readouterr()
     assert end_of(case, tmp_path / "socket") == 0
@@ -97,9 +96,9 @@ def test_sockets_that_a_job_does_not_have_are_modalities_it_lacks(case, tmp_path
 @pytest.mark.parametrize(
     ("place", "content", "note"),
     [
-        (RNA, {}, "expression   none given: the object is empty"),
-        (CLINICAL, {}, "clinical     no variable is known"),
-        (CLINICAL, {"age": -1, "sex": "NA", "stage": None, "EORTC": "", "BRS": "-1"}, "no variable is known"),
+        ("rna", {}, "expression   none given: the object is empty"),
+        ("clinical", {}, "clinical     no variable is known"),
+        ("clinical", {"age": -1, "sex": "NA", "stage": None, "EORTC": "", "BRS": "-1"}, "no variable is known"),
     ],
 )
 def test_objects_that_hold_nothing_are_no_modality(case, tmp_path, capsys, complete_only, place, content, note):
@@ -113,7 +112,7 @@ def test_objects_that_hold_nothing_are_no_modality(case, tmp_path, capsys, compl
 
 
 def test_a_known_variable_is_enough_to_be_looked_at(case, output, capsys):
-    (case / PLACES[CLINICAL]).write_text('{"age": 70}')
+    (case / PLACES["clinical"]).write_text('{"age": 70}')
     assert end_of(case, output) == 0
     assert "scored by" not in capsys.readouterr().out
 
@@ -126,14 +125,14 @@ def blank(width: int = 1200, height: int = 900) -> bytes:
 
 
 def test_a_slide_without_tissue_is_left_out_and_said(slide_case, tmp_path, capsys, complete_only):
-    shutil.rmtree(slide_case / PLACES[MASK])
+    shutil.rmtree(slide_case / PLACES["mask"])
     give_slide(slide_case, "s.tif", blank())
     assert end_of(slide_case, tmp_path / "blank") == 0
     err = capsys.readouterr().err
     assert "warning: the slide is left out: s.tif: none of 9 tiles is at least 50% tissue" in err
     assert end_of(slide_case, tmp_path / "refused", complete_only) == 2
     assert "NoTissueError: s.tif: none of 9 tiles" in capsys.readouterr().err
-    shutil.rmtree(slide_case / PLACES[SLIDE])
+    shutil.rmtree(slide_case / PLACES["slide"])
     assert end_of(slide_case, tmp_path / "none") == 0
     assert months(tmp_path / "blank") == months(tmp_path / "none")
 
@@ -155,7 +154,7 @@ def test_a_slide_that_cannot_be_read_is_refused_unless_it_may_be_left_out(
     monkeypatch.setenv("SURVFUSE_UNUSABLE_SLIDE", "maybe")
     assert end_of(slide_case, tmp_path / "f") == 4
     assert "SURVFUSE_UNUSABLE_SLIDE=maybe: expected refuse or omit" in capsys.readouterr().err
-    (slide_case / PLACES[SLIDE] / "s.tif").unlink()
+    (slide_case / PLACES["slide"] / "s.tif").unlink()
     monkeypatch.delenv("SURVFUSE_UNUSABLE_SLIDE")
     assert end_of(slide_case, tmp_path / "none") == 0
     assert months(tmp_path / "b") == months(tmp_path / "c") == months(tmp_path / "none")
@@ -176,8 +175,8 @@ def test_features_of_another_encoder_are_refused_even_so(case, output, capsys):
 
 
 def test_a_mask_without_its_slide_is_no_case(slide_case, output, capsys):
-    shutil.rmtree(slide_case / PLACES[SLIDE])
-    for place in (RNA, CLINICAL):
+    shutil.rmtree(slide_case / PLACES["slide"])
+    for place in ("rna", "clinical"):
         (slide_case / PLACES[place]).unlink()
     assert end_of(slide_case, output) == 2
     assert "hold no file" in capsys.readouterr().err

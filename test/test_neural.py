@@ -7,22 +7,26 @@ import pytest
 import torch
 
 from survfuse.cohort.bags import Bag
-from survfuse.networks.families import build
+from survfuse.networks.build import build
+from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.errors import InputError
 from survfuse.survival.partial_likelihood import EfronLoss
-from survfuse.tasks.modalities import MODALITIES, all_combinations
-from survfuse.training.fit_networks import TileSampler, fit_stack
+from survfuse.tasks.modalities import all_combinations
+from survfuse.training.fit_networks import FittedTogether, fit_networks
 from survfuse.training.folds import Split, nested_splits, strata
 from survfuse.training.member import Fitted, Prepared
 from survfuse.training.member_risks import network_risks
 from survfuse.training.protocol import Optimisation
+from survfuse.training.tile_sampler import TileSampler
 
 SIZES = Sizes(
     tile=6, bag=8, attention=4, genes=7, rna=(8, 6), clinical=5, rank=4, pairs=(4, 3, 2), hidden=5, embedding=3,
     factors=2, fused=4, stand_ins=True,
 )  # fmt: skip
 CPU = torch.device("cpu")
+MODALITIES = ("slide", "rna", "clinical")
+FAMILIES = families_of(MODALITIES)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def cohort():
     times = random.exponential(np.exp(-clinical[:, 0].numpy() - rna[:, 0].numpy())) * 50.0
     events = random.random(60) < 0.7
     members = [
-        Prepared(split, 10 + place, rna, clinical)
+        Prepared(split, 10 + place, {"rna": rna, "clinical": clinical})
         for place, split in enumerate(nested_splits(times, events, 3, 2, 1, seed=0))
     ]
     return members, bags, times, events
@@ -54,7 +58,7 @@ def fitted(cohort, members, family="bilinear", **changes) -> list[Fitted]:
     optimisation = replace(Optimisation(epochs=25, patience=4, learning_rate=0.01, tiles=4), **changes)
     _, bags, times, events = cohort
     sizes = replace(SIZES, stand_ins=optimisation.modality_dropout > 0.0)
-    return fit_stack(family, sizes, members, bags, times, events, optimisation, seed=3, device=CPU)
+    return fit_networks(FAMILIES[family], sizes, members, bags, times, events, optimisation, seed=3, device=CPU)
 
 
 @pytest.mark.parametrize("family", ["bilinear", "concat", "tensor", "low-rank-tensor", "hierarchical", "rna+clinical"])
@@ -64,7 +68,9 @@ def test_members_fitted_together_equal_members_fitted_alone(cohort, family, doub
     In double precision: biases that shift every risk or score alike have no gradient but rounding, which Adam
     would blow up.
     """
-    members = [replace(member, rna=member.rna.double(), clinical=member.clinical.double()) for member in cohort[0]]
+    members = [
+        replace(member, inputs={name: value.double() for name, value in member.inputs.items()}) for member in cohort[0]
+    ]
     cohort = (members, *cohort[1:])
     together = fitted(cohort, cohort[0], family)
     for place, member in enumerate(cohort[0]):
@@ -83,37 +89,39 @@ def test_members_stop_where_their_inner_patients_are_predicted_best(cohort):
     for member, found in zip(members, fitted(cohort, members), strict=True):
         assert found.best_epoch == int(np.argmin(found.inner)) + 1
         assert len(found.inner) == len(found.training) == min(25, found.best_epoch + 4)
-        network = build("bilinear", SIZES)
+        network = build(FAMILIES["bilinear"], SIZES)
         network.load_state_dict(found.state)
         rows = member.split.inner
         tiles, present = TileSampler(bags, 16, 3, CPU)(0)
         with torch.no_grad():
-            risk = network.eval()(tiles[rows], member.rna[rows], member.clinical[rows], present[rows]).risk
+            risk = network.eval()(
+                tiles[rows], member.inputs["rna"][rows], member.inputs["clinical"][rows], present[rows]
+            ).risk
         kept = EfronLoss([(times[rows], events[rows])])(risk[None])[0]
         assert float(kept) == pytest.approx(min(found.inner), rel=1e-5)
 
 
-def test_inner_patients_are_judged_by_each_combination_as_the_network_scores_it(cohort):
+def test_inner_risks_of_each_combination_are_those_that_the_network_gives(cohort):
     """The step that was kept, under every combination of modalities: what the network says of a case that lacks the
     rest, and the same from a whole cohort's scoring."""
     members, bags, *_ = cohort
     found = fitted(cohort, members[:2], modality_dropout=0.3)
     for member, of in zip(members, found, strict=False):
-        network = build("bilinear", SIZES).eval()
+        network = build(FAMILIES["bilinear"], SIZES).eval()
         network.load_state_dict(of.state)
         rows = member.split.inner
         combinations = all_combinations(MODALITIES)
-        scored = network_risks(network, bags, member.rna, member.clinical, combinations, rows.tolist(), CPU)
-        assert list(of.judged) == list(scored) == combinations
+        scored = network_risks(network, bags, member.inputs, combinations, rows.tolist(), CPU)
+        assert list(of.risks_by_step) == list(scored) == combinations
         for combination in combinations:
             expected = []
             for row in rows:
-                given = {"slide": bags[row].rows(None), "rna": member.rna[row], "clinical": member.clinical[row]}
+                given = {"slide": bags[row].rows(None)} | {name: value[row] for name, value in member.inputs.items()}
                 case = [value[None] if name in combination else None for name, value in given.items()]
                 with torch.no_grad():
                     expected.append(float(network(*case).risk))
             assert np.std(expected) > 0.0
-            assert of.judged[combination][of.best_epoch - 1].tolist() == pytest.approx(expected, abs=1e-5)
+            assert of.risks_by_step[combination][of.best_epoch - 1].tolist() == pytest.approx(expected, abs=1e-5)
             assert scored[combination].tolist() == pytest.approx(expected, abs=1e-5)
 
 
@@ -123,15 +131,16 @@ def test_fitting_is_plain_adamw_on_the_cox_loss(cohort):
     member = members[2]
     optimisation = Optimisation(epochs=6, patience=6, learning_rate=0.01, tiles=9, modality_dropout=0.0)
     sizes = replace(SIZES, stand_ins=False, dropout=0.0)
-    (found,) = fit_stack("bilinear", sizes, [member], bags, times, events, optimisation, seed=3, device=CPU)
+    family = FAMILIES["bilinear"]
+    (found,) = fit_networks(family, sizes, [member], bags, times, events, optimisation, seed=3, device=CPU)
     torch.manual_seed(member.seed)
-    network, rows = build("bilinear", sizes), member.split.fitted
+    network, rows = build(family, sizes), member.split.fitted
     optimiser = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=optimisation.weight_decay)
     tiles = torch.nn.utils.rnn.pad_sequence([bags[row].rows(None) for row in rows], batch_first=True)
     present = torch.arange(tiles.shape[1]) < torch.tensor([bags[row].tiles for row in rows])[:, None]
     loss, losses = EfronLoss([(times[rows], events[rows])]), []
     for _ in range(6):
-        value = loss(network(tiles, member.rna[rows], member.clinical[rows], present).risk[None])[0]
+        value = loss(network(tiles, member.inputs["rna"][rows], member.inputs["clinical"][rows], present).risk[None])[0]
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
@@ -141,11 +150,10 @@ def test_fitting_is_plain_adamw_on_the_cox_loss(cohort):
 
 def test_dropout_masks_and_hidden_modalities_have_their_rates(cohort):
     """Counted over a member's masks; a patient is never left without any modality."""
-    from survfuse.training.fit_networks import _Stack
-
     members, _, times, events = cohort
-    stack = _Stack("bilinear", SIZES, members[:2], times, events, Optimisation(modality_dropout=0.3), CPU)
-    masks = [stack._dropout(tiles=50) for _ in range(20)]
+    optimisation = Optimisation(modality_dropout=0.3)
+    fitting = FittedTogether(FAMILIES["bilinear"], SIZES, members[:2], times, events, optimisation, CPU)
+    masks = [fitting.masks(tiles=50) for _ in range(20)]
     for name, rate in (("bag", 0.25), ("gate", 1.0 - 0.75**2), ("rna.0", 0.25)):
         kept = torch.cat([keep[name][0].float().flatten() for keep, _ in masks])
         assert float(kept.mean()) == pytest.approx(1.0 - rate, abs=4.0 * (rate * (1 - rate) / len(kept)) ** 0.5)
@@ -172,7 +180,7 @@ def test_tiles_are_drawn_without_repeating_and_alike_for_a_seed():
 
 
 def test_a_loss_that_is_never_finite_is_named(cohort):
-    broken = replace(cohort[0][0], clinical=torch.full((60, 5), torch.nan))
+    broken = replace(cohort[0][0], inputs=cohort[0][0].inputs | {"clinical": torch.full((60, 5), torch.nan)})
     with pytest.raises(InputError, match="training diverged"):
         fitted(cohort, [broken])
 

@@ -12,20 +12,20 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 import pytest
-from conftest import CASES, ROOT, run_job
+from conftest import CASES, OUTPUT_FILE, PLACES, ROOT, SLUGS, run_job
 from grand_challenge_forge.forge import generate_algorithm_template
 from grand_challenge_forge.utils import directly_import_module
 
 import survfuse.container.job as job
-from survfuse.inputs import sockets
 from survfuse.inputs.sockets import read_case
+from survfuse.tasks.chimera3 import TASK
 
 
 def socket(slug: str, relative_path: str, kind: str, super_kind: str, **more: object) -> dict:
     return {"slug": slug, "relative_path": relative_path, "kind": kind, "super_kind": super_kind} | more
 
 
-# The challenge's sockets, written out: taken from survfuse.sockets they would follow any mistake made there.
+# The challenge's sockets, written out: taken from survfuse.tasks they would follow any mistake made there.
 SLIDE = socket(
     "bladder-cancer-tissue-biopsy-whole-slide-image", "images/bladder-cancer-tissue-biopsy-wsi", "Image", "Image"
 )
@@ -131,18 +131,18 @@ def test_input_sockets_lie_where_the_template_reads_them(template):
     generated = {
         inner(entry)["slug"]: inner(entry)["relative_path"] for entry in entries(template / "test/input/interf0")
     }
-    assert generated == sockets.PLACES
-    assert paths_under(template, "INPUT_PATH") == {*sockets.PLACES.values(), "inputs.json"}
+    assert generated == {socket.slug: socket.place for socket in TASK.sockets.values()}
+    assert paths_under(template, "INPUT_PATH") == {*PLACES.values(), "inputs.json"}
 
 
 def test_interfaces_are_those_the_template_dispatches_on(template):
-    complete = {sockets.SLIDE, sockets.MASK, sockets.RNA, sockets.CLINICAL}
-    ours = [tuple(sorted(slugs)) for slugs in (complete, complete - {sockets.MASK})]
+    complete = set(SLUGS.values())
+    ours = [tuple(sorted(slugs)) for slugs in (complete, complete - {SLUGS["mask"]})]
     assert handlers(template) == {key: f"interf{number}_handler" for number, key in enumerate(ours)}
 
 
 def test_output_is_named_as_in_the_template(template):
-    assert paths_under(template, "OUTPUT_PATH") == {sockets.OUTPUT_FILE}
+    assert paths_under(template, "OUTPUT_PATH") == {OUTPUT_FILE}
 
 
 def test_sample_cases_are_the_interfaces_of_the_template(template):
@@ -220,7 +220,7 @@ def test_template_runs_over_the_sample_slide(template, tmp_path, monkeypatch):
     (tmp_path / "output").mkdir()
     assert module.run() == 0
     (written,) = (tmp_path / "output").iterdir()
-    assert written.name == sockets.OUTPUT_FILE
+    assert written.name == OUTPUT_FILE
 
 
 @both_interfaces

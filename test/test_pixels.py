@@ -7,7 +7,8 @@ from conftest import SLIDE
 from PIL import Image
 
 from survfuse.runtime.errors import InputError
-from survfuse.slide.pixels import Slide, resolution
+from survfuse.slide.pixels import Slide
+from survfuse.slide.resolution import resolution
 
 
 def write_slide(path, image: np.ndarray, mpp: float | None, unit: str = "cm", pyramid: bool = True) -> None:

@@ -16,12 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import CASES, DEMONSTRATION, ROOT, edit_json
+from conftest import CASES, DEMONSTRATION, OUTPUT_FILE, PLACES, ROOT, edit_json
 from rehearsal import Host, Image, Rehearsal, Storage, rehearse, storage
 
 import survfuse.container.job as job
 from survfuse.bundle.manifest import RESEARCH
-from survfuse.tasks.chimera3 import OUTPUT_FILE, PLACES, RNA, SLIDE
 
 GOOD = {"slide": "interf0", "features": "interf1", "features again": "interf1"}
 BROKEN = ("half an expression file", "half a slide")
@@ -38,8 +37,8 @@ def bucket() -> Iterator[Storage]:
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Jobs by name, in the order they run: good ones around two that cannot be used."""
     folder = tmp_path_factory.mktemp("cases")
-    expression = halved(CASES / "interf1", PLACES[RNA], folder / "expression")
-    slide = halved(CASES / "interf0", f"{PLACES[SLIDE]}/3S_001_HE.tif", folder / "slide")
+    expression = halved(CASES / "interf1", PLACES["rna"], folder / "expression")
+    slide = halved(CASES / "interf0", f"{PLACES['slide']}/3S_001_HE.tif", folder / "slide")
     first, second, third = ((name, CASES / case) for name, case in GOOD.items())
     return dict([first, second, (BROKEN[0], expression), (BROKEN[1], slide), third])
 
@@ -150,7 +149,7 @@ def test_a_broken_case_uploads_nothing_and_is_one_readable_line(rehearsed, name)
     assert (ended.uploaded, ended.declared) == ({}, [])
     (line,) = ended.stderr
     assert STDERR_LINE.fullmatch(line) and "Traceback" not in line
-    assert {BROKEN[0]: PLACES[RNA], BROKEN[1]: "3S_001_HE.tif"}[name] in line
+    assert {BROKEN[0]: PLACES["rna"], BROKEN[1]: "3S_001_HE.tif"}[name] in line
 
 
 def test_a_case_after_two_broken_ones_gives_the_bytes_it_gave_before(rehearsed):

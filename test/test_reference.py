@@ -223,7 +223,7 @@ def test_no_gene_at_all_is_a_row_of_zeros(tmp_path, sides):
     tiles = np.ones((2, 12), np.float32)
     expected = plain_risk(state, "bilinear", tiles, np.zeros(15), plain_clinical(PATIENT, VOCABULARY))
     assert scorer(root)(tiles, {}, PATIENT) == pytest.approx(expected, rel=1e-5)
-    assert "15 missing genes counted as 0" in load(root).expression.encode({}).notes
+    assert "15 missing genes counted as 0" in [note.text for note in load(root).expression.encode({}).notes]
 
 
 def test_several_checkpoints_give_the_mean_of_their_risks(tmp_path, sides):

@@ -20,7 +20,13 @@ from survfuse.evaluation.drawings import calibration_drawing, calibration_groups
 from survfuse.evaluation.report import write_report
 from survfuse.evaluation.summary import HeldOut, MemberCurve, summary
 from survfuse.survival.curves import SurvivalCurve
-from survfuse.survival.metrics import bootstrap_interval, concordance, corrected_difference, d_calibration
+from survfuse.survival.metrics import (
+    concordance,
+    corrected_difference,
+    d_calibration,
+    percentile_interval,
+    resampled,
+)
 
 N, FOLDS = 90, 3
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -40,7 +46,7 @@ def held() -> HeldOut:
         curve = SurvivalCurve.fit(risks[~inside], times[~inside], events[~inside])
         survival[inside] = curve.survival(risks[inside], grid)
     candidates = {"cox <net> & co": truth + 2 * random.normal(size=N), "gated $a_b$": truth}
-    return HeldOut(times, events, folds, risks, candidates, grid, survival, np.exp(4 - risks))
+    return HeldOut(times, events, folds, risks, candidates, grid, survival, np.exp(4 - risks), (12.0, 24.0, 60.0))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +128,7 @@ def test_folds_and_candidates_are_compared_pair_by_pair(held, found):
 
         assert entry["difference"]["value"] == pytest.approx(gain(np.arange(N)), abs=1e-12)
         limits = entry["difference"]["low"], entry["difference"]["high"]
-        assert limits == pytest.approx(bootstrap_interval(gain, N, draws=25), abs=1e-12)
+        assert limits == pytest.approx(percentile_interval(resampled(gain, N, draws=25)), abs=1e-12)
         by_fold = corrected_difference(within(held.risks) - within(risks), 1 / FOLDS, 1 - 1 / FOLDS)
         assert tuple(entry["difference_by_fold"].values()) == pytest.approx(by_fold, abs=1e-12)
 
@@ -207,7 +213,7 @@ def test_text_is_escaped_and_what_is_held_out_is_said(written):
     assert "cox &lt;net&gt; &amp; co" in text
     assert "a &lt;i&gt;tie&lt;/i&gt;" in text
     assert "<script" not in text
-    assert text.index("Simulated") < text.index("Order of risk")
+    assert text.index('<div class="notice">Simulated') < text.index("<h1>")
     assert text.count('<span class="tag held">nested held-out</span>') == 4
     assert text.index("used in fitting") > text.index("Loss curves")
 

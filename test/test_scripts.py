@@ -11,9 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import CASES, DEMONSTRATION, ROOT
-
-from survfuse.tasks.chimera3 import OUTPUT_FILE
+from conftest import CASES, DEMONSTRATION, OUTPUT_FILE, ROOT
 
 INTERFACES = sorted(path.name for path in CASES.iterdir())
 

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from survfuse.networks.families import families_of
 from survfuse.runtime.errors import InputError
 from survfuse.survival.metrics import concordance
-from survfuse.tasks.modalities import MODALITIES
+from survfuse.training.family_weights import family_weights
 from survfuse.training.folds import nested_splits
-from survfuse.training.stacking import MemberRisks, family_weights, stack
+from survfuse.training.stacking import MemberRisks, stack
+
+MODALITIES = ("slide", "rna", "clinical")
+FAMILIES = families_of(MODALITIES)
 
 
 def efron(risk: np.ndarray, times: np.ndarray, events: np.ndarray) -> float:
@@ -55,7 +59,7 @@ def test_weights_leave_out_what_is_worse_than_nothing_and_share_what_is_alike():
 
 
 class Simulated:
-    """Members whose risks are a shared signal with noise of their unit and of their own, for patients seen and new."""
+    """Members whose risks are a shared signal with noise of their fold and of their own, for patients seen and new."""
 
     def __init__(self, seed: int, patients: int = 400, new: int = 20_000, repeats: int = 1) -> None:
         random = np.random.default_rng(seed)
@@ -67,16 +71,15 @@ class Simulated:
         for family, noise in (("clinical", 1.0), ("concat", 0.8)):
             shared = {}
             for split in self.splits:
-                unit = (split.repeat, split.fold)
-                of_unit = shared.setdefault(unit, random.standard_normal(patients + new))
+                of_fold = shared.setdefault(split.fold_key, random.standard_normal(patients + new))
                 own = random.standard_normal(patients + new)
-                risks = 3.0 + 2.0 * (self.signal + noise * (0.9 * of_unit + own))
+                risks = 3.0 + 2.0 * (self.signal + noise * (0.9 * of_fold + own))
                 seen = risks[:patients].copy()
                 seen[split.fitted] = np.nan
                 known = {("clinical",): seen} if family == "clinical" else {MODALITIES: seen}
                 # Two steps: the second is the one kept, and the better one for everybody.
-                judged = {own: np.stack([0.0 * risk[split.inner], risk[split.inner]]) for own, risk in known.items()}
-                self.members.append(MemberRisks(family, split, known, np.array([2.0, 1.0]), judged))
+                by_step = {own: np.stack([0.0 * risk[split.inner], risk[split.inner]]) for own, risk in known.items()}
+                self.members.append(MemberRisks(FAMILIES[family], split, known, np.array([2.0, 1.0]), by_step))
                 self.new[family, split.name] = risks[patients:]
 
     def ensemble(self, stacked) -> np.ndarray:
@@ -94,9 +97,8 @@ def test_risks_of_new_patients_have_the_spread_of_the_reference_risks(repeats):
         stacked = stack(drawn.members, MODALITIES, drawn.times, drawn.events)
         found = drawn.ensemble(stacked)
         spreads.append(found.std())
-        raw.append(
-            found.std() * stacked.scale / np.nanstd(np.concatenate([u.held_out for u in stacked.units.values()]))
-        )
+        held_out = np.concatenate([risks.held_out for risks in stacked.folds.values()])
+        raw.append(found.std() * stacked.scale / np.nanstd(held_out))
         centres.append(found.mean())
         assert stacked.reference.mean() == pytest.approx(0.0, abs=1e-9)
         assert stacked.reference.std() == pytest.approx(1.0)
@@ -105,14 +107,14 @@ def test_risks_of_new_patients_have_the_spread_of_the_reference_risks(repeats):
     assert np.mean(centres) == pytest.approx(0.0, abs=0.05)
 
 
-def test_weights_of_a_units_members_sum_to_its_share():
+def test_weights_of_a_folds_members_sum_to_its_share():
     drawn = Simulated(0, new=1)
     stacked = stack(drawn.members, MODALITIES, drawn.times, drawn.events)
     assert sum(standing.weight for standing in stacked.standings.values()) == pytest.approx(1.0)
-    for unit, shares in stacked.shares.items():
+    for fold, shares in stacked.shares.items():
         assert sum(shares.values()) == pytest.approx(1.0)
         for family, share in shares.items():
-            own = [stacked.standings[family, s.name].weight for s in drawn.splits if (s.repeat, s.fold) == unit]
+            own = [stacked.standings[family, s.name].weight for s in drawn.splits if s.fold_key == fold]
             assert own == pytest.approx([share / 25] * 5)
     assert set(stacked.candidates) == {"clinical", "concat"}
     assert concordance(drawn.times, drawn.events, stacked.reference) > concordance(
@@ -120,8 +122,8 @@ def test_weights_of_a_units_members_sum_to_its_share():
     )
 
 
-def test_held_out_outcomes_touch_no_weight_of_their_unit():
-    """With other outcomes for the patients of one fold, its unit keeps its weights, and others change theirs."""
+def test_held_out_outcomes_touch_no_weight_of_their_fold():
+    """With other outcomes for the patients of one fold, it keeps its weights, and others change theirs."""
     drawn = Simulated(3, new=1)
     before = stack(drawn.members, MODALITIES, drawn.times, drawn.events)
     rows = next(split.held_out for split in drawn.splits if split.fold == 2)
@@ -147,16 +149,16 @@ def test_families_that_tell_nobody_apart_weigh_nothing():
             m.split,
             {own: np.where(np.isnan(risk), risk, 1.0) for own, risk in m.risks.items()},
             m.losses,
-            {own: np.ones_like(risk) for own, risk in m.judged.items()},
+            {own: np.ones_like(risk) for own, risk in m.risks_by_step.items()},
         )
-        if m.family == "concat"
+        if m.family.name == "concat"
         else m
         for m in drawn.members
     ]
     stacked = stack(flat, MODALITIES, drawn.times, drawn.events)
     assert all(shares == {"clinical": 1.0} for shares in stacked.shares.values())
     with pytest.raises(InputError, match="nothing was learnt"):
-        stack([m for m in flat if m.family == "concat"], MODALITIES, drawn.times, drawn.events)
+        stack([m for m in flat if m.family.name == "concat"], MODALITIES, drawn.times, drawn.events)
 
 
 def test_a_family_is_judged_at_steps_that_its_patients_did_not_choose():
@@ -174,10 +176,11 @@ def test_a_family_is_judged_at_steps_that_its_patients_did_not_choose():
             risks = random.standard_normal(200)
             risks[split.fitted] = np.nan
             risks[split.inner] = steps[best]
-            noise.append(MemberRisks("concat", split, {MODALITIES: risks}, np.array(own), {MODALITIES: steps}))
+            by_step = {MODALITIES: steps}
+            noise.append(MemberRisks(FAMILIES["concat"], split, {MODALITIES: risks}, np.array(own), by_step))
             flattered.append(concordance(drawn.times[split.inner], drawn.events[split.inner], steps[best]))
-        for unit in stack(noise, MODALITIES, drawn.times, drawn.events).units.values():
-            rows = np.flatnonzero(~np.isnan(unit.judged))
-            judged.append(concordance(drawn.times[rows], drawn.events[rows], unit.judged[rows]))
+        for risks in stack(noise, MODALITIES, drawn.times, drawn.events).folds.values():
+            rows = np.flatnonzero(~np.isnan(risks.inner_at_others_step))
+            judged.append(concordance(drawn.times[rows], drawn.events[rows], risks.inner_at_others_step[rows]))
     assert np.mean(flattered) > 0.6
     assert np.mean(judged) == pytest.approx(0.5, abs=0.02)

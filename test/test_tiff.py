@@ -14,8 +14,10 @@ from conftest import SLIDE
 from PIL import Image
 
 from survfuse.runtime.errors import InputError
-from survfuse.slide.pixels import DamagedRegionError, Slide
-from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels, frame_header
+from survfuse.slide.damage import DamagedRegionError
+from survfuse.slide.jpeg import frame_header
+from survfuse.slide.pixels import Slide
+from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +287,7 @@ def test_a_frame_larger_than_its_tile_is_not_decoded(even, tmp_path, monkeypatch
     path, place = edited(even, tmp_path, enlarge)
     levels = TiffLevels(path, True)
     decoded = []
-    monkeypatch.setattr("survfuse.slide.tiff._decode", decoded.append)
+    monkeypatch.setattr("survfuse.slide.tiff.decode", lambda *jpeg: decoded.append(jpeg))
     with pytest.raises(DamagedTileError, match="is no JPEG of 240 × 176 px"):
         levels.read((2048, 2048), *place, 10, 10)
     assert not decoded

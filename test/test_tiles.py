@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from survfuse.runtime.errors import InputError
-from survfuse.slide import tissue as station
+from survfuse.slide import masks
 from survfuse.slide.coverage import Block, coverage, covered
 from survfuse.slide.grid import Grid
 from survfuse.slide.masks import mask_coverage
@@ -244,8 +244,8 @@ def test_a_mask_s_size_costs_no_memory(tmp_path):
     layout = {"tile": (512, 512), "compression": "deflate", "metadata": None}
     tifffile.imwrite(tmp_path / "mask.tif", tiles, shape=(20_000, 20_000), dtype=np.uint8, **layout)
     code = (
-        "import re, sys, types; from pathlib import Path; from survfuse.log import peak_memory;"
-        "from survfuse.slide.tiles import Grid; from survfuse.slide.tissue import mask_coverage;"
+        "import re, sys, types; from pathlib import Path; from survfuse.runtime.log import peak_memory;"
+        "from survfuse.slide.grid import Grid; from survfuse.slide.masks import mask_coverage;"
         "import tifffile, imagecodecs;"
         "slide = types.SimpleNamespace(name='s', size=(20000, 20000));"
         "grid = Grid.over(slide.size, (1.0, 1.0), 32, 1.0);"
@@ -276,10 +276,10 @@ def test_a_mask_that_must_be_held_whole_has_a_limit(tmp_path, slide, grid, mask,
         _write_tiff(tmp_path / name, np.stack([mask] * 3) if "planarconfig" in options else mask, **options)
     held = {"two.tif": 186 * 139, "tile.tif": 192 * 144, "planes.tif": 3 * mask.size, "mask.mha": 2 * mask.size}
     held = held.get(name, mask.size)
-    monkeypatch.setattr(station, "LARGEST_HELD", held)
+    monkeypatch.setattr(masks, "LARGEST_HELD", held)
     share, _ = mask_coverage(tmp_path / name, slide, grid)
     assert share == pytest.approx(brute_force(grid, mask.astype(bool)), abs=1e-9)
-    monkeypatch.setattr(station, "LARGEST_HELD", held - 1)
+    monkeypatch.setattr(masks, "LARGEST_HELD", held - 1)
     with pytest.raises(InputError, match=f"{name}: .*cannot be held"):
         mask_coverage(tmp_path / name, slide, grid)
 
@@ -290,7 +290,7 @@ def test_rows_of_an_uncompressed_mask_are_mapped_one_band_after_the_other(tmp_pa
     for number, stored in enumerate((tall, tall.astype(">u2"), np.stack([tall * 0, tall, tall * 0], axis=-1))):
         options = {"byteorder": ">"} if stored.dtype.itemsize == 2 else {}
         _write_tiff(tmp_path / f"{number}.tif", stored, photometric="rgb" if stored.ndim == 3 else None, **options)
-        monkeypatch.setattr(station, "LARGEST_HELD", 1)  # nothing is held
+        monkeypatch.setattr(masks, "LARGEST_HELD", 1)  # nothing is held
         share, _ = mask_coverage(tmp_path / f"{number}.tif", slide, grid)
         assert share == pytest.approx(expected, abs=1e-9)
 

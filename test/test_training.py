@@ -2,11 +2,14 @@
 
 import csv
 import json
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +23,25 @@ from sksurv.metrics import concordance_index_censored
 from survfuse.bundle.load import Bundle, load, load_members
 from survfuse.cli.main import main as survfuse
 from survfuse.cohort.read import Cohort, read_cohort
-from survfuse.networks.families import FAMILIES, build
+from survfuse.networks.build import build
 from survfuse.networks.sizes import Sizes
+from survfuse.runtime.errors import InputError
+from survfuse.slide.settings import SlideSettings
+from survfuse.tasks.chimera3 import TASK
+from survfuse.tasks.task import Task
+from survfuse.training.executor import Fit, LocalExecutor
+from survfuse.training.fit_unit import fit_unit
 from survfuse.training.folds import nested_splits
+from survfuse.training.member import TrainedMember
 from survfuse.training.protocol import Optimisation, Protocol
-from survfuse.training.trainer import Trainer
+from survfuse.training.state import TrainingState, fingerprint
+from survfuse.training.train import train
+from survfuse.training.training_data import TrainingData, training_data
+from survfuse.training.units import Unit, units
 
 AUTO = [*TINY, "--fusion=auto"]
+CPU = torch.device("cpu")
+SIZES = Sizes(bag=8, attention=4, rna=(8, 6), rank=4, pairs=(4, 3, 2), clusters=3)
 FULL = "slide+rna+clinical"
 
 
@@ -122,15 +137,15 @@ def test_a_trained_bundle_is_the_same_for_the_same_seed(cohort, bundle, tmp_path
 def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bundle(cohort, auto, tmp_path, monkeypatch, capsys):
     """Ended at every fifth member written, and started again each time; a finished family is not trained anew."""
     written = []
-    write = Trainer._write
+    write = TrainingState._write_member
 
-    def interrupted(self, family, member, fitted, risks):
-        write(self, family, member, fitted, risks)
-        written.append((family, member.split.name))
+    def interrupted(self, member):
+        write(self, member)
+        written.append((member.family.name, member.split.name))
         if len(written) % 5 == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "_write", interrupted)
+    monkeypatch.setattr(TrainingState, "_write_member", interrupted)
     command, ends = ["train", str(cohort), "--out", str(tmp_path / "bundle"), *AUTO], []
     while not ends or ends[-1] == 4:
         assert len(ends) < 40
@@ -186,7 +201,7 @@ def test_a_run_killed_after_its_bundle_was_placed_is_finished(cohort, bundle, tm
     out, kept = tmp_path / "bundle", []
     command = ["train", str(cohort), "--out", str(out), *TINY]
     with monkeypatch.context() as patch:
-        patch.setattr("survfuse.training.freeze.shutil.rmtree", lambda path, **_: kept.append(path))
+        patch.setattr(TrainingState, "clear", lambda state: kept.append(state.folder))
         assert survfuse(command) == 0
     assert kept[-1].is_dir()
     capsys.readouterr()
@@ -200,9 +215,9 @@ def test_a_run_killed_after_its_bundle_was_placed_is_finished(cohort, bundle, tm
 
 def test_state_of_another_cohort_or_protocol_is_not_taken_up(cohort, tmp_path):
     def state(root: Path, **changes) -> str:
-        read = read_cohort(root, tmp_path)
-        sizes = Sizes(bag=8, attention=4, rna=(8, 6), rank=4)
-        return Trainer(read, sizes, Protocol(folds=2, inner=2, **changes), tmp_path).state.name
+        return fingerprint(
+            training_data(read_cohort(root, tmp_path), Protocol(folds=2, inner=2, **changes), SIZES), CPU
+        )
 
     other = Path(shutil.copytree(cohort, tmp_path / "other"))
     name = sorted(path.name for path in (other / "data").iterdir())[3]
@@ -215,6 +230,53 @@ def test_state_of_another_cohort_or_protocol_is_not_taken_up(cohort, tmp_path):
     found.append(state(other))
     assert found[0] == found[1]  # a family's members are the same in a stack and alone
     assert len(set(found)) == len(found) - 1
+
+
+def test_members_of_another_state_format_or_task_are_not_taken_up(cohort, tmp_path):
+    """They lie in another folder, so a run that meets them trains its own."""
+    data = training_data(read_cohort(cohort, tmp_path), Protocol(folds=2, inner=2, fusion="clinical"), SIZES)
+    other_task = replace(data, cohort=replace(data.cohort, task=replace(TASK, name="another")))
+    folders = [TrainingState(tmp_path, of, CPU).folder for of in (data, other_task)]
+    assert folders[0] != folders[1]
+    assert folders[0].name != fingerprint(data, CPU)  # the name that such a folder had when its files held other names
+
+
+class Elsewhere(LocalExecutor):
+    """As a cluster would: units and members as bytes, the data opened by each worker, the last unit ends first."""
+
+    def results(
+        self, fit: Fit, data: TrainingData, units: Sequence[Unit]
+    ) -> Iterator[tuple[Unit, list[TrainedMember]]]:
+        for unit in reversed(units):
+            sent = pickle.dumps((fit, unit))
+            assert len(sent) < 1000
+            function, named = pickle.loads(sent)
+            opened = pickle.loads(pickle.dumps(replace(data)))  # without what the data has computed already
+            yield unit, pickle.loads(pickle.dumps(function(opened, named, self.device)))
+
+
+def test_members_of_a_unit_follow_from_its_arguments_alone(cohort, tmp_path):
+    """Fitted twice, in another order and from data opened anew: the same numbers to the last bit."""
+    protocol = Protocol(folds=2, inner=2, optimisation=Optimisation(epochs=4))
+    read = read_cohort(cohort, tmp_path)
+    first, again = (training_data(read, protocol, SIZES) for _ in range(2))
+    torch.use_deterministic_algorithms(True)
+    one = {unit: fit_unit(first, unit, CPU) for unit in units(first)}
+    other = {unit: fit_unit(again, pickle.loads(pickle.dumps(unit)), CPU) for unit in reversed(units(again))}
+    torch.use_deterministic_algorithms(False)
+    assert len(one) == 5 * 2 + 2
+    for unit, members in one.items():
+        assert [member.split.name for member in members] == list(unit.splits)
+        for member, same in zip(members, other[unit], strict=True):
+            assert member.fitted.inner == same.fitted.inner and member.risks.keys() == same.risks.keys()
+            assert all(torch.equal(value, same.fitted.state[name]) for name, value in member.fitted.state.items())
+            assert all(np.array_equal(x, same.risks[key], equal_nan=True) for key, x in member.risks.items())
+
+
+def test_the_order_in_which_units_end_does_not_change_the_bundle(cohort, auto, tmp_path, monkeypatch):
+    monkeypatch.setattr("survfuse.training.train.LocalExecutor", Elsewhere)
+    assert survfuse(["train", str(cohort), "--out", str(tmp_path / "bundle"), *AUTO]) == 0
+    same_bytes(auto, tmp_path / "bundle")
 
 
 def test_held_out_patients_do_not_touch_their_fold(cohort, tmp_path):
@@ -233,11 +295,9 @@ def test_held_out_patients_do_not_touch_their_fold(cohort, tmp_path):
     members = []
     for root in (cohort, changed):
         read = read_cohort(root, tmp_path / f"{root.name}-cache")
-        sizes = Sizes(bag=8, attention=4, rna=(8, 6), rank=4, pairs=(4, 3, 2), clusters=3)
         protocol = Protocol(folds=2, inner=2, genes=10, optimisation=Optimisation(epochs=6))
-        trainer = Trainer(read, sizes, protocol, tmp_path / f"{root.name}-work")
-        trainer.splits = splits
-        members.append((trainer, list(trainer.members())))
+        data = replace(training_data(read, protocol, SIZES), splits=tuple(splits))
+        members.append((data, [member for unit in units(data) for member in fit_unit(data, unit, CPU)]))
     place = patients.ids.index(victim)
     differing = set()
     (first, one), (second, other) = members
@@ -245,20 +305,23 @@ def test_held_out_patients_do_not_touch_their_fold(cohort, tmp_path):
         others = np.setdiff1d(before.split.held_out, [place])
         # But for rounding: the cohort's own scale, which each fold's takes back out, does change. A bias that shifts
         # all risks has no gradient but rounding.
-        risks = [member.risks[tuple(FAMILIES[member.family].modalities)][others] for member in (before, after)]
+        risks = [member.risks[member.family.modalities][others] for member in (before, after)]
         same = np.allclose(risks[0] - risks[0].mean(), risks[1] - risks[1].mean(), rtol=1e-3, atol=1e-4)
         if place not in before.split.fitted:  # nor does a patient who only stops a member touch its input maps
-            inputs = [trainer._inputs(before.split) for trainer in (first, second)]
+            inputs = [data.inputs(before.split) for data in (first, second)]
             unchanged = np.setdiff1d(np.arange(len(patients.ids)), [place])
-            for own, others_own in zip(*inputs, strict=True):
+            assert list(inputs[0]) == list(inputs[1]) == ["rna", "clinical"]
+            for own, others_own in zip(*(of.values() for of in inputs), strict=True):
                 assert np.allclose(own[unchanged], others_own[unchanged], rtol=1e-3, atol=1e-3)
         if place in before.split.held_out:
-            assert same, before.family
-            axes = [trainer.maps(before.split)[0].factor != 0.0 for trainer in (first, second)]
+            assert same, before.family.name
+            axes = [data.maps(before.split).expression.factor != 0.0 for data in (first, second)]
             assert np.array_equal(*axes) and axes[0].sum() <= 10  # the same genes are selected
         elif not same:
-            differing.add(before.family)
-    assert differing == {member.family for member in members[0][1]}  # every family was fitted to the patient elsewhere
+            differing.add(before.family.name)
+    assert differing == {
+        member.family.name for member in members[0][1]
+    }  # every family was fitted to the patient elsewhere
 
 
 def test_the_frozen_ensemble_holds_only_families_with_weight(auto):
@@ -280,7 +343,7 @@ def test_the_frozen_ensemble_holds_only_families_with_weight(auto):
 def test_the_bundle_says_what_it_is_and_names_no_patient(auto, cohort, tmp_path):
     patients = read_cohort(cohort, tmp_path)
     card = (auto / "model-card.md").read_text()
-    for part in ("60 simulated patients", "Intended use", "Limits", "Held-out figures", "harrell concordance", FULL):
+    for part in ("60 simulated patients", "Intended use", "Limits", "Held-out figures", "Harrell's concordance", FULL):
         assert part in card
     for path in auto.rglob("*"):
         if path.is_file():
@@ -296,7 +359,8 @@ def test_training_leaves_a_report_and_scalars(auto):
     manifest = json.loads((auto / "manifest.json").read_text())
     assert report["heldout"]["harrell_concordance"] == manifest["provenance"]["held_out"]["harrell_concordance"]
     assert set(report["heldout"]["candidates"]) == set(manifest["provenance"]["candidates"])
-    assert "<svg" in (work / "report.html").read_text()
+    page = (work / "report.html").read_text()
+    assert "<svg" in page and manifest["notice"] in page and "simulated patients" in manifest["notice"]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = EventAccumulator(str(work / "tensorboard" / "bilinear-0-0-0"))
@@ -307,7 +371,9 @@ def test_training_leaves_a_report_and_scalars(auto):
 
 def read_table(path: Path) -> dict[str, dict[str, float]]:
     with path.open(newline="") as file:
-        return {row.pop("case_id"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
+        rows = {row.pop("case_id"): row for row in csv.DictReader(file)}
+    # An empty cell is a term that the case does not have.
+    return {name: {column: float(text) for column, text in row.items() if text} for name, row in rows.items()}
 
 
 @pytest.mark.parametrize("modalities", [[], ["slide", "rna"], ["clinical"], ["rna"]])
@@ -388,7 +454,7 @@ def test_complete_cases_alone_can_be_trained_for(cohort, tmp_path, capsys):
     assert list(load(root).manifest.combinations) == [FULL]
     command = ["predict", str(cohort), "--model", str(root), "--out", str(tmp_path / "p.csv"), "--modalities", "rna"]
     assert survfuse(command) == 2
-    assert f"the case has rna; this bundle was trained to score {FULL}" in capsys.readouterr().err
+    assert f"the case lacks slide, clinical; this bundle scores {FULL}" in capsys.readouterr().err
     assert not (tmp_path / "p.csv").exists()
 
 
@@ -400,6 +466,46 @@ def test_a_cohort_without_slides_trains_the_families_that_need_none(cohort, tmp_
     candidates = load(root).manifest.provenance["candidates"]
     assert candidates == ["clinical", "cox-rna", "cox-rna+clinical", "rna+clinical"]
     assert survfuse(["train", str(bare), "--out", str(tmp_path / "none"), *TINY, *options[:3]]) == 2
+
+
+def task_of(*modalities: str) -> Task:
+    return replace(TASK, name="+".join(modalities), modalities=modalities)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "pairs", "candidates"),
+    [
+        (("clinical",), (), ["clinical"]),
+        (("slide",), (), ["cox-slide"]),
+        (("rna", "clinical"), (3,), ["clinical", "cox-rna", "cox-rna+clinical", "cox", "bilinear"]),
+        (("clinical", "slide"), (3,), ["clinical", "cox-slide", "cox", "bilinear"]),
+    ],
+)
+def test_a_task_of_other_modalities_trains_its_own_families(cohort, tmp_path, modalities, pairs, candidates):
+    task = task_of(*modalities)
+    patients = read_cohort(cohort, tmp_path / "cache", task=task)
+    protocol = Protocol(folds=2, inner=2, optimisation=Optimisation(epochs=3))
+    settings = SlideSettings("uni", 1024, 224)
+    train(patients, protocol, replace(SIZES, pairs=pairs), settings, tmp_path / "b", tmp_path / "work", draws=5)
+    bundle = load(tmp_path / "b", task)
+    assert bundle.manifest.provenance["candidates"] == candidates
+    assert next(iter(bundle.manifest.combinations)) == "+".join(modalities)
+    assert bundle.modalities == modalities
+
+
+def test_protocols_and_widths_that_do_not_fit_the_cohort_or_its_task_are_refused(cohort, tmp_path):
+    patients = read_cohort(cohort, tmp_path, modalities=["rna", "clinical"])
+    for protocol, sizes, message in (
+        (Protocol(fusion="bilinaer"), SIZES, "unknown fusion 'bilinaer'; expected auto, bilinear"),
+        (Protocol(fusion="cox-slide"), SIZES, "cox-slide needs slide, which the cohort does not have"),
+        (Protocol(), replace(SIZES, pairs=(3,)), "expected 3 widths of pairs, found 1"),
+        (Protocol(folds=20), SIZES, "25 events among 60 patients: 20 folds need at least 40"),
+    ):
+        with pytest.raises(InputError, match=message):
+            training_data(patients, protocol, sizes)
+    bare = replace(patients, expression=None, genes=(), clinical=tuple({} for _ in patients.ids))
+    with pytest.raises(InputError, match="no modality that a family could be trained on"):
+        training_data(bare, Protocol(), SIZES)
 
 
 def test_cohorts_without_censoring_train_and_constant_expression_is_refused(cohort, tmp_path, capsys):

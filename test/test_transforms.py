@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from survfuse.inputs.clinical import fit_vocabulary
+from survfuse.tasks.chimera3 import TASK
 from survfuse.training.input_maps import ClinicalMap, ExpressionMap, choose_genes, varying
 from survfuse.training.protocol import COX_SCORE, NONE, VARIANCE
 
@@ -26,7 +27,7 @@ EVERY = np.ones(10, dtype=bool)
 
 
 def vectors() -> tuple[np.ndarray, list[str]]:
-    vocabulary = fit_vocabulary(CLINICAL, list(CLINICAL[0]))
+    vocabulary = fit_vocabulary(CLINICAL, list(CLINICAL[0]), TASK)
     return np.stack([vocabulary.encode(patient).values for patient in CLINICAL]).astype(float), vocabulary
 
 

@@ -10,21 +10,24 @@ from conftest import DEMONSTRATION, ROOT
 
 import survfuse.runtime.files
 from survfuse.bundle.load import load, load_members
+from survfuse.networks.build import build, build_with
 from survfuse.networks.ensemble import Ensemble
-from survfuse.networks.families import FAMILIES, build, build_with
+from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.tensors import all_finite, shapes_only
-from survfuse.slide.encoders import build_network
 from survfuse.slide.registry import ENCODERS
+from survfuse.slide.weights import build_network
+from survfuse.tasks.registry import DEFAULT
 
+FAMILIES = families_of(DEFAULT.modalities)
 SIZES = Sizes(tile=12, bag=8, attention=6, genes=9, rna=(7, 5), clinical=4, rank=3, clusters=3, stand_ins=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shapes_are_those_of_a_network_with_memory(family):
     with shapes_only():
-        hollow = build(family, SIZES)
-    full = build(family, SIZES)
+        hollow = build(FAMILIES[family], SIZES)
+    full = build(FAMILIES[family], SIZES)
     assert all(tensor.is_meta for tensor in hollow.state_dict().values())
     shapes = [{name: tensor.shape for name, tensor in each.state_dict().items()} for each in (hollow, full)]
     assert shapes[0] == shapes[1]
@@ -41,14 +44,14 @@ def test_no_encoder_keeps_anything_that_its_weights_would_not_fill():
 
 def test_values_are_drawn_again_afterwards():
     with shapes_only():
-        build("bilinear", SIZES)
+        build(FAMILIES["bilinear"], SIZES)
     torch.manual_seed(0)
-    assert build("bilinear", SIZES).bag.project.weight.std() > 0.01
+    assert build(FAMILIES["bilinear"], SIZES).bag.project.weight.std() > 0.01
 
 
 def test_weights_are_not_copied():
-    state = build("bilinear", SIZES).state_dict()
-    network = build_with("bilinear", SIZES, state)
+    state = build(FAMILIES["bilinear"], SIZES).state_dict()
+    network = build_with(FAMILIES["bilinear"], SIZES, state)
     assert network.rna.layers[0].weight.data_ptr() == state["rna.layers.0.weight"].data_ptr()
     ensemble = Ensemble(load_members(load(DEMONSTRATION)), load(DEMONSTRATION).manifest.combinations)
     for member, network in zip(ensemble.members, ensemble._networks, strict=True):
@@ -58,8 +61,8 @@ def test_weights_are_not_copied():
 def test_loading_members_imports_no_compiler():
     """torch fills tensors without memory through its compiler, whose import takes longer than all of a job's work."""
     code = (
-        "import sys; from pathlib import Path; from survfuse.bundle import load, load_members;"
-        "from survfuse.ensemble import Ensemble; bundle = load(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from survfuse.bundle.load import load, load_members;"
+        "from survfuse.networks.ensemble import Ensemble; bundle = load(Path(sys.argv[1]));"
         "Ensemble(load_members(bundle), bundle.manifest.combinations);"
         "print(sorted({'sympy', 'torch._dynamo', 'torch._inductor'} & set(sys.modules)))"
     )

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from survfuse.slide.encoders import embedded_digest, load_network
 from survfuse.slide.settings import SlideSettings
+from survfuse.slide.weights import embedded_digest, load_network
 
 
 def carry_weights(settings: SlideSettings, root: Path, weights: Path | None) -> SlideSettings:
-    """Place the encoder's weights in the bundle as safetensors, under timm's names; or name the embedded ones.
+    """Write the encoder's weights into the bundle as safetensors, under timm's names, or name the embedded ones.
 
-    Returns the settings that say so. Raises InputError for weights of another encoder.
+    Returns the settings that say which. Raises InputError for weights of another encoder.
     """
     if weights is None:
         return replace(settings, embedded_sha256=embedded_digest(settings.encoder))

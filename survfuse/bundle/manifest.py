@@ -1,4 +1,4 @@
-"""What a bundle states of itself: schema version, members, tables, provenance, and checks of all of them."""
+"""What a bundle states of itself: schema version, members, tables and provenance, and the checks of all these."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from survfuse.runtime.errors import BundleError, brief
 from survfuse.runtime.files import is_number
 from survfuse.slide.settings import SlideSettings
 from survfuse.tasks.modalities import is_combination
+from survfuse.tasks.task import Task
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
@@ -32,7 +33,7 @@ BESIDE = ("README.md", ".gitkeep", ".gitignore")
 
 @dataclass(frozen=True)
 class MemberEntry:
-    """A member as the manifest states it; ``standings`` by combination, "slide+rna+clinical" for one."""
+    """A member as the manifest states it; ``standings`` are its weights by combination, as in "slide+rna+clinical"."""
 
     file: str
     family: str
@@ -42,6 +43,8 @@ class MemberEntry:
 
 @dataclass(frozen=True)
 class Manifest:
+    """What ``manifest.json`` says, but for its checksums."""
+
     purpose: str  # DEMONSTRATION or RESEARCH
     notice: str  # what a user should know of these weights
     provenance: Mapping[str, Any]
@@ -52,24 +55,29 @@ class Manifest:
 
 
 def holds_files(root: Path) -> bool:
-    """Whether a model folder holds anything but what may lie beside a bundle; a file in its place does as well."""
+    """Whether a model folder holds anything but what may lie beside a bundle, or is no folder but a file."""
     return root.exists() and (not root.is_dir() or any(path.name not in BESIDE for path in root.iterdir()))
 
 
 def member_file(number: int) -> str:
-    """The file of the member with this number."""
+    """The file of the member with this number.
+
+    >>> member_file(7)
+    'members/007.safetensors'
+    """
     return f"members/{number:03}.safetensors"
 
 
 def manifest_digest(value: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's values but for this one: of compact JSON in ASCII, keys in order, numbers
-    as Python spells them."""
+    """SHA-256 of a manifest without its own checksum: of compact ASCII JSON, keys sorted, numbers as Python writes
+    them."""
     others = {key: entry for key, entry in value.items() if key != SELF}
     text = json.dumps(others, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def manifest_from_json(value: Mapping[str, Any]) -> Manifest:
+def manifest_from_json(value: Mapping[str, Any], task: Task) -> Manifest:
+    """Read ``manifest.json`` of a bundle for ``task``; raises BundleError if it does not follow the schema."""
     try:
         members = tuple(
             MemberEntry(
@@ -97,7 +105,7 @@ def manifest_from_json(value: Mapping[str, Any]) -> Manifest:
         raise BundleError(f"{MANIFEST}: expected members, a provenance object and a notice")
     if CALIBRATION not in manifest.tables or any(name not in TABLES for name in manifest.tables):
         raise BundleError(f"{MANIFEST}: expected {CALIBRATION} among tables, and none but {', '.join(TABLES)}")
-    _check_standings(manifest)
+    _check_weights(manifest, task)
     if problem := manifest.slide.problem():
         raise BundleError(f"{MANIFEST}: slide settings: {problem}")
     for name in file_names(manifest):
@@ -106,10 +114,10 @@ def manifest_from_json(value: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
-def _check_standings(manifest: Manifest) -> None:
-    """Combinations that are ones, each scored by a member, and numbers that can be divided by."""
+def _check_weights(manifest: Manifest, task: Task) -> None:
+    """Check that combinations are the task's, that each is scored by a member, and that scales can be divided by."""
     for name, scale in manifest.combinations.items():
-        if not is_combination(name):
+        if not is_combination(name, task.modalities):
             raise BundleError(f"{MANIFEST}: {name[:80]!r} is no combination of modalities")
         _check_numbers(f"{MANIFEST}: {name}", scale.location, scale.scale)
         if not any(name in entry.standings for entry in manifest.members):
@@ -119,8 +127,8 @@ def _check_standings(manifest: Manifest) -> None:
     for entry in manifest.members:
         if not entry.standings or not entry.standings.keys() <= manifest.combinations.keys():
             raise BundleError(f"{entry.file}: expected standings, for combinations of the ensemble alone")
-        for standing in entry.standings.values():
-            _check_numbers(str(entry.file), standing.location, standing.weight, standing.scale)
+        for weight in entry.standings.values():
+            _check_numbers(str(entry.file), weight.location, weight.weight, weight.scale)
 
 
 def _check_numbers(where: str, location: Any, *positive: Any) -> None:
@@ -131,5 +139,6 @@ def _check_numbers(where: str, location: Any, *positive: Any) -> None:
 
 
 def file_names(manifest: Manifest) -> list[str]:
+    """Every file of the bundle but the manifest itself."""
     files = [*manifest.tables, *(entry.file for entry in manifest.members)]
     return files + ([manifest.slide.weights] if manifest.slide.weights else [])

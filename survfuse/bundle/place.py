@@ -1,4 +1,4 @@
-"""Where a bundle is written: beside its place first, then moved there whole."""
+"""Placing a bundle: it is written beside its place first, then moved there as a whole."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from survfuse.runtime.errors import InputError
 
 
 def check_place(root: Path, remains: bool = False) -> None:
-    """Raise InputError where ``root`` holds anything but what may lie beside a bundle.
+    """Raise InputError if ``root`` holds anything but what may lie beside a bundle.
 
-    ``remains`` says that a killed run of the same work may have left a bundle there, whole or in part.
+    ``remains``: a killed run of the same work may have left a bundle there, whole or in part.
     """
     if holds_files(root) and not (remains and root.is_dir()):
         raise InputError(
@@ -22,7 +22,7 @@ def check_place(root: Path, remains: bool = False) -> None:
 
 @contextmanager
 def new_bundle_folder(root: Path) -> Iterator[Path]:
-    """A folder beside ``root`` to write a bundle into; leaving the block without an error moves it to ``root``."""
+    """Yield a folder beside ``root`` to write a bundle into; move it to ``root`` if the block ends without an error."""
     root = root.resolve()
     partial = root.with_name(f".{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -36,14 +36,14 @@ def new_bundle_folder(root: Path) -> Iterator[Path]:
 
 
 def _open_weights(folder: Path) -> None:
-    """Give weights the mode of the manifest: safetensors writes them for their owner alone, and a container's user is
-    another."""
+    """Give weights the manifest's file mode: safetensors makes them readable by their owner only, and a container
+    runs as another user."""
     for file in folder.rglob("*.safetensors"):
         file.chmod((folder / MANIFEST).stat().st_mode)
 
 
 def _move(partial: Path, root: Path) -> None:
-    """Move a finished bundle; what may lie beside one stays, and what an earlier move left half done is replaced."""
+    """Move a finished bundle. Files that may lie beside one stay; what an interrupted move left is replaced."""
     if not root.exists() or not any(root.iterdir()):
         partial.replace(root)
         return

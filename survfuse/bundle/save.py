@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import survfuse
+from survfuse import __version__
 from survfuse.bundle.manifest import (
     CALIBRATION,
     CARD,
@@ -35,19 +35,20 @@ class Tables:
     calibration: Calibration
     expression: Expression | None
     vocabulary: Vocabulary | None
-    curves: Mapping[str, SurvivalCurve] | None  # by combination, "slide+rna+clinical" for one
+    curves: Mapping[str, SurvivalCurve] | None  # by combination, as in "slide+rna+clinical"
     card: str | None
 
     def present(self) -> tuple[str, ...]:
-        """The files of those that are there."""
+        """Names of the tables that are present."""
         every = (self.calibration, self.expression, self.vocabulary, self.curves, self.card)
         return tuple(name for name, table in zip(TABLES, every, strict=True) if table is not None)
 
 
 def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], tables: Tables) -> None:
-    """Write a bundle to ``root``, which must be empty or absent but for an encoder placed there already.
+    """Write a bundle to ``root``, which must be absent or empty, except for an encoder's weights placed there before.
 
-    ``states`` gives the weights, name → tensor, of each of the manifest's members; one is held at a time.
+    ``states`` yields the weights of each of the manifest's members, tensors by name; one member is held at a time.
+    Raises BundleError if ``root`` holds a bundle already.
     """
     from safetensors.torch import save_file
 
@@ -70,7 +71,7 @@ def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], ta
         write_text(root / CARD, tables.card)
     value = {
         "schema_version": SCHEMA_VERSION,
-        "written_by": f"survfuse {survfuse.__version__}",
+        "written_by": f"survfuse {__version__}",
         **asdict(manifest),
         "files": {file: sha256(root / file) for file in file_names(manifest)},
     }

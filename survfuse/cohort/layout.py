@@ -1,33 +1,98 @@
-"""Where the files of a cohort lie."""
+"""Where the files of a cohort lie: which layout a folder has, and whose its files are."""
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from survfuse.cohort.outcomes import OutcomesTable
 from survfuse.cohort.problems import Problems
 from survfuse.runtime.errors import InputError
-from survfuse.slide.settings import FEATURE_SUFFIXES, MASK_SUFFIXES, SLIDE_SUFFIXES
+from survfuse.slide.suffixes import FEATURE_SUFFIXES, MASK_SUFFIXES, SLIDE_SUFFIXES
+from survfuse.tasks.task import CohortLayout
+
+_NUMBERED = re.compile(r"(?![A-Za-z]).*")  # what may follow "_HE": "_HEALTHY" is another word
 
 
-def patient_of(stem: str, ids: Iterable[str]) -> str | None:
-    """Which of ``ids`` a slide's file belongs to: the longest that stands before ``_HE`` at the start of ``stem``.
+def find_layout(root: Path, layouts: Sequence[CohortLayout]) -> CohortLayout:
+    """The one of ``layouts`` whose folders are there; raises InputError if none is, or more than one."""
+    present = [(layout, [mark for mark in layout.marks if (root / mark).is_dir()]) for layout in layouts]
+    present = [(layout, marks) for layout, marks in present if marks]
+    if len(present) > 1:
+        both = " and ".join(", ".join(marks) for _, marks in present)
+        raise InputError(f"{root}: both {both} are there; expected the folders of one layout")
+    if not present:
+        either = ", or in ".join(_folders(layout) for layout in layouts)
+        raise InputError(f"{root}: expected patients in {either}; found neither")
+    return present[0][0]
 
-    What follows ``_HE`` numbers or names one of several slides.
 
-    >>> patient_of("3A_001_HE_2", ["3A", "3A_001"])
-    '3A_001'
+def _folders(layout: CohortLayout) -> str:
+    """The folders by which a layout is recognised, in words."""
+    if layout.own_folders:
+        return f"folders {layout.folder('<id>')}"
+    return f"folders {', '.join(layout.marks[:-1])} and {layout.marks[-1]}"
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """What is in a folder, sorted. Hidden files are left out: other programs leave them behind."""
+    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+
+
+def patients_folders(root: Path, layout: CohortLayout) -> list[Path]:
+    """The folders of the patients under ``root``, sorted, each named by its patient's id."""
+    above = (root / layout.folder("<id>")).parent
+    return [path for path in visible_files(above) if path.is_dir()]
+
+
+def patient_ids(
+    root: Path, layout: CohortLayout, table: OutcomesTable, modalities: Sequence[str], problems: Problems
+) -> tuple[str, ...]:
+    """Every id that a folder, a clinical or expression file or the table names, sorted.
+
+    A patient without the folder that the layout asks for, and a JSON file named otherwise, are problems.
     """
-    begun = (name for name in ids if stem.startswith(f"{name}_HE") and _NUMBERED.fullmatch(stem[len(name) + 3 :]))
-    return max(begun, key=len, default=None)
+    if layout.own_folders:
+        ids = {path.name for path in patients_folders(root, layout)}
+        for name in sorted(set(table.outcomes) - ids):
+            problems.add(f"is in {table.name}, but there is no folder {layout.folder(name)}", name)
+        return tuple(sorted(ids))
+    ids = set(table.outcomes)
+    for place in _files(layout, modalities):
+        ending = place.name.removeprefix("{id}")
+        for path in visible_files(root / place.parent):
+            name = path.name.removesuffix(ending)
+            if name not in ("", path.name):
+                ids.add(name)
+            elif path.suffix.lower() == ".json":
+                problems.add(f"expected a name <id>{ending}", file=f"{place.parent}/{path.name}")
+    return tuple(sorted(ids))
 
 
-_NUMBERED = re.compile(r"(?![A-Za-z]).*")  # "_HEALTHY" is another word
+def _files(layout: CohortLayout, modalities: Sequence[str]) -> list[PurePosixPath]:
+    """Where the JSON files of a patient lie: the clinical one, and that of the expression if it is read."""
+    return [PurePosixPath(layout.clinical), *([PurePosixPath(layout.expression)] if "rna" in modalities else [])]
 
 
-def misplaced(folder: Path, ids: Iterable[str]) -> list[Path]:
-    """Slides and masks in data/<id> that by their names belong to another patient."""
+def report_misplaced(
+    root: Path, layout: CohortLayout, ids: Sequence[str], modalities: Sequence[str], problems: Problems
+) -> None:
+    """Add to ``problems`` the files in a patient's folder that are named after another patient."""
+    endings = tuple(place.name.removeprefix("{id}") for place in _files(layout, modalities))
+    for name in ids:
+        folder = root / layout.folder(name)
+        strays = misplaced_slides(folder, ids) if "slide" in modalities else []
+        strays += [
+            path
+            for path in visible_files(folder)
+            if path.name.endswith(endings) and path.name not in {f"{name}{ending}" for ending in endings}
+        ]
+        for path in strays:
+            file = f"{layout.folder(name)}/{path.name}"
+            problems.add("is called after another patient than its folder", name, file)
+
+
+def misplaced_slides(folder: Path, ids: Iterable[str]) -> list[Path]:
+    """Slides and masks in a patient's folder that are named after another of the patients ``ids``, or after nobody."""
     return [
         path
         for path in visible_files(folder)
@@ -37,103 +102,51 @@ def misplaced(folder: Path, ids: Iterable[str]) -> list[Path]:
     ]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where files lie under the root; {id} stands for the patient's."""
+def patient_of(stem: str, ids: Iterable[str]) -> str | None:
+    """Which of ``ids`` a slide's file belongs to: the longest one that is followed by ``_HE`` in ``stem``.
 
-    clinical: str
-    expression: str
-    features: tuple[str, ...]  # folders; of two files of one slide in different ones, the first folder's is read
+    What follows ``_HE`` numbers or names one of several slides.
 
-
-PUBLISHED = Layout("data/{id}/{id}_CD.json", "data/{id}/{id}_RNA.json", ("features/features",))
-# CLAM writes the same features into both folders; torch files can be mapped as they lie.
-REFERENCE = Layout("clinics/{id}_CD.json", "seqs/{id}_RNA.json", ("pt_files", "h5_files"))
-
-
-def find_layout(root: Path) -> Layout:
-    theirs = [name for name in ("clinics", "seqs", *REFERENCE.features) if (root / name).is_dir()]
-    published = (root / "data").is_dir()
-    if published and theirs:
-        raise InputError(f"{root}: both data and {', '.join(theirs)} are there; expected the folders of one layout")
-    if not published and not theirs:
-        raise InputError(
-            f"{root}: expected patients as folders data/<id>, or in folders clinics, seqs and pt_files; found neither"
-        )
-    return PUBLISHED if published else REFERENCE
-
-
-def visible_files(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; hidden files are other programs' leavings."""
-    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
-
-
-def patient_ids(
-    root: Path, layout: Layout, table: OutcomesTable, modalities: Sequence[str], problems: Problems
-) -> tuple[str, ...]:
-    """Every id that a folder, a file of variables or the CSV names; one that only the CSV names is a problem."""
-    if layout is PUBLISHED:
-        found = {path.name for path in visible_files(root / "data") if path.is_dir()}
-        for name in sorted(set(table.outcomes) - found):
-            problems.add(name, f"is in {table.name}, but there is no folder data/{name}")
-        return tuple(sorted(found))
-    found = set(table.outcomes)
-    for pattern in (layout.clinical, layout.expression) if "rna" in modalities else (layout.clinical,):
-        folder, ending = pattern.split("/{id}")
-        for path in visible_files(root / folder):
-            name = path.name.removesuffix(ending)
-            if name not in ("", path.name):
-                found.add(name)
-            elif path.suffix.lower() == ".json":
-                problems.add(None, f"{folder}/{path.name}: expected a name <id>{ending}")
-    return tuple(sorted(found))
-
-
-def report_misplaced(root: Path, ids: Sequence[str], modalities: Sequence[str], problems: Problems) -> None:
-    """Name files in data/<id> that are called after another patient."""
-    endings = ("_CD.json", "_RNA.json") if "rna" in modalities else ("_CD.json",)
-    for name in ids:
-        folder = root / "data" / name
-        strays = misplaced(folder, ids) if "slide" in modalities else []
-        strays += [
-            path
-            for path in visible_files(folder)
-            if path.name.endswith(endings) and path.name not in {f"{name}{ending}" for ending in endings}
-        ]
-        for path in strays:
-            problems.add(name, f"data/{name}/{path.name}: is called after another patient than its folder")
+    >>> patient_of("3A_001_HE_2", ["3A", "3A_001"])
+    '3A_001'
+    """
+    owners = (name for name in ids if stem.startswith(f"{name}_HE") and _NUMBERED.fullmatch(stem[len(name) + 3 :]))
+    return max(owners, key=len, default=None)
 
 
 def patients_slides(
-    root: Path, layout: Layout, ids: Sequence[str], table: OutcomesTable, problems: Problems
+    root: Path, layout: CohortLayout, ids: Sequence[str], table: OutcomesTable, problems: Problems
 ) -> dict[str, list[Path]]:
-    """Each patient's feature files, by the CSV's slide_id or else by their names; what fits nobody is a problem."""
+    """Each patient's feature files, by the table's slide_id or else by their names.
+
+    A file that belongs to no patient, a patient without files and a listed slide without a file are problems.
+    """
     listed = table.slides
     slides: dict[str, list[Path]] = {name: [] for name in ids}
     stems = _feature_files(root, layout, problems)
     for stem, path in stems.items():
-        called = patient_of(stem, ids)
-        owner = listed.get(stem, called)
+        named = patient_of(stem, ids)
+        owner = listed.get(stem, named)
         if owner is None:
-            problems.add(None, f"{path.parent.name}/{path.name}: no patient of that name; expected <id>_HE*")
-        elif called not in (None, owner):
-            problems.add(owner, f"{path.name}: is called after {called}")
+            problems.add("no patient of that name; expected <id>_HE*", file=f"{path.parent.name}/{path.name}")
+        elif named not in (None, owner):
+            problems.add(f"is called after {named}", owner, path.name)
         elif owner in slides:
             slides[owner].append(path)
     absent = set()
     for stem, name in listed.items():
-        # A slide_id that repeats the case_id names no file: the files are found by the patient's name.
+        # A slide_id that repeats the case_id names no file: those are found by the patient's name.
         if stem not in stems and name in slides and stem != name:
-            problems.add(name, f"no features of the slide {stem}, listed in {table.name}")
+            problems.add(f"no features of the slide {stem}, listed in {table.name}", name)
             absent.add(name)
     for name in ids:
         if not slides[name] and name not in absent:
-            problems.add(name, f"no features {name}_HE*.pt or .h5 in {' or '.join(layout.features)}")
+            problems.add(f"no features {name}_HE*.pt or .h5 in {' or '.join(layout.features)}", name)
     return slides
 
 
-def _feature_files(root: Path, layout: Layout, problems: Problems) -> dict[str, Path]:
-    """Feature files by their stems, sorted. A slide twice in a folder is a problem: which is meant is not plain."""
+def _feature_files(root: Path, layout: CohortLayout, problems: Problems) -> dict[str, Path]:
+    """Feature files by stem, sorted. Two of one slide in a folder are a problem: either could be meant."""
     stems: dict[str, Path] = {}
     for folder in layout.features:
         for path in visible_files(root / folder):
@@ -141,5 +154,5 @@ def _feature_files(root: Path, layout: Layout, problems: Problems) -> dict[str, 
                 continue
             first = stems.setdefault(path.stem, path)
             if first is not path and first.parent == path.parent:
-                problems.add(None, f"{folder}: both {first.name} and {path.name}; expected one file a slide")
+                problems.add(f"both {first.name} and {path.name}; expected one file a slide", file=folder)
     return dict(sorted(stems.items()))

@@ -1,117 +1,112 @@
-"""Outcomes of patients: times in months and events, from a CSV or from their clinical files."""
+"""Outcomes of patients: an event and a time in months, from a CSV table or a clinical file.
 
-import csv
+Training and evaluation read outcomes here, so that both take and refuse the same.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from survfuse.cohort.problems import Problems
+from survfuse.cohort.tables import cell_number, read_table
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import is_number
-from survfuse.runtime.log import listing
-from survfuse.slide.settings import FEATURE_SUFFIXES, SLIDE_SUFFIXES
+from survfuse.slide.suffixes import FEATURE_SUFFIXES, SLIDE_SUFFIXES
+from survfuse.tasks.task import OutcomeKeys
 
-MOST_MONTHS = 1e4  # a time beyond this is a slip or a code
+_EVENTS = {"false": False, "true": True}
 
-# Spellings of the CSV's columns, in lower case.
-_COLUMNS = {
-    "case_id": ("case_id",),
-    "time": ("time", "time_months", "time_to_prog_or_fuend"),
-    "event": ("progression", "event"),
-    "slide_id": ("slide_id",),
-}
-Outcome = tuple[bool, float]  # event, months
+
+class Outcome(NamedTuple):
+    """What happened to a patient."""
+
+    event: bool
+    months: float  # to the event, or to the end of follow-up
 
 
 @dataclass
 class OutcomesTable:
-    """What a CSV states."""
+    """What a CSV of outcomes states."""
 
-    name: str  # empty where there is no CSV
-    outcomes: dict[str, Outcome | None] = field(default_factory=dict)  # None: stated, but not usable
+    name: str = ""  # of the file; empty if there is none
+    outcomes: dict[str, Outcome | None] = field(default_factory=dict)  # by case_id; None: stated, but not usable
     slides: dict[str, str] = field(default_factory=dict)  # slide's stem → patient
     readable: bool = True
 
-    def answers_for(self, patient: str) -> bool:
-        """Whether a row states the patient's outcome, or one may that cannot be read and was reported."""
+    def covers(self, patient: str) -> bool:
+        """Whether a row states the patient's outcome, or might: the table could not be read, which was reported."""
         return patient in self.outcomes or not self.readable
 
 
-def read_outcomes_table(path: Path, problems: Problems) -> OutcomesTable:
-    table = OutcomesTable(path.name)
+def read_outcomes(path: Path, keys: OutcomeKeys, problems: Problems) -> OutcomesTable:
+    """The outcomes in a CSV file; whatever is wrong with it goes to ``problems``.
+
+    Columns are ``case_id``, a time in months and an event, the latter two in any spelling of ``keys``, and
+    optionally ``slide_id``, the name of one of the patient's slides; others are ignored. A patient may have several
+    rows, as one with several slides does, if they state the same outcome.
+    """
+    outcomes = OutcomesTable(path.name)
+    spellings = {"case_id": ("case_id",), "time": keys.time_columns, "event": keys.event_columns}
+    spellings |= {"slide_id": ("slide_id",)}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            header = next(lines, [])
-            places = _column_places(path.name, header)
-            for cells in lines:
-                if any(cell.strip() for cell in cells):
-                    _add_row(table, lines.line_num, cells, len(header), places, problems)
+        table = read_table(path, problems)
+        places = table.columns(spellings, optional=("slide_id",))
+        if not table.rows:
+            raise InputError("expected a row for each patient, found none")
     except InputError as error:
-        problems.add(None, str(error))
-    except (UnicodeDecodeError, csv.Error) as cause:
-        problems.add(None, f"{path.name}: cannot be read as CSV ({cause})")
-    except OSError as cause:
-        problems.add(None, f"{path}: cannot be read ({cause.strerror or cause})")
-    else:
-        return table
-    table.readable = False
-    return table
+        problems.add(str(error), file=path.name)
+        outcomes.readable = False
+        return outcomes
+    for row in table.rows:
+        cells = {column: row.cells[place] for column, place in places.items()}
+        _add_row(outcomes, row.line, cells, keys, problems)
+    return outcomes
 
 
-def _column_places(name: str, header: list[str]) -> dict[str, int]:
-    """Where each known column stands; raises InputError for one that is missing or is there twice."""
-    places = {}
-    for column, spellings in _COLUMNS.items():
-        found = [place for place, cell in enumerate(header) if cell.strip().lower() in spellings]
-        if len(found) > 1 or (not found and column != "slide_id"):
-            problem = "is there more than once" if found else f"is missing (found {listing(header) or 'no columns'})"
-            raise InputError(f"{name}: the column {' or '.join(spellings)} {problem}")
-        if found:
-            places[column] = found[0]
-    return places
+def read_event(value: object, name: str = "event") -> bool:
+    """Whether the event happened, by a table's cell or a JSON value.
+
+    Raises InputError that calls the value ``name`` unless it is 0, 1, true or false.
+
+    >>> read_event(1), read_event("0.0"), read_event("True"), read_event(False)
+    (True, False, True, False)
+    """
+    event = cell_number(value) if isinstance(value, str) else value
+    if event is None and isinstance(value, str):
+        event = _EVENTS.get(value.strip().lower())
+    if event not in (0, 1):
+        raise InputError(f"{name}: expected 0 or 1")
+    return bool(event)
 
 
-def _add_row(
-    table: OutcomesTable, line: int, cells: list[str], width: int, places: Mapping[str, int], problems: Problems
-) -> None:
-    where = f"{table.name}, line {line}"
-    if len(cells) != width:
-        problems.add(None, f"{where}: expected {width} cells, found {len(cells)}")
-        return
-    row = {column: cells[place].strip() for column, place in places.items()}
-    name = row["case_id"]
-    if not name:
-        problems.add(None, f"{where}: no case_id")
+def read_months(value: object, most: float, name: str = "time") -> float:
+    """A time in months, by a table's cell or a JSON value.
+
+    Raises InputError that calls the value ``name`` unless it is a number of at least 0 and below ``most``.
+
+    >>> read_months("12.5", most=1e4)
+    12.5
+    """
+    months = cell_number(value) if isinstance(value, str) else value
+    if isinstance(months, int | float) and is_number(months) and 0 <= months < most:
+        return float(months)
+    raise InputError(f"{name}: expected months of at least 0 and below {most:,.0f}")
+
+
+def _add_row(table: OutcomesTable, line: int, cells: Mapping[str, str], keys: OutcomeKeys, problems: Problems) -> None:
+    """Add what one row states; what cannot be used is a problem."""
+    patient = cells["case_id"]
+    if not patient:
+        problems.add("no case_id", file=table.name, line=line)
         return
     outcome: Outcome | None = None
-    with problems.of(name):
-        event, time = _as_number(row["event"]), _as_number(row["time"])
-        outcome = (read_event(f"{where}: event", event), read_months(f"{where}: time", time))
-    before = table.outcomes.setdefault(name, outcome)
+    with problems.collect(patient, table.name, line):
+        outcome = Outcome(read_event(cells["event"]), read_months(cells["time"], keys.most_months))
+    before = table.outcomes.setdefault(patient, outcome)
     if None not in (before, outcome) and before != outcome:
-        problems.add(name, f"{where}: another outcome than in an earlier line")
-    slide = row.get("slide_id", "")
+        problems.add("another outcome than in an earlier line", patient, table.name, line)
+    slide = cells.get("slide_id", "")
     stem = slide.rsplit(".", 1)[0] if slide.lower().endswith((*FEATURE_SUFFIXES, *SLIDE_SUFFIXES)) else slide
-    if stem and table.slides.setdefault(stem, name) != name:
-        problems.add(name, f"{where}: the slide {stem} is listed for {table.slides[stem]} as well")
-
-
-def _as_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def read_event(where: str, value: Any) -> bool:
-    if isinstance(value, bool) or value not in (0, 1):
-        raise InputError(f"{where}: expected 0 or 1")
-    return bool(value)
-
-
-def read_months(where: str, value: Any) -> float:
-    if not is_number(value) or not 0 <= value < MOST_MONTHS:
-        raise InputError(f"{where}: expected months of at least 0 and below {MOST_MONTHS:,.0f}")
-    return float(value)
+    if stem and table.slides.setdefault(stem, patient) != patient:
+        problems.add(f"the slide {stem} is listed for {table.slides[stem]} as well", patient, table.name, line)

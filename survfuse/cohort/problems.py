@@ -1,46 +1,77 @@
-"""Everything that is wrong with a cohort, collected and reported at once."""
+"""Everything that is wrong with a cohort or a table, collected and reported at once."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import count
+from survfuse.runtime.log import count, listing
+
+_MANY = 8  # a problem that more patients share is said once for all of them
+_NAMED = 3  # of those patients
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    text: str
+    patient: str | None = None  # whose problem it is
+    file: str | None = None
+    line: int | None = None  # of the file
+
+    def __str__(self) -> str:
+        where = f"{self.file}, line {self.line}" if self.line is not None else self.file
+        return ": ".join(part for part in (self.patient, where, self.text) if part)
+
+    @property
+    def kind(self) -> str:
+        """The problem without its line, and with ``<id>`` for its patient: patients may share it."""
+        text = ": ".join(part for part in (self.file, self.text) if part)
+        if not self.patient:
+            return text
+        return re.sub(rf"(?<![A-Za-z0-9]){re.escape(self.patient)}(?![A-Za-z0-9])", "<id>", text)
 
 
 @dataclass
 class Problems:
-    """Everything found wrong so far: the patient, where it is one's, and what it is."""
+    """All problems so far."""
 
-    found: list[tuple[str | None, str]] = field(default_factory=list)
+    listed: list[Problem] = field(default_factory=list)
 
-    def add(self, patient: str | None, text: str) -> None:
-        self.found.append((patient, text))
+    def add(self, text: str, patient: str | None = None, file: str | None = None, line: int | None = None) -> None:
+        """Add a problem: of ``patient``, and of ``line`` in ``file``, where it has them."""
+        self.listed.append(Problem(text, patient, file, line))
 
     @contextmanager
-    def of(self, patient: str | None) -> Iterator[None]:
-        """Keep an InputError of the block as a problem of ``patient``."""
+    def collect(self, patient: str | None = None, file: str | None = None, line: int | None = None) -> Iterator[None]:
+        """Add an InputError that the block raises, and go on after the block."""
         try:
             yield
         except InputError as error:
-            self.add(patient, str(error))
+            self.add(str(error), patient, file, line)
 
-    def raise_any(self, root: Path) -> None:
-        """Raise InputError that lists all problems, patient by patient, if there are any."""
-        if not self.found:
+    def raise_any(self, what: str) -> None:
+        """Raise InputError that lists all problems of ``what``, patient by patient, if there are any."""
+        if not self.listed:
             return
-        ordered = sorted(self.found, key=lambda problem: problem[0] or "")
-        texts = [f"{patient}: {text}" if patient else text for patient, text in ordered]
-        patients = len({patient for patient, _ in self.found if patient})
+        patients = len({problem.patient for problem in self.listed if problem.patient})
         unusable = f", {count(patients, 'patient')} cannot be used" if patients else ""
-        raise InputError(f"{root}: {count(len(texts), 'problem')}{unusable}: {'; '.join(texts)}")
+        raise InputError(f"{what}: {count(len(self.listed), 'problem')}{unusable}: {'; '.join(self._texts())}")
 
-
-@contextmanager
-def naming_file(path: Path) -> Iterator[None]:
-    """Put the file's name before the message of an InputError."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path.name}: {error}") from error
+    def _texts(self) -> Iterator[str]:
+        """Each problem in words; one that many patients share comes once, with how many and three names."""
+        ordered = sorted(self.listed, key=lambda problem: problem.patient or "")
+        sharing: dict[str, dict[str, None]] = {}  # kind → its patients, in order
+        for problem in ordered:
+            if problem.patient:
+                sharing.setdefault(problem.kind, {})[problem.patient] = None
+        said = set()
+        for problem in ordered:
+            patients = sharing[problem.kind] if problem.patient else {}
+            if len(patients) <= _MANY:
+                yield str(problem)
+            elif problem.kind not in said:
+                said.add(problem.kind)
+                yield f"{count(len(patients), 'patient')} ({listing(patients, _NAMED)}): {problem.kind}"

@@ -10,9 +10,10 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
@@ -32,7 +33,8 @@ def main(python_bom: Path, environment: Path, folder: Path) -> None:
 
     ``python_bom``: the bill of materials that cyclonedx-py made of ``environment``.
     """
-    bom = Bom.from_json(json.loads(python_bom.read_text(encoding="utf-8")))
+    # A decorator adds ``from_json``, which type checkers do not see.
+    bom: Bom = Bom.from_json(json.loads(python_bom.read_text(encoding="utf-8")))  # type: ignore[attr-defined]
     name_licences(bom, environment)
     known = {component.name.lower() for component in bom.components}
     carried = (component for component in carried_by_wheels(environment) if component.name.lower() not in known)
@@ -114,7 +116,7 @@ def carried_by_wheels(environment: Path) -> Iterator[Component]:
                 yield carried(item)
 
 
-def carried(item: dict) -> Component:
+def carried(item: Mapping[str, Any]) -> Component:
     """One component of a wheel's own bill of materials."""
     terms = [entry.get("expression") or entry.get("license", {}) for entry in item.get("licenses", ())]
     names = [term if isinstance(term, str) else term.get("id") or term.get("name") for term in terms]

@@ -1,8 +1,8 @@
-"""The job in a process of its own, so that its violent end is answered for as well.
+"""The job in a process of its own, so that crashes are reported too.
 
-Slides, masks and HDF5 are decoded by native libraries, which a file can crash; and a container that is out of memory
-has its largest process killed. Neither can be caught where it happens. A parent that has imported next to nothing
-waits, says in one line what became of the job, and takes back what may lie in the output.
+Slides, masks and HDF5 are decoded by native libraries, which a file can crash, and a container that runs out of memory
+has its largest process killed. Neither can be caught where it happens. A parent process that has imported next to
+nothing waits, reports the end of the job in one line, and removes any partial output.
 """
 
 import atexit
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import survfuse.runtime.clock  # noqa: F401  (the job's time counts from this process's start, not from its child's)
 from survfuse.runtime.errors import EnvironmentFailure, InputError, SurvfuseError
-from survfuse.runtime.exits import say
+from survfuse.runtime.exits import report
 from survfuse.runtime.files import discard
-from survfuse.runtime.memory import counted
-from survfuse.runtime.watch import SharedStatus, watched
+from survfuse.runtime.memory import counter
+from survfuse.runtime.watch import SharedStatus, share_status
 
-PATIENCE = 120.0  # seconds that a library may take for one call, or one part of a file
+PATIENCE = 120.0  # seconds that a library may take for one call, or for one part of a file
 _LOOK_EVERY = 1.0  # seconds
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -33,23 +33,23 @@ _KILLS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memo
 
 
 def supervised(job: Callable[[], int]) -> int:
-    """Run ``job`` in a child process and return its exit code; 2 or 4, with a line on stderr, where a signal ended it
-    or a library did not come back from a file.
+    """Run ``job`` in a child process and return its exit code.
 
-    SIGTERM and SIGINT end the job. Where the system cannot fork and wait, the job runs in this process. To be called
-    once, at the end of which the process ends: signals stay blocked.
+    If a signal ended it, or a library did not come back from a file, the code is 2 or 4, with a line on stderr.
+    SIGTERM and SIGINT end the job. If the system cannot fork and wait, the job runs in this process. Call it once, at
+    the end of the process: signals stay blocked.
     """
     if not hasattr(os, "fork") or not hasattr(signal, "sigtimedwait"):
         return _finished(job)
-    status = watched()
+    status = share_status()
     kills = _memory_kills()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one that a launcher ignores would take the child's end along
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if the launcher ignores it, the child's exit status is lost
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDING, signal.SIGCHLD))
     parent = os.getpid()
     try:
         child = os.fork()
     except OSError as cause:
-        return say(EnvironmentFailure(f"no process could be started: {cause.strerror}"))
+        return report(EnvironmentFailure(f"no process could be started: {cause.strerror}"))
     if not child:
         _be_child(job, parent, before)
     code, failure = _wait(child, status)
@@ -58,22 +58,23 @@ def supervised(job: Callable[[], int]) -> int:
             discard(Path(status.output))
     if code >= 0:
         return code
-    return say(failure or _failure(signal.Signals(-code), status.oldest()[0], killed=_memory_kills() > kills))
+    return report(failure or _failure(signal.Signals(-code), status.oldest()[0], killed=_memory_kills() > kills))
 
 
 def _wait(child: int, status: SharedStatus) -> tuple[int, SurvfuseError | None]:
-    """The child's exit code, negative for a signal, and what is to be said where this process ended it."""
-    failure, since, waited, looked = None, 0.0, 0.0, time.monotonic()
+    """The child's exit code, negative for a signal, and the failure to report if this process ended it."""
+    failure: SurvfuseError | None = None
+    since, waited, looked = 0.0, 0.0, time.monotonic()
     while True:
         number = signal.sigtimedwait((*_ENDING, signal.SIGCHLD), _LOOK_EVERY)
         if number is not None and number.si_signo in _ENDING and failure is None:
-            # At once, and not by an exception somewhere in the job, which libraries may turn into another.
+            # Killed outright: an exception raised somewhere in the job might be turned into another by a library.
             failure = EnvironmentFailure(f"ended by {signal.Signals(number.si_signo).name}")
             os.kill(child, signal.SIGKILL)
         ended, wait_status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(wait_status), failure
-        # Its own looks are counted, not the clock alone: a container that is paused is not stuck.
+        # Count polls, not wall-clock time, so that a paused container is not taken for stuck.
         before, looked = looked, time.monotonic()
         name, began = status.oldest()
         waited = waited + min(looked - before, 2 * _LOOK_EVERY) if began and began == since else 0.0
@@ -83,11 +84,11 @@ def _wait(child: int, status: SharedStatus) -> tuple[int, SurvfuseError | None]:
             os.kill(child, signal.SIGKILL)
 
 
-def _be_child(job: Callable[[], int], parent: int, signals: set[signal.Signals]) -> None:
-    """Run ``job`` to this process's end, with these signals blocked; a parent that is gone takes it along."""
+def _be_child(job: Callable[[], int], parent: int, signals: set[int | signal.Signals]) -> None:
+    """Run ``job`` and end this process, with these ``signals`` blocked; end it as well if the parent is gone."""
     code = 1
     try:
-        for number in _ENDING:  # sent to the group they reach both, and the parent ends the job
+        for number in _ENDING:  # signals to the process group reach both; the parent ends the job
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         if sys.platform == "linux":
@@ -100,10 +101,10 @@ def _be_child(job: Callable[[], int], parent: int, signals: set[signal.Signals])
 
 
 def _finished(job: Callable[[], int]) -> int:
-    """The job's exit code, once nothing is left to do but to leave by ``os._exit``.
+    """The job's exit code, after which ``os._exit`` may be called.
 
-    What libraries asked to have done at the end, such as removing a temporary folder, is done. Taking torch apart
-    module by module, and unmapping its libraries one by one, would take half a second more.
+    Exit handlers of libraries, such as removing a temporary folder, have run. Tearing down torch module by module and
+    unmapping its libraries would take half a second more.
     """
     code = 1
     try:
@@ -121,7 +122,7 @@ def _finished(job: Callable[[], int]) -> int:
 
 
 def _failure(number: signal.Signals, name: str, killed: bool) -> SurvfuseError:
-    """What a job that died of a signal while it read ``name``, or nothing, has failed of."""
+    """The failure to report for a job killed by a signal, possibly while reading ``name``."""
     if killed:
         return EnvironmentFailure("memory ran out: the system killed the job at its memory limit")
     if number == signal.SIGKILL:
@@ -132,4 +133,4 @@ def _failure(number: signal.Signals, name: str, killed: bool) -> SurvfuseError:
 
 
 def _memory_kills() -> int:
-    return next((kills for path in _KILLS if (kills := counted(path, "oom_kill")) is not None), 0)
+    return next((kills for path in _KILLS if (kills := counter(path, "oom_kill")) is not None), 0)

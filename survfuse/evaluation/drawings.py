@@ -1,9 +1,10 @@
-"""The drawings of the training report."""
+"""The drawings of the training report, as SVG."""
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TypedDict
 
 import matplotlib
 import numpy as np
@@ -11,83 +12,98 @@ from lifelines import KaplanMeierFitter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from survfuse.evaluation.summary import HeldOut, MemberCurve, predicted_at
+from survfuse.evaluation.summary import HeldOut, MemberCurve, Summary, predicted_at
 from survfuse.runtime.log import count
-from survfuse.survival.curves import MONTHS
-from survfuse.survival.estimates import high_risk, number_text
+from survfuse.survival.estimates import Estimate, high_risk, number_text
 
-_LARGEST_GROUPS = 5  # of patients in a calibration plot
+CAPTIONS = {
+    "folds": "Concordance within each outer fold (dots; dashed: their mean) and of all held-out risks pooled, with "
+    "its 95% interval (diamond).",
+    "groups": "Kaplan–Meier curves, with 95% limits, of the patients above the median held-out risk and of the "
+    "others; ticks are censored patients.",
+    "calibration": "Held-out predicted survival against Kaplan–Meier in groups of equal size by predicted survival; "
+    "bars are 95% limits. On the dotted line, what was predicted is what happened.",
+    "losses": "Loss of each member by epoch, on its training patients and on the inner patients that chose the epoch "
+    "kept. Members differ in patients, so their levels differ.",
+}
+_MOST_GROUPS = 5  # of patients in a calibration plot
 _GROUP = 30  # patients that a group should have at least
 
-
-# Drawings
-
 HIGH, LOW, QUIET = "#b5432a", "#2b6a99", "#8a8f98"
-_STYLE = {
-    "svg.hashsalt": "survfuse",  # otherwise ids are random
-    "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-    "font.size": 9,
-    "text.parse_math": False,  # a family's name may hold a dollar sign
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#555b66",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "legend.frameon": False,
-    "xtick.color": "#333a45",
-    "ytick.color": "#333a45",
-}
 
 
-def drawings(held: HeldOut, curves: Sequence[MemberCurve], found: Mapping[str, Any]) -> dict[str, str]:
-    """Name → SVG of every drawing that there is something to draw for."""
-    with matplotlib.rc_context(_STYLE):
-        drawings = {
-            "folds": fold_drawing(held, found),
-            "groups": group_drawing(held, found),
+def drawings(held: HeldOut, curves: Sequence[MemberCurve], figures: Summary) -> dict[str, str]:
+    """Name → SVG element of every drawing that there is data for."""
+    with _style():
+        drawn = {
+            "folds": fold_drawing(held, figures),
+            "groups": group_drawing(held, figures),
             "calibration": calibration_drawing(held),
             "losses": loss_drawing(curves),
         }
-        return {name: _svg(name, drawing) for name, drawing in drawings.items() if drawing is not None}
+        return {name: _svg(name, drawing) for name, drawing in drawn.items() if drawing is not None}
 
 
-def fold_drawing(held: HeldOut, found: Mapping[str, Any]) -> Figure:
-    """Concordance within each outer fold, their mean, and the pooled figure with its interval."""
-    values, pooled = found["folds"]["values"], found["harrell_concordance"]
+def _style() -> AbstractContextManager[None]:
+    """matplotlib's settings for all drawings, for as long as the context lasts."""
+    return matplotlib.rc_context(
+        {
+            "svg.hashsalt": "survfuse",  # without it, ids are random
+            "svg.fonttype": "none",  # text stays text: smaller, searchable and readable aloud
+            "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+            "font.size": 9,
+            "text.parse_math": False,  # a family's name may contain a dollar sign
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": "#555b66",
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "legend.frameon": False,
+            "xtick.color": "#333a45",
+            "ytick.color": "#333a45",
+        }
+    )
+
+
+def fold_drawing(held: HeldOut, figures: Summary) -> Figure:
+    """Concordance within each outer fold, their mean, and the pooled concordance with its interval."""
+    values, mean = figures["folds"]["values"], figures["folds"]["mean"]
     drawing = Figure(figsize=(6.8, 2.9), layout="constrained")
     axes = drawing.subplots()
     axes.axhline(0.5, color=QUIET, linewidth=1, linestyle=":")
     axes.text(len(values) + 0.45, 0.5, "chance", color=QUIET, va="bottom", ha="right", fontsize=8)
-    axes.plot(range(len(values)), [np.nan if v is None else v for v in values], "o", color=LOW, markersize=7)
+    heights = [np.nan if value is None else value for value in values]
+    axes.plot(range(len(values)), heights, "o", color=LOW, markersize=7)
     for at, value in enumerate(values):
         if value is not None:
             axes.annotate(f"{value:.2f}", (at, value), (7, 3), textcoords="offset points", fontsize=8)
-    if (mean := found["folds"]["mean"]) is not None:
+    if mean is not None:
         axes.plot([-0.3, len(values) - 0.7], [mean, mean], color=LOW, linewidth=1, linestyle="--")
-    _pooled(axes, len(values), pooled)
+    _draw_pooled(axes, len(values), figures["harrell_concordance"])
     labels = []
     for number, fold in enumerate(np.unique(held.folds)):
         inside = held.folds == fold
         labels.append(f"fold {number + 1}\n{inside.sum()} patients\n{held.events[inside].sum()} events")
-    axes.set_xticks(range(len(values) + 1), [*labels, f"all\n{found['patients']} patients\n{found['events']} events"])
+    everyone = f"all\n{figures['patients']} patients\n{figures['events']} events"
+    axes.set_xticks(range(len(values) + 1), [*labels, everyone])
     axes.set_xlim(-0.5, len(values) + 0.5)
     axes.set_ylabel("Harrell's C")
     return drawing
 
 
-def _pooled(axes: Axes, at: int, pooled: Mapping[str, Any]) -> None:
-    value, low, high = (pooled[key] for key in ("value", "low", "high"))
+def _draw_pooled(axes: Axes, at: int, pooled: Estimate) -> None:
+    """A diamond with its interval, if they are defined."""
+    value, low, high = pooled["value"], pooled["low"], pooled["high"]
     if value is None:
         return
-    if low is not None:
+    if low is not None and high is not None:
         axes.vlines(at, low, high, color=HIGH, linewidth=1.6)
     axes.plot([at], [value], "D", color=HIGH, markersize=7)
     axes.annotate(f"{value:.2f}", (at, value), (7, 3), textcoords="offset points", fontsize=8)
 
 
-def group_drawing(held: HeldOut, found: Mapping[str, Any]) -> Figure:
-    """Kaplan–Meier of the patients above and up to the median held-out risk, with the numbers at risk."""
+def group_drawing(held: HeldOut, figures: Summary) -> Figure:
+    """Kaplan–Meier curves of the patients above the median held-out risk and of the others, with numbers at risk."""
     high = high_risk(held.risks)
     drawing = Figure(figsize=(6.8, 4.4), layout="constrained")
     axes, table = drawing.subplots(2, 1, sharex=True, height_ratios=(5, 1))
@@ -98,14 +114,14 @@ def group_drawing(held: HeldOut, found: Mapping[str, Any]) -> Figure:
     ]
     for name, mask, colour in groups:
         curve = KaplanMeierFitter().fit(held.times[mask], held.events[mask])
-        at, (low, upper) = curve.survival_function_.index, curve.confidence_interval_.to_numpy().T
+        at, (lower, upper) = curve.survival_function_.index, curve.confidence_interval_.to_numpy().T
         label = f"{name}: {mask.sum()} patients, {held.events[mask].sum()} events"
         axes.step(at, curve.survival_function_.iloc[:, 0], where="post", color=colour, linewidth=1.8, label=label)
-        axes.fill_between(at, low, upper, step="post", color=colour, alpha=0.14, linewidth=0)
+        axes.fill_between(at, lower, upper, step="post", color=colour, alpha=0.14, linewidth=0)
         censored = held.times[mask & ~held.events]
         axes.plot(censored, curve.survival_function_at_times(censored), "|", color=colour, markersize=5)
     axes.set(ylim=(0, 1.02), ylabel="without the event", xlim=(0, float(held.times.max()) * 1.02))
-    axes.set_title(f"log-rank p {number_text(found['log_rank_p'], '.2g')}", loc="right", fontweight="normal")
+    axes.set_title(f"log-rank p {number_text(figures['log_rank_p'], '.2g')}", loc="right", fontweight="normal")
     axes.legend(loc="lower left")
     axes.set_xticks(_month_ticks(float(held.times.max())))
     for row, (_, mask, colour) in enumerate(groups):
@@ -126,15 +142,21 @@ def group_drawing(held: HeldOut, found: Mapping[str, Any]) -> Figure:
 
 
 def _month_ticks(last: float) -> list[float]:
-    """Whole years, thinned to ten at most."""
+    """Whole years up to the month ``last``, with larger steps where they would be more than about ten.
+
+    >>> _month_ticks(40.0)
+    [0.0, 12.0, 24.0, 36.0]
+    """
     step = 12.0 * max(1, int(np.ceil(last / 120.0)))
-    return np.arange(0.0, last + 1e-9, step).tolist()
+    ticks: list[float] = np.arange(0.0, last + 1e-9, step).tolist()
+    return ticks
 
 
 def calibration_drawing(held: HeldOut) -> Figure:
-    """Mean predicted survival against Kaplan–Meier in groups of predicted risk, at each of MONTHS."""
+    """Mean predicted survival against Kaplan–Meier in groups of predicted survival, at each horizon."""
     drawing = Figure(figsize=(6.8, 2.7), layout="constrained")
-    for axes, month in zip(drawing.subplots(1, len(MONTHS), sharey=True), MONTHS, strict=True):
+    panels = drawing.subplots(1, len(held.horizons), sharey=True, squeeze=False)[0]
+    for axes, month in zip(panels, held.horizons, strict=True):
         groups = calibration_groups(held, month)
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
         for predicted, observed, low, high in groups:
@@ -150,23 +172,26 @@ def calibration_drawing(held: HeldOut) -> Figure:
 
 
 def calibration_groups(held: HeldOut, month: float) -> list[tuple[float, float, float, float]]:
-    """(mean predicted survival, Kaplan–Meier survival, low, high) at ``month`` in groups of equal size from the
-    lowest predicted survival to the highest; low and high are Kaplan–Meier's 95% limits, NaN where a group had
-    no event by then. Groups not followed up to the month are left out."""
+    """(mean predicted survival, Kaplan–Meier survival, low, high) at ``month`` in groups of equal size.
+
+    Groups go from the lowest predicted survival to the highest; those not followed up to the month are left out. Low
+    and high are Kaplan–Meier's 95% limits, NaN if a group had no event by then.
+    """
     predicted = predicted_at(held, np.full(len(held.times), month))
-    number = int(np.clip(len(predicted) // _GROUP, 2, _LARGEST_GROUPS))
+    number = int(np.clip(len(predicted) // _GROUP, 2, _MOST_GROUPS))
     groups = []
     for members in np.array_split(np.argsort(predicted, kind="stable"), number):
         if held.times[members].max() < month:
             continue
         curve = KaplanMeierFitter().fit(held.times[members], held.events[members])
         limits = curve.confidence_interval_survival_function_.loc[:month].iloc[-1]
-        groups.append((float(predicted[members].mean()), float(curve.predict(month)), *map(float, limits)))
+        low, high = map(float, limits)
+        groups.append((float(predicted[members].mean()), float(curve.predict(month)), low, high))
     return groups
 
 
 def loss_drawing(curves: Sequence[MemberCurve]) -> Figure | None:
-    """Training and inner loss of every member, one panel a family; None where no member has a curve."""
+    """Training and inner loss of every member, one panel a family; None if no member has a curve."""
     families = sorted({curve.family for curve in curves if curve.training or curve.inner})
     if not families:
         return None
@@ -182,26 +207,40 @@ def loss_drawing(curves: Sequence[MemberCurve]) -> Figure | None:
         axes.set(xlabel="epoch", ylabel="loss")
     for spare in panels[len(families) :]:
         spare.set_visible(False)
-    handles = [panels[0].plot([], [], **style)[0] for style in (_TRAINING, _INNER, _BEST)]
+    handles = [panels[0].plot([], [], **style)[0] for style in (_TRAINING, _INNER, _KEPT)]
     drawing.legend(handles, ["training", "inner validation", "epoch kept"], loc="outside upper right", ncols=3)
     return drawing
 
 
-_TRAINING = {"color": QUIET, "linewidth": 0.9, "alpha": 0.8}
-_INNER = {"color": LOW, "linewidth": 0.9, "alpha": 0.8}
-_BEST = {"color": HIGH, "marker": "o", "markersize": 4, "linestyle": "none"}
+class _LineStyle(TypedDict, total=False):
+    """Properties of a matplotlib line."""
+
+    color: str
+    linewidth: float
+    alpha: float
+    marker: str
+    markersize: float
+    linestyle: str
+
+
+_TRAINING: _LineStyle = {"color": QUIET, "linewidth": 0.9, "alpha": 0.8}
+_INNER: _LineStyle = {"color": LOW, "linewidth": 0.9, "alpha": 0.8}
+_KEPT: _LineStyle = {"color": HIGH, "marker": "o", "markersize": 4, "linestyle": "none"}
 
 
 def _draw_losses(axes: Axes, curve: MemberCurve) -> None:
+    """One member's losses, with a dot at the epoch that was kept."""
     axes.plot(range(1, len(curve.training) + 1), curve.training, **_TRAINING)
     axes.plot(range(1, len(curve.inner) + 1), curve.inner, **_INNER)
     if 1 <= curve.best_epoch <= len(curve.inner):
-        axes.plot([curve.best_epoch], [curve.inner[curve.best_epoch - 1]], **_BEST)
+        axes.plot([curve.best_epoch], [curve.inner[curve.best_epoch - 1]], **_KEPT)
 
 
 def _svg(name: str, drawing: Figure) -> str:
-    """The drawing as an element of a page: without what only a file of its own needs, its ids prefixed by ``name``
-    so that the drawings of one page keep apart."""
+    """The drawing as an element of a page: without metadata and namespaces, and with ids that begin with ``name``.
+
+    The prefix keeps the ids of several drawings on a page distinct.
+    """
     buffer = io.StringIO()
     drawing.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
@@ -210,17 +249,3 @@ def _svg(name: str, drawing: Figure) -> str:
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", text)
     label = re.sub(r"<.*?>", "", CAPTIONS[name])
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-
-
-# Page
-
-CAPTIONS = {
-    "folds": "Concordance within each outer fold (dots; dashed: their mean) and of all held-out risks pooled, with "
-    "its 95% interval (diamond).",
-    "groups": "Kaplan–Meier curves, with 95% limits, of the patients above the median held-out risk and of the "
-    "others; ticks are censored patients.",
-    "calibration": "Held-out predicted survival against Kaplan–Meier in groups of equal size by predicted survival; "
-    "bars are 95% limits. On the dotted line, what was predicted is what happened.",
-    "losses": "Loss of each member by epoch, on its training patients and on the inner patients that chose the epoch "
-    "kept. Members differ in patients, so their levels differ.",
-}

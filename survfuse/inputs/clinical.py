@@ -1,4 +1,7 @@
-"""Clinical JSON → one vector, typed by the bundle's vocabulary."""
+"""Clinical variables by name → one vector, typed by the bundle's vocabulary.
+
+Missing codes such as -1, plausible ranges and the keys of outcomes, which never reach a model, are the task's.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,13 +13,13 @@ from numpy.typing import NDArray
 
 from survfuse.runtime.errors import BundleError, InputError, brief
 from survfuse.runtime.files import is_number, json_type, spelt_number
-from survfuse.runtime.log import listing
-from survfuse.tasks.chimera3 import MISSING_CODES, OUTCOME_KEYS, PLAUSIBLE
+from survfuse.runtime.log import Note, listing
+from survfuse.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """A number: standardised by the training mean and scale, beside a column that marks it missing."""
+    """A numeric variable: standardised by the training mean and scale, beside a column that marks it missing."""
 
     name: str
     mean: float
@@ -25,46 +28,55 @@ class Numeric:
     high: float | None = None
 
     def columns(self) -> list[str]:
+        """Names of its entries of the vector."""
         return [self.name, f"{self.name} missing"]
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """A category: one column each, and one for missing or unknown."""
+    """A categorical variable: a column for each category, and one for missing or unknown."""
 
     name: str
     categories: tuple[str, ...]
 
     def columns(self) -> list[str]:
+        """Names of its entries of the vector."""
         return [*(f"{self.name}={category}" for category in self.categories), f"{self.name} missing"]
 
 
 @dataclass(frozen=True)
 class ClinicalVector:
+    """One patient's variables as networks take them, and what a reader should know of them."""
+
     values: NDArray[np.float32]  # [C]
-    notes: tuple[str, ...]  # for the log: names of fields, never values
+    notes: tuple[Note, ...]  # for the log: names of variables, never values
     known: int  # variables with a value that is neither missing nor unknown
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The bundle's clinical variables, and the columns that were constant in training and get no weight."""
+    """The bundle's clinical variables; ``inactive`` columns were constant in training and get no weight."""
 
     numeric: tuple[Numeric, ...]
     categorical: tuple[Categorical, ...]
+    missing_codes: tuple[str, ...]  # in lower case
+    outcomes: tuple[str, ...]  # keys that are dropped
     inactive: frozenset[str] = frozenset()
-    missing_codes: tuple[str, ...] = MISSING_CODES
-    outcomes: tuple[str, ...] = OUTCOME_KEYS
-    exact: bool = False  # whether a category counts only where it is spelt to the letter
+    exact: bool = False  # whether a category must be spelt to the letter
+
+    @property
+    def variables(self) -> "tuple[Numeric | Categorical, ...]":
+        """Every variable, numeric ones first."""
+        return (*self.numeric, *self.categorical)
 
     @property
     def columns(self) -> list[str]:
         """Names of the vector's entries, in order."""
-        return [column for variable in (*self.numeric, *self.categorical) for column in variable.columns()]
+        return [column for variable in self.variables for column in variable.columns()]
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Vocabulary":
-        """Read ``clinical.json``; raises BundleError where it is not of this form."""
+        """Read ``clinical.json``; raises BundleError if it does not have this form."""
         try:
             vocabulary = cls(
                 numeric=tuple(Numeric(**entry) for entry in value["numeric"]),
@@ -95,7 +107,8 @@ class Vocabulary:
                 raise BundleError(f"clinical.json: expected finite, ordered statistics of {entry.name}")
         return vocabulary
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
+        """The vocabulary as ``clinical.json`` keeps it; the inverse of ``from_json``."""
         return {
             "numeric": [vars(entry) for entry in self.numeric],
             "categorical": [{"name": entry.name, "categories": list(entry.categories)} for entry in self.categorical],
@@ -106,10 +119,10 @@ class Vocabulary:
         }
 
     def encode(self, variables: Mapping[str, Any]) -> ClinicalVector:
-        """One patient's clinical JSON object → vector [C].
+        """One patient's variables by name → vector [C].
 
-        Raises InputError for a value that is neither a number, a string nor null, and for a number out of
-        its plausible range.
+        Raises InputError for a value that is neither a number, a string nor null, and for a number outside its
+        plausible range.
         """
         values: list[float] = []
         missing: list[str] = []
@@ -119,77 +132,91 @@ class Vocabulary:
             if number is None:
                 missing.append(entry.name)
             values += [_standardised(entry, number), float(number is None)]
-        for variable in self.categorical:
-            label = read_label(variable.name, variables.get(variable.name), self.missing_codes, self.exact)
-            category = _match(label, variable.categories, self.exact) if label is not None else None
+        for kind in self.categorical:
+            label = read_label(kind.name, variables.get(kind.name), self.missing_codes, self.exact)
+            category = _match(label, kind.categories, self.exact) if label is not None else None
             if category is None:
-                (missing if label is None else unknown).append(variable.name)
-            values += [float(category == name) for name in variable.categories] + [float(category is None)]
+                (missing if label is None else unknown).append(kind.name)
+            values += [float(category == name) for name in kind.categories] + [float(category is None)]
         active = [column not in self.inactive for column in self.columns]
         vector = np.where(active, values, 0.0).astype(np.float32)
         known = len(self.numeric) + len(self.categorical) - len(missing) - len(unknown)
         return ClinicalVector(vector, self._notes(variables, missing, unknown), known)
 
-    def _notes(self, variables: Mapping[str, Any], missing: list[str], unknown: list[str]) -> tuple[str, ...]:
-        names = [entry.name for entry in (*self.numeric, *self.categorical)]
+    def _notes(self, variables: Mapping[str, Any], missing: list[str], unknown: list[str]) -> tuple[Note, ...]:
+        names = [entry.name for entry in self.variables]
         known = sum(name in variables for name in names)
-        notes = [f"{known} of {len(names)} variables present"]
+        notes = [Note(f"{known} of {len(names)} variables present")]
         means = [entry.name for entry in self.numeric if entry.name in missing]
         own_column = [name for name in missing if name not in means]
         if means:
-            notes.append(f"missing, set to the training mean: {listing(means)}")
+            notes.append(_named("missing, set to the training mean", means))
         if own_column:
-            notes.append(f"missing, in their own column: {listing(own_column)}")
+            notes.append(_named("missing, in their own column", own_column))
         if unknown:
-            notes.append(f"unknown category, counted as missing: {listing(unknown)}")
+            notes.append(_named("unknown category, counted as missing", unknown))
         unweighted = [name for name in (*missing, *unknown) if f"{name} missing" in self.inactive]
         if unweighted:
-            notes.append(f"never missing in training, so their missing column has no weight: {listing(unweighted)}")
+            notes.append(_named("never missing in training, so their missing column has no weight", unweighted))
         spelt = [entry.name for entry in self.numeric if isinstance(variables.get(entry.name), str)]
         if spelt := [name for name in spelt if name not in missing]:
-            notes.append(f"numbers given as text: {listing(spelt)}")
+            notes.append(_named("numbers given as text", spelt))
         dropped = [key for key in self.outcomes if key in variables]
         if dropped:
-            notes.append(f"outcome keys dropped: {listing(dropped)}")
+            notes.append(_named("outcome keys dropped", dropped))
         extra = sorted(set(variables) - set(names) - set(self.outcomes))
         if extra:
-            notes.append(f"not in the bundle's vocabulary, ignored: {listing(name[:40] for name in extra)}")
+            notes.append(_named("not in the bundle's vocabulary, ignored", [name[:40] for name in extra]))
         return tuple(notes)
 
 
-def fit_vocabulary(patients: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Vocabulary:
+def _named(what: str, names: Sequence[str]) -> Note:
+    """A note that is true of some variables, counted for each of them."""
+    return Note(f"{what}: {listing(names)}", tuple(f"{what}: {name}" for name in names))
+
+
+def fit_vocabulary(patients: Sequence[Mapping[str, Any]], names: Sequence[str], task: Task) -> Vocabulary:
     """The vocabulary of a cohort: which of ``names`` are numbers, their statistics, the categories seen.
 
-    A variable is numeric when every value that is not missing is a number or spells one, and where it has a
-    plausible range; InputError then names it for any other value. A column that takes one value in all patients
-    is inactive.
+    A variable is numeric if it has a plausible range, or if every value that is not missing is a number or spells one.
+    A column that has the same value in all patients is inactive. Raises InputError for a value of a variable with a
+    plausible range that is no number or lies outside it.
     """
+    codes = task.missing_codes
     numeric, categorical = [], []
     for name in names:
         values = [patient.get(name) for patient in patients]
-        present = [value for value in values if not is_missing(value, MISSING_CODES)]
-        if name in PLAUSIBLE or (present and all(map(spells_number, present))):
-            variable = Numeric(name, 0.0, 0.0, *PLAUSIBLE.get(name, (None, None)))
-            known = [number for value in values if (number := read_number(variable, value, MISSING_CODES)) is not None]
+        present = [value for value in values if not is_missing(value, codes)]
+        if name in task.plausible or (present and all(map(spells_number, present))):
+            variable = Numeric(name, 0.0, 0.0, *task.plausible.get(name, (None, None)))
+            known = [number for value in values if (number := read_number(variable, value, codes)) is not None]
             mean, scale = (float(np.mean(known)), float(np.std(known))) if known else (0.0, 0.0)
             numeric.append(replace(variable, mean=mean, scale=scale))
         else:
-            labels = (read_label(name, value, MISSING_CODES) for value in present)
+            labels = (read_label(name, value, codes) for value in present)
             categorical.append(Categorical(name, tuple(sorted({label for label in labels if label is not None}))))
-    vocabulary = Vocabulary(tuple(numeric), tuple(categorical))
+    vocabulary = Vocabulary(tuple(numeric), tuple(categorical), codes, task.outcome.keys)
     vectors = np.stack([vocabulary.encode(patient).values for patient in patients])
     constant = frozenset(np.array(vocabulary.columns)[np.ptp(vectors, axis=0) == 0.0].tolist())
     return replace(vocabulary, inactive=constant)
 
 
 def spells_number(value: Any) -> bool:
-    """Whether a clinical value is a finite number or text that spells one."""
+    """Whether a clinical value is a finite number or text that spells one.
+
+    >>> spells_number("12.5"), spells_number("T1HG")
+    (True, False)
+    """
     number = spelt_number(value) if isinstance(value, str) else value
     return is_number(number)
 
 
 def is_missing(value: Any, codes: Sequence[str]) -> bool:
-    """Whether a clinical value is null, NaN or one of the missing codes (-1 as a number or in any spelling)."""
+    """Whether a clinical value is null, NaN or one of the missing ``codes``, numbers in any spelling.
+
+    >>> is_missing(-1.0, ("-1", "na")), is_missing(" NA ", ("-1", "na")), is_missing(0, ("-1", "na"))
+    (True, True, False)
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -205,7 +232,10 @@ def is_missing(value: Any, codes: Sequence[str]) -> bool:
 
 
 def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | None:
-    """A plausible number, or None where it is missing; a string that spells a number is taken as one."""
+    """A plausible number, or None if it is missing; text that spells a number counts as that number.
+
+    Raises InputError for anything else, and for a number outside the variable's plausible range.
+    """
     if is_missing(value, codes):
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -221,8 +251,10 @@ def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | 
 
 
 def read_label(name: str, value: Any, codes: Sequence[str], exact: bool = False) -> str | None:
-    """A category's text, without blanks around it unless ``exact``, or None where it is missing; numbers and booleans
-    are spelt out."""
+    """A category's text, without surrounding blanks unless ``exact``, or None if it is missing.
+
+    Numbers and booleans are spelt out. Raises InputError for an array or an object.
+    """
     if is_missing(value, codes):
         return None
     if not isinstance(value, (int, float, str)):
@@ -231,7 +263,7 @@ def read_label(name: str, value: Any, codes: Sequence[str], exact: bool = False)
 
 
 def _match(label: str, categories: Sequence[str], exact: bool) -> str | None:
-    """The category spelt like ``label``, unless ``exact`` letter case aside where that is unambiguous."""
+    """The category spelt like ``label``; unless ``exact``, in any letter case if only one is."""
     if label in categories:
         return label
     if exact:

@@ -1,4 +1,4 @@
-"""Bulk expression JSON → one vector in the bundle's gene order."""
+"""Bulk expression by gene symbol → one vector in the bundle's gene order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from survfuse.runtime.arrays import Floats
 from survfuse.runtime.errors import BundleError, InputError, brief
 from survfuse.runtime.files import json_type, spelt_number
-from survfuse.runtime.log import count
+from survfuse.runtime.log import Note, count
 
 LOG_STANDARDISE = "log1p-standardise"
 IDENTITY = "identity"
-# A case may differ from the cohort's extremes by this much before it is warned of: a factor of two in the
-# expression itself, and a tenth in how steeply it follows the cohort's profile.
+ANOTHER_SCALE = "expression is on another scale than the training cohort's"
+CHECK_UNIT = "check the unit (counts, TPM, logged values)"
+# How far a case may lie outside the cohort's extremes before a warning: a factor of two in expression itself, and a
+# tenth in the slope against the cohort's profile.
 SHIFT_MARGIN = float(np.log(2.0))
 SLOPE_MARGIN = 0.1
 LARGEST = float(np.finfo(np.float32).max)
@@ -22,23 +25,25 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class ScaleRange:
-    """How the training patients' log1p expression lay against the cohort's mean profile.
+    """Where the training patients' log1p expression lay relative to the cohort's mean profile.
 
     ``profile`` [G]: mean over patients of log1p(x).
     ``shift`` (lowest, highest): median over genes of log1p(x) minus the profile, so e^shift is a factor.
     ``slope`` (lowest, highest): least-squares slope of log1p(x) on the profile; logged values have a small one.
     """
 
-    profile: NDArray[np.float64]
+    profile: Floats
     shift: tuple[float, float]
     slope: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class RnaVector:
+    """One patient's expression as networks take it, and what a reader should know of it."""
+
     values: NDArray[np.float32]  # [G], transformed
-    notes: tuple[str, ...]  # for the log: counts only
-    warnings: tuple[str, ...]
+    notes: tuple[Note, ...]  # for the log: counts only
+    warnings: tuple[Note, ...]
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,14 @@ class Expression:
 
     genes: tuple[str, ...]
     transform: str
-    mean: NDArray[np.float64]  # [G], of the transformed values before standardising
-    scale: NDArray[np.float64]  # [G], standard deviation; 0 marks a constant gene
+    mean: Floats  # [G], of the transformed values before standardising
+    scale: Floats  # [G], standard deviation; 0 marks a constant gene
     cohort_range: ScaleRange | None = None
     most_missing: float = 0.5  # share of genes that may be absent
 
     @classmethod
-    def fit(cls, genes: tuple[str, ...], values: NDArray[np.float64], transform: str = LOG_STANDARDISE) -> "Expression":
-        """Statistics of a cohort. ``values`` [patients, G] is raw expression, NaN where absent.
+    def fit(cls, genes: tuple[str, ...], values: Floats, transform: str = LOG_STANDARDISE) -> "Expression":
+        """The transform fitted to a cohort: ``values`` [patients, G] is raw expression, NaN where absent.
 
         Raises InputError for a gene that no patient has.
         """
@@ -69,23 +74,23 @@ class Expression:
         profile = np.nanmean(logged, axis=0)
         placed = np.array([_placement(row, profile) for row in logged])
         (low, flat), (high, steep) = placed.min(axis=0).tolist(), placed.max(axis=0).tolist()
-        span = ScaleRange(profile, (low, high), (flat, steep))
+        cohort_range = ScaleRange(profile, (low, high), (flat, steep))
         kept = values if transform == IDENTITY else logged
         mean, scale = np.nanmean(kept, axis=0), np.nanstd(kept, axis=0)
         scale[scale < 1e-8] = 0.0
-        return cls(genes, transform, mean, scale, span)
+        return cls(genes, transform, mean, scale, cohort_range)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Expression":
-        """Read ``genes.json``; raises BundleError where it is not of this form."""
+        """Read ``genes.json``; raises BundleError if it does not have this form."""
         try:
             genes = tuple(value["genes"])
             mean, scale = (np.asarray(value[key], dtype=np.float64) for key in ("mean", "scale"))
-            span = value.get("cohort_range")
-            span = span and ScaleRange(
-                np.asarray(span.get("profile", mean), dtype=np.float64),
-                tuple(map(float, span["shift"])),
-                tuple(map(float, span["slope"])),
+            stated = value.get("cohort_range")
+            span = stated and ScaleRange(
+                np.asarray(stated.get("profile", mean), dtype=np.float64),
+                _bounds(stated["shift"]),
+                _bounds(stated["slope"]),
             )
             most_missing = float(value["most_missing"])
             transform = value["transform"]
@@ -99,17 +104,20 @@ class Expression:
             if numbers.shape != (len(genes),) or not np.isfinite(numbers).all() or (numbers < 0.0).any():
                 raise BundleError(f"genes.json: expected {len(genes)} finite numbers as {name}, none negative")
         for bounds in (span.shift, span.slope) if span else ():
-            if len(bounds) != 2 or not np.isfinite(bounds).all() or bounds[0] > bounds[1]:
+            if not np.isfinite(bounds).all() or bounds[0] > bounds[1]:
                 raise BundleError("genes.json: expected a lowest and a highest shift and slope of the cohort")
         if not 0.0 <= most_missing <= 1.0:
             raise BundleError("genes.json: expected a share as most_missing")
         return cls(genes, transform, mean, scale, span, most_missing)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
+        """The transform as ``genes.json`` keeps it; the inverse of ``from_json``."""
         span = self.cohort_range
-        described = span and {"shift": list(span.shift), "slope": list(span.slope)}
-        if span and self.transform == IDENTITY:  # otherwise the profile is the mean
-            described["profile"] = span.profile.tolist()
+        described: dict[str, object] | None = None
+        if span is not None:
+            described = {"shift": list(span.shift), "slope": list(span.slope)}
+            if self.transform == IDENTITY:  # otherwise the profile is the mean
+                described["profile"] = span.profile.tolist()
         return {
             "transform": self.transform,
             "most_missing": self.most_missing,
@@ -119,8 +127,8 @@ class Expression:
             "scale": self.scale.tolist(),
         }
 
-    def transformed(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Raw expression [..., G], NaN where absent → transformed, absent genes at their training mean."""
+    def transformed(self, values: Floats) -> NDArray[np.float32]:
+        """Raw expression [..., G], NaN where absent → transformed [..., G]; absent genes get their training mean."""
         if self.transform == IDENTITY:
             return np.where(np.isnan(values), self.mean, values).astype(np.float32)
         constant = self.scale == 0.0
@@ -128,15 +136,15 @@ class Expression:
         return np.where(np.isnan(values) | constant, 0.0, standard).astype(np.float32)
 
     def encode(self, expression: Mapping[str, Any]) -> RnaVector:
-        """One patient's expression JSON object → vector [G].
+        """One patient's raw expression by gene symbol → vector [G].
 
-        Raises InputError naming the gene for a value that is negative, not a number, NaN or infinite, and
-        where more than ``most_missing`` of the bundle's genes are absent.
+        Raises InputError, naming the gene, for a value that is negative, not a number, NaN or infinite, and if more
+        than ``most_missing`` of the bundle's genes are absent.
         """
         values = raw_expression(expression, self.genes)
         missing = int(np.isnan(values).sum())
         extra = len(expression) - (len(self.genes) - missing)
-        notes = [f"{count(len(self.genes) - missing, 'gene')} of {len(self.genes):,} read"]
+        notes = [Note(f"{count(len(self.genes) - missing, 'gene')} of {len(self.genes):,} read")]
         if missing > self.most_missing * len(self.genes):
             raise InputError(
                 f"expression: {missing:,} of the bundle's {len(self.genes):,} genes are missing, "
@@ -145,32 +153,32 @@ class Expression:
         if missing:
             zero = self.transform == IDENTITY and not self.mean.any()
             value = "counted as 0" if zero else "imputed with the training mean"
-            notes.append(f"{count(missing, 'missing gene')} {value}")
+            notes.append(Note(f"{count(missing, 'missing gene')} {value}", (f"missing genes {value}",)))
         if extra:
-            notes.append(f"{count(extra, 'extra gene')} ignored")
+            notes.append(Note(f"{count(extra, 'extra gene')} ignored", ("extra genes ignored",)))
         if spelt := sum(isinstance(value, str) for value in expression.values()):
-            notes.append(f"{count(spelt, 'number')} given as text")
+            notes.append(Note(f"{count(spelt, 'number')} given as text", ("numbers given as text",)))
         return RnaVector(self.transformed(values), tuple(notes), self._scale_warnings(values))
 
-    def _scale_warnings(self, values: NDArray[np.float64]) -> tuple[str, ...]:
+    def _scale_warnings(self, values: Floats) -> tuple[Note, ...]:
         if self.cohort_range is None:
             return ()
         shift, slope = _placement(np.log1p(values), self.cohort_range.profile)
         (low, high), (flat, steep) = self.cohort_range.shift, self.cohort_range.slope
         if low - SHIFT_MARGIN <= shift <= high + SHIFT_MARGIN and flat - SLOPE_MARGIN <= slope <= steep + SLOPE_MARGIN:
             return ()
-        return (
-            "expression is on another scale than the training cohort's: typical factor "
-            f"{np.exp(shift):.3g} (cohort {np.exp(low):.3g} to {np.exp(high):.3g}), slope against its profile "
-            f"{slope:.2f} (cohort {flat:.2f} to {steep:.2f}); check the unit (counts, TPM, logged values)",
+        text = (
+            f"{ANOTHER_SCALE}: typical factor {np.exp(shift):.3g} (cohort {np.exp(low):.3g} to {np.exp(high):.3g}), "
+            f"slope against its profile {slope:.2f} (cohort {flat:.2f} to {steep:.2f}); {CHECK_UNIT}"
         )
+        return (Note(text, (f"{ANOTHER_SCALE}; {CHECK_UNIT}",)),)
 
 
-def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...]) -> NDArray[np.float64]:
+def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...]) -> Floats:
     """Values [G] in the order of ``genes``, NaN where a gene is absent.
 
-    Every value of the object is checked, also of genes outside ``genes``; raises InputError naming the gene. Text that
-    spells a number in decimal digits is taken as that number.
+    Every value is checked, also of genes outside ``genes``; raises InputError naming the gene. Text that spells a
+    number in decimal digits counts as that number.
     """
     values = {gene: _value(gene, value) for gene, value in expression.items()}
     return np.array([values.get(gene, np.nan) for gene in genes], dtype=np.float64)
@@ -189,7 +197,13 @@ def _value(gene: str, value: Any) -> float:
     return float(number)
 
 
-def _placement(logged: NDArray[np.float64], profile: NDArray[np.float64]) -> tuple[float, float]:
+def _bounds(numbers: Any) -> tuple[float, float]:
+    """Two numbers of a JSON array; raises ValueError or TypeError for anything else."""
+    low, high = map(float, numbers)
+    return low, high
+
+
+def _placement(logged: Floats, profile: Floats) -> tuple[float, float]:
     """(median difference, slope) of one patient's log1p expression [G] against the cohort's profile [G]."""
     present = ~np.isnan(logged)
     values, means = logged[present], profile[present]

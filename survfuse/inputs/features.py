@@ -3,7 +3,7 @@
 HDF5 as CLAM and TRIDENT write it: ``features`` [N, D] or [1, N, D] and ``coords`` [N, 2] in level-0 pixels, with
 TRIDENT's attributes. Torch files as CHIMERA published them: one tensor [N, D].
 
-A file's own account of its size is not believed before it is compared with what memory there is.
+A file's own statement of its size is compared with the memory that is left before it is believed.
 """
 
 import math
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from survfuse.runtime.errors import InputError, brief, is_machine_failure
 from survfuse.runtime.files import atomic_path
-from survfuse.runtime.log import count
+from survfuse.runtime.log import Note, count
 from survfuse.runtime.memory import check_memory
-from survfuse.runtime.tensors import NOT_AN_ARCHIVE, read_tensor, stored_plainly
+from survfuse.runtime.torch_files import NOT_AN_ARCHIVE, read_tensor, stored_plainly
 from survfuse.runtime.watch import reading
 
 if TYPE_CHECKING:
@@ -46,33 +46,71 @@ class Features:
     values: "Tensor"
     half: bool  # whether they are stored in half precision
     encoder: str | None  # as the file names it
-    notes: tuple[str, ...] = ()  # for the log
+    notes: tuple[Note, ...] = ()  # for the log
+    coordinates: NDArray[np.int64] | None = None  # [N, 2], level-0 pixels, if the file states them
+    name: str = ""  # what messages call them
+
+
+def features_of(source: "Path | Tensor | NDArray[np.floating]", name: str) -> Features:
+    """A case's tile features: read from a file, or those in memory [N, D], which messages call ``name``.
+
+    Raises InputError as ``read_features`` does.
+    """
+    if isinstance(source, Path):
+        return read_features(source)
+    values, place = _in_memory(source, name), Path(name)
+    half = values.element_size() == 2
+    kept = values if half else values.float()
+    return _checked(Features(kept, half, None, name=name), place, lambda: None)
 
 
 def read_features(path: Path) -> Features:
-    """Read ``.h5`` or ``.pt``; raises InputError for another layout, no tiles, values that are not finite, or no value
-    but zero, and EnvironmentFailure where they are larger than the memory that is left."""
+    """Read ``.h5`` or ``.pt``.
+
+    Raises InputError for another layout, no tiles, values that are not finite, or zeros alone, and EnvironmentFailure
+    if they are larger than the memory that is left.
+    """
     with reading(path.name) as go_on:
         features = _read_h5(path, go_on) if path.suffix.lower() == ".h5" else _read_pt(path, go_on)
-        done = empty = 0
-        for block in row_blocks(features.values):
-            go_on()
-            empty += int((largest_values(path, block, done) == 0).sum())
-            done += len(block)
+        return _checked(replace(features, name=path.name), path, go_on)
+
+
+def _checked(features: Features, path: Path, go_on: Callable[[], None]) -> Features:
+    """``features`` with a note of tiles without any value; raises InputError for values that are not finite."""
+    done = empty = 0
+    for block in row_blocks(features.values):
+        go_on()
+        empty += int((largest_values(path, block, done) == 0).sum())
+        done += len(block)
     if empty == len(features.values):
         raise InputError(f"{path.name}: every feature of {count(empty, 'tile')} is 0")
-    notes = (f"{count(empty, 'tile')} with features of 0 alone",) if empty else ()
-    return replace(features, notes=(*features.notes, *notes))
+    if not empty:
+        return features
+    note = Note(f"{count(empty, 'tile')} with features of 0 alone", ("tiles with features of 0 alone",))
+    return replace(features, notes=(*features.notes, note))
+
+
+def _in_memory(source: "Tensor | NDArray[np.floating]", name: str) -> "Tensor":
+    """Features [N, D] of a tensor or array; raises InputError for anything else."""
+    import torch
+
+    try:
+        values = torch.as_tensor(source)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise InputError(f"{name}: expected features as an array or tensor, found {type(source).__name__}") from cause
+    if not values.is_floating_point():
+        raise InputError(f"{name}: expected features of floating-point numbers, found {values.dtype}")
+    return two_dimensional(Path(name), values.detach().cpu())
 
 
 def largest_values(path: Path, values: "Tensor", first: int) -> "Tensor":
-    """The largest magnitude [n] of each tile's features [n, D]; raises InputError where one is NaN or infinite.
+    """The largest magnitude [n] of each tile's features [n, D]; raises InputError if one is NaN or infinite.
 
-    ``first`` is the number that the first of these tiles has in its file.
+    ``first`` is the number of the first of these tiles in its file.
     """
     import torch
 
-    largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=1)
+    largest: Tensor = torch.linalg.vector_norm(values, ord=float("inf"), dim=1)
     broken = (~largest.isfinite()).nonzero()
     if len(broken):
         raise InputError(f"{path.name}: features of tile {first + int(broken[0])} are NaN or infinite")
@@ -80,12 +118,12 @@ def largest_values(path: Path, values: "Tensor", first: int) -> "Tensor":
 
 
 def row_blocks(values: "Tensor") -> "Iterator[Tensor]":
-    """Features [N, D] some thousands of tiles at a time, [≤ 2048, D]."""
+    """Features [N, D] in blocks of at most 2,048 tiles."""
     return (values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK))
 
 
 def check_encoder(features: Features, name: str, encoder: str, aliases: tuple[str, ...], dimension: int) -> None:
-    """Raise InputError where ``features`` are not of the encoder that the bundle was trained on."""
+    """Raise InputError if ``features`` are not of the encoder that the bundle was trained on."""
     found = features.values.shape[1]
     if found != dimension:
         raise InputError(f"{name}: features of length {found}, but the bundle takes {encoder}'s of length {dimension}")
@@ -127,13 +165,36 @@ def _read_h5(path: Path, go_on: Callable[[], None]) -> Features:
             go_on()
             values[done : done + len(block)] = block
             done += len(block)
-        notes = () if "coords" in file else ("no coords, which are not needed",)
-        return Features(values, half, stated_encoder(file, dataset), notes)
+        notes = () if "coords" in file else (Note("no coords, which are not needed"),)
+        return Features(values, half, stated_encoder(file, dataset), notes, _coordinates(file, rows))
+
+
+def _coordinates(file: "h5py.File", rows: int) -> NDArray[np.int64] | None:
+    """The tiles' level-0 coordinates [N, 2], on which no prediction depends; None if none can be read."""
+    import h5py
+
+    coords = file["coords"] if isinstance(file.get("coords", getlink=True), h5py.HardLink) else None
+    if not isinstance(coords, h5py.Dataset) or coords.dtype.kind not in "iu" or coords.is_virtual or coords.external:
+        return None
+    held = math.prod(coords.chunks) * coords.dtype.itemsize if coords.chunks else 0
+    if (
+        coords.shape[-2:] != (rows, 2)
+        or coords.size != 2 * rows
+        or coords.id.get_storage_size() == 0
+        or held > _LARGEST_CHUNK
+    ):
+        return None
+    try:
+        return np.asarray(coords[:], dtype=np.int64).reshape(rows, 2)
+    except OSError as cause:
+        if is_machine_failure(cause):
+            raise
+        return None
 
 
 @contextmanager
 def as_hdf5(path: Path) -> Iterator[None]:
-    """What h5py raises for a file it cannot read, as InputError."""
+    """Turn what h5py raises for a file that it cannot read into InputError."""
     try:
         yield
     except _UNREADABLE as cause:
@@ -143,9 +204,9 @@ def as_hdf5(path: Path) -> Iterator[None]:
 
 
 def h5_blocks(dataset: "h5py.Dataset") -> "Iterator[Tensor]":
-    """A features dataset's rows in order, float16 or else float32, of some thousands at a time.
+    """A features dataset's rows in order, float16 or else float32, some thousands at a time.
 
-    A block is of whole chunks: none is unpacked twice. What float32 cannot hold becomes infinite.
+    A block consists of whole chunks, so that none is unpacked twice. What float32 cannot hold becomes infinite.
     """
     import torch
 
@@ -158,18 +219,21 @@ def h5_blocks(dataset: "h5py.Dataset") -> "Iterator[Tensor]":
 
 
 def rows_at_a_time(dataset: "h5py.Dataset") -> int:
-    """Rows of whole chunks, some thousands or else one chunk's."""
+    """How many rows a block has: those of whole chunks, some thousands or else one chunk's."""
     deep = dataset.chunks[-2] if dataset.chunks else 1
-    return min(max(1, _BLOCK // deep) * deep, dataset.shape[-2])
+    return int(min(max(1, _BLOCK // deep) * deep, dataset.shape[-2]))
 
 
 def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
-    """The file's dataset of features, [N, D] or [1, N, D], which fits its coordinates; raises InputError for others,
-    for one that lies in other files, and for one whose size is beyond reason."""
+    """The file's dataset of features, [N, D] or [1, N, D].
+
+    Raises InputError for another shape or type, one that does not fit the coordinates, one that lies in other files,
+    and one whose size is beyond reason.
+    """
     import h5py
 
     dataset = _own(path, file, "features")
-    # Coordinates are not needed, but they tell of a file that was put together wrongly.
+    # Coordinates are not needed, but if they do not fit, the file was put together wrongly.
     coords = file["coords"] if isinstance(file.get("coords", getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
         raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
@@ -197,7 +261,7 @@ def _check_chunks(path: Path, dataset: "h5py.Dataset") -> None:
     sides = zip(dataset.shape, dataset.chunks, strict=True)
     chunks = math.prod(-(-extent // side) for extent, side in sides)
     held = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    # All chunks are unpacked whole, and at their sides they may reach far beyond the features.
+    # Chunks are unpacked whole, and the outer ones may reach far beyond the features.
     if held * chunks > 4 * dataset.nbytes + _LARGEST_CHUNK or chunks > _MOST_CHUNKS:
         raise InputError(f"{path.name}: {dataset.nbytes:,} bytes of features in {chunks:,} chunks of {held:,} bytes")
     if (written := dataset.id.get_num_chunks()) != chunks:
@@ -214,7 +278,7 @@ def check_extent(path: Path, tiles: int, length: int) -> None:
 
 
 def _own(path: Path, file: "h5py.File", name: str) -> "h5py.HLObject | None":
-    """What lies in the file itself under ``name``; raises InputError for what lies in another."""
+    """What the file itself holds under ``name``; raises InputError for what lies in another file."""
     import h5py
 
     if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
@@ -226,7 +290,7 @@ def _own(path: Path, file: "h5py.File", name: str) -> "h5py.HLObject | None":
 
 
 def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
-    """The tile encoder's name, as the dataset of features or its file gives it; None where neither does."""
+    """The tile encoder's name, as the features' dataset or its file states it; None if neither does."""
     encoder = next((holder.attrs["encoder"] for holder in (dataset, file) if "encoder" in holder.attrs), None)
     if isinstance(encoder, np.ndarray) and encoder.size == 1:
         encoder = encoder.item()
@@ -236,7 +300,7 @@ def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
 
 
 def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
-    """Torch's own format is mapped where nothing in it is compressed, and so takes memory as it is read."""
+    """A torch file. If nothing in it is compressed it is mapped, and takes memory only as it is read."""
     import torch
 
     stored = read_matrix(path, mapped=stored_plainly(path))
@@ -250,9 +314,9 @@ def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
 
 
 def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
-    """Raise InputError where an entry of torch's zip format is not what its checksum says; torch does not look.
+    """Raise InputError if an entry of torch's zip format does not fit its checksum, which torch does not check.
 
-    Where no entry's is right, the file was written without checksums, as torch can.
+    If no entry's fits, the file was written without checksums, as torch can.
     """
     if not zipfile.is_zipfile(path):  # torch's older format has none
         return
@@ -275,7 +339,7 @@ def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
 def read_matrix(path: Path, mapped: bool = False) -> "Tensor":
     """Features [N, D] of a torch file, of the floating dtype it has; raises InputError for anything else.
 
-    ``mapped`` leaves them in the file, which must be of torch's zip format, until they are looked at.
+    With ``mapped`` they stay in the file, which must be of torch's zip format, until they are used.
     """
     values = read_tensor(path, InputError, mapped)
     if not values.is_floating_point():

@@ -50,48 +50,7 @@ class GatedAttention(nn.Module):
         gate = drop(gate, keep, "gate", union_rate(self.rate))
         return z, self.score(gate.to(self.score.weight.dtype)).squeeze(-1)
 
-    def halve(self) -> None:
+    def use_half_precision(self) -> None:
         """Let matrix products run in fp16, summed in fp32 where the device does so; scores stay in float32."""
         for layer in (self.project, self.tanh_branch, self.sigmoid_branch):
             layer.half()
-
-
-class Pool:
-    """One bag's vector from its tiles in parts, so that no more of a bag than a part is ever in work."""
-
-    def add(self, tiles: Tensor) -> None:
-        """The next tiles [n, tile]."""
-        raise NotImplementedError
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Slide vector [1, width] and attention [1, N] of all tiles so far, in float32 at least, on the CPU."""
-        raise NotImplementedError
-
-
-class GatedPool(Pool):
-    """GatedAttention's vector; the softmax's sums are carried along, scaled to the highest score so far (online
-    softmax, Milakov and Gimelshein 2018). Sums are of the score's precision, float32, whatever the layers have."""
-
-    def __init__(self, bag: GatedAttention, tiles: int) -> None:
-        self._bag = bag
-        # Made once. A part's scores kept as they come would each lie between the large activations that are freed
-        # around them, and an allocator can give such gaps to nothing large again.
-        self._scores = torch.empty(tiles, dtype=bag.score.weight.dtype, device=bag.score.weight.device)
-        self._seen = 0
-        self._highest: Tensor | float = float("-inf")
-        self._weight: Tensor | float = 0.0  # Σ exp(a − highest)
-        self._sum: Tensor | float = 0.0  # Σ exp(a − highest) z, [bag]
-
-    def add(self, tiles: Tensor) -> None:
-        z, scores = self._bag.scored(tiles.to(self._bag.project.weight.dtype))
-        highest = torch.maximum(scores.max(), torch.as_tensor(self._highest, dtype=scores.dtype, device=scores.device))
-        shrunk, weights = torch.exp(self._highest - highest), torch.exp(scores - highest)
-        self._weight = self._weight * shrunk + weights.sum()
-        self._sum = self._sum * shrunk + weights @ z.to(weights.dtype)
-        self._highest = highest
-        self._scores[self._seen : self._seen + len(scores)] = scores
-        self._seen += len(scores)
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        attention = torch.exp(self._scores - self._highest) / self._weight
-        return (self._sum / self._weight).cpu().unsqueeze(0), attention.cpu().unsqueeze(0)

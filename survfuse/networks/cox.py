@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from survfuse.networks.attention import Keep, Pool
-from survfuse.networks.fusion import Network, read_out
+from survfuse.networks.attention import Keep
+from survfuse.networks.network import Network, read_out
+from survfuse.networks.online_softmax import Pool
 from survfuse.networks.sizes import Sizes
-from survfuse.tasks.modalities import MODALITIES
+from survfuse.networks.terms import Term
 
 
 class LinearCox(Network):
@@ -17,9 +18,12 @@ class LinearCox(Network):
     ``means`` are the fitted patients' mean vectors: they stand in for a missing modality.
     """
 
-    family = "cox"
-    terms = MODALITIES
-    linear = True
+    centres: Tensor
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """One for each modality."""
+        return tuple(Term((modality,)) for modality in self.modalities)
 
     def _build(self, sizes: Sizes) -> None:
         widths = {"slide": sizes.clusters, "rna": sizes.components or sizes.genes, "clinical": sizes.clinical}
@@ -29,9 +33,11 @@ class LinearCox(Network):
         self.risk = nn.Linear(sum(widths[name] for name in self.modalities), 1)
 
     def dropout(self, tiles: int) -> dict[str, tuple[tuple[int, ...], float]]:  # noqa: ARG002
+        """No masks: nothing is dropped."""
         return {}
 
     def pool(self, tiles: int, device: torch.device, half: bool = False) -> Pool:  # noqa: ARG002
+        """An empty bag whose shares of tile clusters are counted on ``device``."""
         return SharesPool(self.centres.to(device))
 
     def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -41,7 +47,8 @@ class LinearCox(Network):
         return rna
 
     def _stand_in(self, modality: str) -> Tensor:
-        return self.means[modality]
+        mean: Tensor = self.means[modality]
+        return mean
 
     def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         return read_out(list(vectors.values()), self.risk)
@@ -77,23 +84,3 @@ class SharesPool(Pool):
         number = int(counts.sum())
         share = counts.to(self._centres.dtype) / number
         return share.unsqueeze(0), torch.full((1, number), 1.0 / number, dtype=self._centres.dtype)
-
-
-class ClinicalCox(LinearCox):
-    family = "clinical"
-    modalities = terms = ("clinical",)
-
-
-class RnaCox(LinearCox):
-    family = "cox-rna"
-    modalities = terms = ("rna",)
-
-
-class SlideCox(LinearCox):
-    family = "cox-slide"
-    modalities = terms = ("slide",)
-
-
-class RnaClinicalCox(LinearCox):
-    family = "cox-rna+clinical"
-    modalities = terms = ("rna", "clinical")

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from survfuse.networks.attention import Pool
-from survfuse.networks.families import build_with
-from survfuse.networks.fusion import Fused, Network
+from survfuse.networks.build import build_with
+from survfuse.networks.families import Family
+from survfuse.networks.network import Fused, Network
+from survfuse.networks.online_softmax import Pool
 from survfuse.networks.sizes import Sizes
+from survfuse.networks.terms import Term, in_order
 from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.runtime.errors import InputError
-from survfuse.tasks.modalities import Combination, combination_name, ordered
+from survfuse.tasks.modalities import Combination, combination_name, ordered, parse_combination
 
 # Tiles that are in work at once: their layers' values stay in the processor's cache, and a bag's size costs no memory.
 TILES_AT_A_TIME = 1024
@@ -22,30 +24,33 @@ TILES_AT_A_TIME = 1024
 class Member:
     """One trained network, and how it counts under each combination of modalities that it scores."""
 
-    family: str
+    family: Family
     sizes: Sizes
-    standings: Mapping[str, MemberWeight]
+    standings: Mapping[str, MemberWeight]  # by combination
     state: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class EnsembleRisk:
-    """risk = baseline + Σ terms = (Σ_m weight · (member risk − location) / scale − the sum's location) / its scale."""
+    """risk = baseline + Σ terms = (Σ_m weight · (member risk − location) / scale − the sum's location) / its scale.
 
-    combination: str  # of the modalities that the case has, "slide+rna+clinical" for one
+    A term is called after the modalities that it depends on and that the case has. What depends on none of them, such
+    as a stand-in's constant, belongs to the baseline.
+    """
+
+    combination: str  # of the modalities that the case has, for example "slide+rna+clinical"
     risk: float
     baseline: float
-    terms: dict[str, float]  # the members' additive terms by name
+    terms: dict[str, float]  # by name: modalities, their pairs in the task's order, others
     member_risks: Tensor  # [M], each on its own scale, of the members that score the combination
     attention: Tensor | None  # [N], weighted mean over the members that look at the slide; sums to 1
 
 
 class Ensemble:
-    """Members with their weights as they lie in the bundle's files: none is copied, stacked or moved but for the
-    layers over tiles.
+    """Members with their weights as they lie in the bundle's files: only the layers over tiles are ever moved.
 
-    Those, nearly all of the arithmetic, run on ``device``. Expression's layers, which hold nearly all of the weights
-    and multiply each once, run on the CPU: bringing them to a GPU takes as long as multiplying.
+    Those layers, nearly all of the arithmetic, run on ``device``. Expression's layers hold nearly all of the weights
+    and use each of them once; they run on the CPU, since bringing them to a GPU takes as long as multiplying.
     """
 
     def __init__(
@@ -54,7 +59,18 @@ class Ensemble:
         self.members = list(members)
         self.combinations = dict(combinations)
         self.device = torch.device(device)
+        self.modalities = members[0].family.task_modalities
         self._networks = [build_with(member.family, member.sizes, member.state) for member in members]
+
+    def term_names(self) -> list[str]:
+        """Every term that a case of any scored combination can have, in the order of ``EnsembleRisk.terms``."""
+        names = [
+            term.name(parse_combination(combination))
+            for network, member in zip(self._networks, self.members, strict=True)
+            for combination in member.standings
+            for term in network.terms
+        ]
+        return in_order((name for name in names if name is not None), self.modalities)
 
     @torch.inference_mode()
     def __call__(
@@ -64,46 +80,49 @@ class Ensemble:
         clinical: Tensor | None = None,
         half: bool = False,
     ) -> EnsembleRisk:
-        """One case: tiles [N, D] of any floating type, rna [G], clinical [C] in float32; None where it lacks that
-        modality. With ``half``, for tiles that are of half precision themselves and a GPU that gains by it, the
-        layers over them run in fp16 and their sums in float32; in float32 throughout where fp16 overflows.
+        """Score one case: tiles [N, D] of any floating type, rna [G], clinical [C] in float32; None if it lacks that
+        modality.
+
+        With ``half``, for tiles of half precision on a GPU, the layers over tiles run in fp16 and their sums in
+        float32; if fp16 overflows, everything runs in float32.
 
         Raises InputError for a combination of modalities that the ensemble was not trained to score.
         """
         given = {"slide": tiles, "rna": rna, "clinical": clinical}
-        combination = ordered(name for name, value in given.items() if value is not None)
+        combination = ordered((name for name, value in given.items() if value is not None), self.modalities)
         scale = self._scale(combination)
         scoring = [
-            (network, standing)
+            (network, weight)
             for network, member in zip(self._networks, self.members, strict=True)
-            if (standing := member.standings.get(combination_name(combination)))
+            if (weight := member.standings.get(combination_name(combination)))
         ]
         networks = [network for network, _ in scoring]
         pools = self._pooled(networks, tiles, half)
         if half and not all(pool.result()[0].isfinite().all() for pool in pools if pool is not None):
             pools = self._pooled(networks, tiles, False)
-        vectors = [value.unsqueeze(0) if value is not None else None for value in (rna, clinical)]
-        sums = _Sums(len(tiles) if tiles is not None else 0)
-        for (network, standing), pool in zip(scoring, pools, strict=True):
-            sums.add(network.fuse(*network.encode(None, *vectors, pool=pool)), network.terms, standing)
-        return sums.scaled(combination_name(combination), scale)
+        batch_rna, batch_clinical = (value.unsqueeze(0) if value is not None else None for value in (rna, clinical))
+        sums = _Sums(combination, self.modalities, len(tiles) if tiles is not None else 0)
+        for (network, weight), pool in zip(scoring, pools, strict=True):
+            sums.add(network.fuse(*network.encode(None, batch_rna, batch_clinical, pool=pool)), network.terms, weight)
+        return sums.scaled(scale)
 
     def _pooled(self, networks: list[Network], tiles: Tensor | None, half: bool) -> list[Pool | None]:
-        """Each network's bag, or None where it does not look at the slide."""
-        looking = [tiles is not None and "slide" in network.modalities for network in networks]
+        """Each network's bag, or None if it does not look at the slide."""
+        if tiles is None:
+            return [None] * len(networks)
         pools = [
-            network.pool(len(tiles), self.device, half) if looks else None
-            for network, looks in zip(networks, looking, strict=True)
+            network.pool(len(tiles), self.device, half) if "slide" in network.modalities else None
+            for network in networks
         ]
-        if tiles is not None:
-            # On a CPU half precision is widened once for all pools, and always into the same memory.
-            wide = None
-            if self.device.type == "cpu" and tiles.element_size() == 2:
-                wide = torch.empty(TILES_AT_A_TIME, tiles.shape[1])
-            for part in tiles.split(TILES_AT_A_TIME):
-                part = part.to(self.device) if wide is None else wide[: len(part)].copy_(part)
-                for pool in filter(None, pools):
-                    pool.add(part)
+        # On a CPU half precision is widened once for all pools, and always into the same memory.
+        wide = None
+        if self.device.type == "cpu" and tiles.element_size() == 2:
+            wide = torch.empty(TILES_AT_A_TIME, tiles.shape[1])
+        for part in torch.split(tiles, TILES_AT_A_TIME):
+            placed = part.to(self.device) if wide is None else wide[: len(part)].copy_(part)
+            for pool in pools:
+                if pool is not None:
+                    pool.add(placed)
         return pools
 
     def _scale(self, combination: Combination) -> RiskScale:
@@ -117,25 +136,37 @@ class Ensemble:
 class _Sums:
     """The members' weighted sum as it grows, with its terms and the attention of those that look at the slide."""
 
-    def __init__(self, tiles: int) -> None:
+    def __init__(self, combination: Combination, modalities: Combination, tiles: int) -> None:
+        self._combination, self._modalities = combination, modalities
         self._constant = 0.0
-        self._terms: dict[str, float] = {}
+        self._terms: dict[Term, float] = {}
         self._risks: list[Tensor] = []
         self._attention, self._looking = torch.zeros(tiles, dtype=torch.float64), 0.0
 
-    def add(self, fused: Fused, terms: Sequence[str], standing: MemberWeight) -> None:
-        factor = standing.weight / standing.scale
+    def add(self, fused: Fused, terms: Sequence[Term], weight: MemberWeight) -> None:
+        """Add one member's risk, by its ``terms``."""
+        factor = weight.weight / weight.scale
         self._risks.append(fused.risk.double())
-        self._constant += factor * (float(fused.bias) - standing.location)
-        for name, value in zip(terms, fused.terms[0].tolist(), strict=True):
-            self._terms[name] = self._terms.get(name, 0.0) + factor * value
+        self._constant += factor * (float(fused.bias) - weight.location)
+        for term, value in zip(terms, fused.terms[0].tolist(), strict=True):
+            self._terms[term] = self._terms.get(term, 0.0) + factor * value
         if fused.attention.shape[-1]:
-            self._attention += standing.weight * fused.attention[0].double()
-            self._looking += standing.weight
+            self._attention += weight.weight * fused.attention[0].double()
+            self._looking += weight.weight
 
-    def scaled(self, combination: str, scale: RiskScale) -> EnsembleRisk:
+    def scaled(self, scale: RiskScale) -> EnsembleRisk:
+        """The sum on the reference risks' scale."""
         baseline = (self._constant - scale.location) / scale.scale
-        terms = {name: value / scale.scale for name, value in self._terms.items()}
+        values = {term: value / scale.scale for term, value in self._terms.items()}
+        risk = baseline + sum(values.values())
+        terms: dict[str, float] = {}
+        for term, value in values.items():
+            name = term.name(self._combination)
+            if name is None:
+                baseline += value
+            else:
+                terms[name] = terms.get(name, 0.0) + value
+        terms = {name: terms[name] for name in in_order(terms, self._modalities)}
         attention = self._attention / self._looking if self._looking else None
-        risk = baseline + sum(terms.values())
-        return EnsembleRisk(combination, risk, baseline, terms, torch.cat(self._risks), attention)
+        name = combination_name(self._combination)
+        return EnsembleRisk(name, risk, baseline, terms, torch.cat(self._risks), attention)

@@ -1,68 +1,67 @@
-"""The kinds of network by name."""
+"""The kinds of network by name: what each fuses, and which modalities it reads.
+
+    bilinear            w · [B(M, r), B(M, c), B(r, c)] + b, the network of "Attention-Based Multimodal Survival
+                        Prediction with Cross-Modal Bilinear Fusion" (arXiv 2605.13897)
+    bilinear-residual   … with ReLU(W [M, r, c]) beside the pairs (same paper)
+    slide+rna, …        … with that one pair alone (same paper)
+    concat              w · [M, r, c] + b (same paper)
+    tensor              outer product of [M; 1], [r; 1], [c; 1], then a perceptron (Zadeh et al. 2017)
+    low-rank-tensor     that product against a weight of low rank, never formed (Liu et al. 2018)
+    hierarchical        pairs first, then the pairs' own bilinear fusion
+    slide, rna          one modality: w · M + b, w · r + b
+    clinical, cox-rna, cox-slide, cox-rna+clinical, cox
+                        Cox's linear model of clinical variables, expression, shares of tile clusters, two, all three
+
+M, r and c are the vectors of the slide, of expression and of the clinical variables. Another task's families follow
+from its modalities in the same way. This table needs no torch; the networks themselves are in ``build``.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
-import torch
-from torch import Tensor
+from survfuse.tasks.modalities import Combination, all_pairs, combination_name
 
-from survfuse.networks.cox import ClinicalCox, LinearCox, RnaClinicalCox, RnaCox, SlideCox
-from survfuse.networks.fusion import (
-    BilinearFusion,
-    BilinearResidual,
-    Concat,
-    Hierarchical,
-    LowRankTensor,
-    Network,
-    RnaAlone,
-    RnaClinical,
-    SlideAlone,
-    SlideClinical,
-    SlideRna,
-    TensorFusion,
-)
-from survfuse.networks.sizes import Sizes
-from survfuse.runtime.tensors import shapes_only
-
-_NETWORKS: tuple[type[Network], ...] = (
-    BilinearFusion,
-    BilinearResidual,
-    Concat,
-    TensorFusion,
-    LowRankTensor,
-    Hierarchical,
-    SlideAlone,
-    RnaAlone,
-    ClinicalCox,
-    SlideRna,
-    SlideClinical,
-    RnaClinical,
-    RnaCox,
-    SlideCox,
-    RnaClinicalCox,
-    LinearCox,
-)
-FAMILIES: dict[str, type[Network]] = {network.family: network for network in _NETWORKS}
+BILINEAR, RESIDUAL, CONCAT = "bilinear", "bilinear-residual", "concat"
+TENSOR, LOW_RANK_TENSOR, HIERARCHICAL = "tensor", "low-rank-tensor", "hierarchical"
+COX = "cox"
 
 
-def build(family: str, sizes: Sizes) -> Network:
-    """An untrained network of ``family``; raises KeyError for a family that is not in FAMILIES."""
-    return FAMILIES[family](sizes)
+@dataclass(frozen=True)
+class Family:
+    """A kind of network over some of a task's modalities."""
+
+    name: str
+    fusion: str  # BILINEAR, RESIDUAL, …: the network's class
+    modalities: Combination  # that it reads, in the task's order
+    task_modalities: Combination  # all of the task's: pairs' widths and availability masks follow their order
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is Cox's linear model, which is fitted as such and not by gradient steps."""
+        return self.fusion == COX
 
 
 @cache
-def shapes(family: str, sizes: Sizes) -> Mapping[str, torch.Size]:
-    """Shape of each tensor of a network's state by name; members of one family and size share them."""
-    with shapes_only():
-        return {name: tensor.shape for name, tensor in build(family, sizes).state_dict().items()}
+def families_of(modalities: Combination) -> Mapping[str, Family]:
+    """Every family that a task with these ``modalities`` has, by name; the order is part of how members are seeded.
 
-
-def build_with(family: str, sizes: Sizes, state: Mapping[str, Tensor]) -> Network:
-    """A network that infers with the weights ``state``, which are not copied: mapped from a file, they stay there.
-
-    Raises RuntimeError where the names or shapes are not the family's.
+    >>> list(families_of(("slide",)))
+    ['slide', 'cox-slide']
     """
-    with shapes_only():
-        network = build(family, sizes)
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval().requires_grad_(False)
+    own = set(modalities)
+    rows: list[tuple[str, str, Combination]] = []
+    if len(modalities) > 1:
+        rows += [(fusion, fusion, modalities) for fusion in (BILINEAR, RESIDUAL, CONCAT, TENSOR, LOW_RANK_TENSOR)]
+    if len(modalities) > 2:
+        rows.append((HIERARCHICAL, HIERARCHICAL, modalities))
+    rows += [(name, CONCAT, (name,)) for name in modalities if name != "clinical"]
+    rows += [(name, COX, (name,)) for name in modalities if name == "clinical"]
+    if len(modalities) > 2:
+        rows += [(combination_name(pair), BILINEAR, pair) for pair in all_pairs(modalities)]
+    rows += [(f"cox-{name}", COX, (name,)) for name in ("rna", "slide") if name in own]
+    if {"rna", "clinical"} < own:
+        rows.append(("cox-rna+clinical", COX, tuple(name for name in modalities if name != "slide")))
+    if len(modalities) > 1:
+        rows.append((COX, COX, modalities))
+    return {name: Family(name, fusion, read, modalities) for name, fusion, read in rows}

@@ -1,10 +1,10 @@
 """Widths of a network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-PAIRS = (("slide", "rna"), ("slide", "clinical"), ("rna", "clinical"))
+from survfuse.tasks.modalities import all_pairs
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Sizes:
     clinical: int = 27
     standardised: bool = False  # whether a fixed linear map stands before the clinical vector
     rank: int = 64
-    pairs: tuple[int, int, int] = (64, 32, 32)  # slide × rna, slide × clinical, rna × clinical
+    pairs: tuple[int, ...] = (64, 32, 32)  # one for each pair of the task's modalities, in its order
     hidden: int = 128  # residual branch, and the perceptron over the full tensor
     embedding: int = 32  # width to which M and r are brought before the full tensor
     factors: int = 4  # rank of the low-rank tensor's weight
@@ -31,7 +31,7 @@ class Sizes:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Sizes":
-        """Read the ``sizes`` of a manifest's member; raises KeyError, TypeError or ValueError where they are none."""
+        """Read the ``sizes`` of a manifest's member; raises KeyError, TypeError or ValueError if they are not valid."""
         return cls(**{**value, "rna": tuple(value["rna"]), "pairs": tuple(value["pairs"])})
 
     def __post_init__(self) -> None:
@@ -43,12 +43,23 @@ class Sizes:
             raise ValueError(f"expected whole components of at least 0, found {self.components}")
         if type(self.standardised) is not bool or type(self.stand_ins) is not bool:
             raise ValueError("expected true or false for standardised and stand_ins")
-        if len(self.pairs) != 3 or not self.rna or not 0.0 <= self.dropout < 1.0:
-            raise ValueError("expected three pairs, a layer of RNA or more, and a dropout of at least 0 and below 1")
+        if not self.rna or not 0.0 <= self.dropout < 1.0:
+            raise ValueError("expected a layer of RNA or more, and a dropout of at least 0 and below 1")
 
-    def to_json(self) -> dict[str, Any]:
+    def check_pairs(self, modalities: Sequence[str]) -> None:
+        """Raise ValueError unless there is one width for each pair of a task's ``modalities``."""
+        number = len(all_pairs(modalities))
+        if len(self.pairs) != number:
+            raise ValueError(f"expected {number} widths of pairs, found {len(self.pairs)}")
+
+    def to_json(self) -> dict[str, object]:
+        """The sizes as a manifest keeps them; the inverse of ``from_json``."""
         return asdict(self) | {"rna": list(self.rna), "pairs": list(self.pairs)}
 
     def vector(self, modality: str) -> int:
-        """Width of a modality's vector: M, r or c."""
+        """Width of a modality's vector: M, r or c.
+
+        >>> Sizes().vector("slide")
+        512
+        """
         return {"slide": self.bag, "rna": self.rna[-1], "clinical": self.clinical}[modality]

@@ -1,113 +1,112 @@
-"""A bundle's predictions for a whole cohort, as a table."""
+"""A bundle's predictions of a case, a folder of cases or a cohort, as a CSV table.
+
+    case_id, risk, months, baseline, then one column for each term that the bundle's cases can have
+
+risk = baseline + the sum of the terms; a term that a case does not have is an empty cell.
+"""
 
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
-from survfuse.bundle.load import Bundle, load, load_members
-from survfuse.cohort.read import Cohort, read_cohort
-from survfuse.networks.ensemble import Ensemble, EnsembleRisk
-from survfuse.runtime.errors import InputError, as_survfuse_error
+from survfuse.bundle.load import Bundle, load
+from survfuse.inputs.case import Case
+from survfuse.networks.terms import ascii_name
+from survfuse.prediction.many import predicted, say_notes
+from survfuse.prediction.prediction import Prediction
+from survfuse.prediction.predictor import Predictor, announce
+from survfuse.prediction.sources import Problem, cases_in
+from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import write_text
-from survfuse.runtime.log import count, progress, stage
-from survfuse.slide.registry import ENCODERS
-from survfuse.tasks.modalities import Combination
+from survfuse.runtime.log import count, stage
+from survfuse.tasks.modalities import ordered
+
+Row = Mapping[str, str | float]
 
 
 def predict(
-    root: Path,
+    source: Path,
     model: Path,
     out: Path,
-    survival: Path | None,
-    cache: Path,
-    modalities: Combination | None,
-    device: torch.device,
+    *,
+    survival: Path | None = None,
+    cache: Path | None = None,
+    modalities: Sequence[str] | None = None,
+    device: str | None = None,
+    omit_unusable_slide: bool = False,
 ) -> None:
-    """Score every patient under ``root`` with the bundle at ``model`` and write ``out``: case_id, risk, months, terms.
+    """Predict every case at ``source`` with the bundle at ``model`` and write the table ``out``.
 
-    ``survival`` is a second table, of the patients' survival curves. ``modalities`` are those to read and use, all that
-    the bundle was trained on if None; no outcome is needed. Raises InputError for a cohort that cannot be read, or does
-    not fit the bundle, and for one without curves where they are asked for.
+    ``source`` is a case in the platform's layout, a folder of such cases, or a cohort, whose outcomes are not needed.
+    ``survival`` is a second table: the probability of no event by each year. ``modalities`` are those to use (default:
+    all of the bundle's). Copies of features that cannot be mapped go to ``cache``, or to a folder that is removed at
+    the end. Both tables are written whole, once every case has been predicted.
+
+    Raises InputError for cases that cannot be read, do not fit the bundle or cannot be predicted, and for a bundle
+    without the curves that ``survival`` needs.
     """
     bundle = load(model)
     if survival is not None and bundle.curves is None:
         raise InputError(f"{model}: holds no survival curves, which --survival asks for")
-    chosen = modalities or bundle.modalities
-    cohort = read_cohort(root, cache, modalities=chosen, with_outcomes=False)
-    stage("cohort", f"{count(len(cohort.ids), 'patient')}, scored by {', '.join(chosen)}")
-    scored = list(zip(cohort.ids, cohort_risks(bundle, cohort, device), strict=True))
-    months = bundle.calibration.months([found.risk for _, found in scored]).months.tolist()
-    rows = [
-        {"case_id": name, "risk": found.risk, "months": time, **found.terms}
-        for (name, found), time in zip(scored, months, strict=True)
-    ]
+    announce(bundle)
+    chosen = bundle.modalities if modalities is None else ordered(modalities, bundle.modalities)
+    predictor = Predictor(bundle, device)
+    with _cache_folder(cache, out) as folder:
+        cases = cases_in(source, bundle, chosen, folder)
+        stage("cases", f"{count(len(cases.names), 'case')}, scored by {', '.join(chosen)}")
+        if cases.single:
+            predictions = [_shown(predictor, case, modalities, omit_unusable_slide) for case in cases]
+        else:
+            predictions = predicted(predictor, cases, len(cases.names), modalities, omit_unusable_slide)
+            say_notes(predictions)
+    names = predictor.ensemble.term_names()
     if survival is not None:
-        _write_table(survival, [{"case_id": name} | _curve(bundle, found) for name, found in scored])
-    _write_table(out, rows)
-    if bundle.demonstration:
-        stage("notice", f"DEMONSTRATION WEIGHTS. {bundle.manifest.notice}")
-    stage("written", f"{out}: {count(len(rows), 'case')}")
+        _write_table(survival, [{"case_id": each.name, **_yearly(bundle, each)} for each in predictions])
+    _write_table(out, [_row(each, names) for each in predictions])
+    stage("written", f"{out}: {count(len(predictions), 'case')}")
 
 
-def _curve(bundle: Bundle, found: EnsembleRisk) -> dict[str, float]:
+def _shown(predictor: Predictor, case: Case | Problem, modalities: Sequence[str] | None, omit: bool) -> Prediction:
+    """One case's prediction, with its stages as a job prints them."""
+    if isinstance(case, Problem):
+        raise case.error
+    return predictor.predict(case, modalities=modalities, omit_unusable_slide=omit, show=True)
+
+
+@contextmanager
+def _cache_folder(given: Path | None, out: Path) -> Iterator[Path]:
+    """The folder ``given``, or one beside ``out`` that is removed at the end."""
+    if given is not None:
+        yield given
+        return
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        yield Path(folder)
+
+
+def _row(prediction: Prediction, names: Sequence[str]) -> Row:
+    terms = {ascii_name(name): prediction.terms.get(name, "") for name in names}
+    numbers = {"risk": prediction.risk, "months": prediction.months, "baseline": prediction.baseline}
+    return {"case_id": prediction.name, **numbers, **terms}
+
+
+def _yearly(bundle: Bundle, prediction: Prediction) -> dict[str, float]:
     """Probability of no event by every year to the end of the bundle's follow-up, by month."""
     assert bundle.curves is not None
-    curve = bundle.curves[found.combination]
-    years = np.arange(12.0, max(12.0, float(curve.times[-1])) + 1.0, 12.0)
-    return dict(zip((f"{month:g}" for month in years), curve.survival([found.risk], years)[0].tolist(), strict=True))
+    last = float(bundle.curves[prediction.combination].times[-1])
+    years = np.arange(12.0, max(12.0, last) + 1.0, 12.0)
+    return {f"{month:g}": float(share) for month, share in zip(years, prediction.survival(years), strict=True)}
 
 
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write ``rows`` as CSV, with every column that any of them has."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, table.getvalue())
-
-
-def cohort_risks(bundle: Bundle, cohort: Cohort, device: torch.device | str = "cpu") -> Iterator[EnsembleRisk]:
-    """The ensemble's risk of each patient, by the modalities that the cohort was read with.
-
-    Raises InputError naming the patient whose expression or variables cannot be used.
-    """
-    _check_features(bundle, cohort)
-    ensemble = Ensemble(load_members(bundle), bundle.manifest.combinations, device)
-    for row, name in enumerate(progress(cohort.ids, len(cohort.ids), "scoring")):
-        try:
-            yield ensemble(*_vectors(bundle, cohort, row))
-        except InputError as problem:
-            raise InputError(f"{name}: {problem}") from as_survfuse_error(problem)
-
-
-def _vectors(
-    bundle: Bundle, cohort: Cohort, row: int
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """One patient's tiles [N, D], expression [G] and clinical vector [C] as the bundle takes them."""
-    tiles = cohort.bags[row].rows(None) if cohort.bags is not None else None
-    rna = clinical = None
-    if cohort.expression is not None and bundle.expression is not None:
-        values = cohort.expression[row]
-        given = {g: float(x) for g, x in zip(cohort.genes, values.tolist(), strict=True) if not np.isnan(x)}
-        rna = torch.from_numpy(bundle.expression.encode(given).values)
-    if any(cohort.clinical) and bundle.vocabulary is not None:
-        encoded = bundle.vocabulary.encode(cohort.clinical[row])
-        clinical = torch.from_numpy(encoded.values) if encoded.known else None
-    return tiles, rna, clinical
-
-
-def _check_features(bundle: Bundle, cohort: Cohort) -> None:
-    if cohort.bags is None:
-        return
-    settings, found = bundle.manifest.slide, cohort.bags[0].dimension
-    if found != settings.dimension:
-        raise InputError(
-            f"features of length {found}, but the bundle takes {settings.encoder}'s of {settings.dimension}"
-        )
-    aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
-    if cohort.encoder is not None and cohort.encoder not in (settings.encoder, *aliases):
-        raise InputError(f"features of {cohort.encoder!r}, but the bundle takes those of {settings.encoder!r}")

@@ -6,7 +6,7 @@ from survfuse.survival.calibration import Calibration
 
 
 def imported_card(manifest: Manifest, calibration: Calibration) -> str:
-    """The model card, Markdown."""
+    """The model card in Markdown, from the manifest's provenance and the calibration."""
     facts, slide = manifest.provenance, manifest.slide
     lines = [
         "# Model card",
@@ -36,9 +36,9 @@ def imported_card(manifest: Manifest, calibration: Calibration) -> str:
         "",
         "## Calibration",
         "",
-        f"{calibration.mode}, against {count(calibration.reference_risks.size, 'reference risk')}. They are in-sample: "
-        "of patients that the networks were trained on, whom they tell apart better than new ones. Months are "
-        "therefore optimistic, and no held-out figures are known.",
+        f"{calibration.mode}, against {count(calibration.reference_risks.size, 'reference risk')}. These are "
+        "in-sample: the networks were trained on the same patients and tell them apart better than new ones. Months "
+        "are therefore optimistic, and no held-out figures are known.",
         "",
         "## Intended use",
         "",
@@ -49,5 +49,5 @@ def imported_card(manifest: Manifest, calibration: Calibration) -> str:
 
 
 def _cell(text: str) -> str:
-    """A file's name within one cell of a Markdown table."""
+    """A file's name as one cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")

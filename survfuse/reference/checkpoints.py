@@ -3,20 +3,21 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from survfuse.inputs.clinical import Vocabulary
-from survfuse.networks.families import shapes
+from survfuse.networks.build import shapes
+from survfuse.networks.families import BILINEAR, CONCAT, RESIDUAL, families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import check_file
 from survfuse.runtime.log import count, listing
-from survfuse.runtime.tensors import load_torch
+from survfuse.runtime.tensors import State
+from survfuse.runtime.torch_files import load_torch
 
-BILINEAR, RESIDUAL, CONCAT = "bilinear", "bilinear-residual", "concat"
+MODALITIES = ("slide", "rna", "clinical")  # of the reference's networks
 # Layers of its checkpoints, and the names of the same layers here.
 _ENCODERS = {
     "attention_net.0": "bag.project",
@@ -32,20 +33,18 @@ _PAIRS = {
     for theirs, ours in (("fuse_hr", "slide_rna"), ("fuse_hc", "slide_clinical"), ("fuse_rc", "rna_clinical"))
     for layer, name in (("f1", "first"), ("f2", "second"), ("out", "out"))
 }
-LAYERS = {
+_LAYERS = {
     BILINEAR: _ENCODERS | _PAIRS | {"classifier": "risk"},
     RESIDUAL: _ENCODERS | _PAIRS | {"residual_proj": "residual", "classifier": "risk"},
     CONCAT: _ENCODERS | {"classifiers": "risk"},
 }
-# Under these keys training scripts keep a state_dict beside epoch and optimiser.
+# The keys under which training scripts keep a state_dict beside epoch and optimiser.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Widths:
-    """What the tables and the encoder say of the networks' inputs."""
+class Inputs:
+    """The widths of the networks' inputs, as the tables and the encoder state them."""
 
     tile: int  # D of a tile's features
     genes: int
@@ -53,35 +52,39 @@ class Widths:
 
     @property
     def places(self) -> list[int]:
-        """Where the reference's K clinical columns stand among our C, which have one more for missing each."""
+        """Where the reference's K clinical columns are among our C, which have one more for each missing variable."""
         inactive = self.vocabulary.inactive
         return [place for place, column in enumerate(self.vocabulary.columns) if column not in inactive]
 
     @property
     def columns(self) -> int:
+        """C, the number of our clinical columns."""
         return len(self.vocabulary.columns)
 
 
-def recognised(path: Path, widths: Widths) -> tuple[str, Sizes]:
-    """Family and sizes of a checkpoint's network in this project, every tensor of it checked."""
-    family, sizes, _ = _checked(path, widths)
-    return family, replace(sizes, clinical=widths.columns)
+def family_and_sizes(path: Path, inputs: Inputs) -> tuple[str, Sizes]:
+    """The family and sizes, in this project, of a checkpoint's network.
+
+    Raises InputError, listing what is wrong, unless every tensor is there, finite and of the right shape.
+    """
+    family, sizes, _ = _checked(path, inputs)
+    return family, replace(sizes, clinical=inputs.columns)
 
 
-def states(checkpoints: Sequence[Path], widths: Widths) -> Iterator[State]:
-    """Each member's weights; read anew, so that one network at a time is held."""
+def converted_states(checkpoints: Sequence[Path], inputs: Inputs) -> Iterator[State]:
+    """The weights of each checkpoint under our names, read one after the other so that only one is held."""
     for path in checkpoints:
-        family, sizes, state = _checked(path, widths)
-        yield _converted(family, sizes, state, widths)
+        family, sizes, state = _checked(path, inputs)
+        yield _converted(family, sizes, state, inputs)
 
 
-def _checked(path: Path, widths: Widths) -> tuple[str, Sizes, State]:
+def _checked(path: Path, inputs: Inputs) -> tuple[str, Sizes, State]:
     """Family, sizes (``clinical`` is the reference's K) and tensors; raises InputError that lists what is wrong."""
     state = _read_checkpoint(path)
     family = _family(path, state)
     _check_names(path, family, state)
     try:
-        sizes = Sizes(tile=widths.tile, genes=widths.genes, clinical=len(widths.places), **_own_widths(family, state))
+        sizes = _sizes(family, state, inputs)
     except ValueError as cause:
         raise InputError(f"{path.name}: {cause}") from cause
     _check_shapes(path, family, sizes, state)
@@ -89,42 +92,46 @@ def _checked(path: Path, widths: Widths) -> tuple[str, Sizes, State]:
 
 
 def _read_checkpoint(path: Path) -> State:
-    """Tensors by name, float32 and each with memory of its own, "module" dropped from the names."""
+    """Tensors by name, in float32; "module" is dropped from the names."""
     check_file(path, InputError)
-    value = load_torch(path, InputError)
-    if isinstance(value, Mapping):
-        value = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), Mapping)), value)
-    state: dict[str, Any] = {}
-    for name, tensor in value.items() if isinstance(value, Mapping) else ():
+    content = load_torch(path, InputError)
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    state: State = {}
+    strange, broken = [], []
+    for name, value in _plainly_named(path, content).items():
+        if not isinstance(value, Tensor):
+            strange.append(f"{name} ({type(value).__name__})")
+        elif not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+            strange.append(f"{name} ({value.layout}, {value.dtype})")
+        elif not value.float().isfinite().all():
+            broken.append(name)
+        else:
+            state[name] = value.detach().float()
+    _raise_listed(path, {"not dense tensors of floating-point numbers": strange, "NaN or infinite": broken})
+    return state
+
+
+def _plainly_named(path: Path, content: object) -> dict[str, object]:
+    """The entries of a state_dict by their plain names; raises InputError if there is none, or two share a name."""
+    named: dict[str, object] = {}
+    for name, value in content.items() if isinstance(content, Mapping) else ():
         plain = _plain_name(str(name))
-        if plain in state:
+        if plain in named:
             raise InputError(f"{path.name}: two tensors are named {plain} once module is dropped")
-        state[plain] = tensor
-    if not state:
-        raise InputError(f"{path.name}: expected tensors by name, a state_dict, found {type(value).__name__}")
-    _check_values(path, state)
-    return {name: tensor.detach().float() for name, tensor in state.items()}
+        named[plain] = value
+    if not named:
+        raise InputError(f"{path.name}: expected tensors by name, a state_dict, found {type(content).__name__}")
+    return named
 
 
 def _plain_name(name: str) -> str:
-    """The tensor's name without what data parallelism adds to it, nor the place of a lone layer in a sequence."""
+    """A tensor's name without what data parallelism adds to it, or the number of a lone layer in a sequence."""
     plain = ".".join(part for part in name.split(".") if part != "module")
     return plain.replace("residual_proj.0.", "residual_proj.")
 
 
-def _check_values(path: Path, state: Mapping[str, Any]) -> None:
-    strange, broken = [], []
-    for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor):
-            strange.append(f"{name} ({type(tensor).__name__})")
-        elif not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
-            strange.append(f"{name} ({tensor.layout}, {tensor.dtype})")
-        elif not tensor.float().isfinite().all():
-            broken.append(name)
-    _raise_listed(path, {"not dense tensors of floating-point numbers": strange, "NaN or infinite": broken})
-
-
-def _family(path: Path, state: Mapping[str, Any]) -> str:
+def _family(path: Path, state: State) -> str:
     layers = {name.split(".")[0] for name in state}
     if "classifiers" in layers:
         return CONCAT
@@ -139,7 +146,7 @@ def _family(path: Path, state: Mapping[str, Any]) -> str:
 
 
 def _check_names(path: Path, family: str, state: State) -> None:
-    expected = {f"{layer}.{part}" for layer in LAYERS[family] for part in ("weight", "bias")}
+    expected = {f"{layer}.{part}" for layer in _LAYERS[family] for part in ("weight", "bias")}
     flat = [
         f"{name} {list(tensor.shape)}"
         for name, tensor in state.items()
@@ -149,65 +156,68 @@ def _check_names(path: Path, family: str, state: State) -> None:
     _raise_listed(path, problems | {"of a wrong shape": flat}, f" as the {family} model")
 
 
-def _own_widths(family: str, state: State) -> dict[str, Any]:
-    """The widths that only the checkpoint knows, from the outputs of its layers."""
+def _sizes(family: str, state: State, inputs: Inputs) -> Sizes:
+    """Sizes with the inputs' widths, and those that only the checkpoint knows: the outputs of its layers."""
 
     def out(layer: str) -> int:
         return len(state[f"{layer}.weight"])
 
-    widths: dict[str, Any] = {"bag": out("attention_net.0"), "attention": out("attention_net.3.attention_a.0")}
-    widths["rna"] = tuple(out(f"rna_encoder.encoder.{place}") for place in (0, 3, 6))
+    sizes = Sizes(
+        tile=inputs.tile,
+        genes=inputs.genes,
+        clinical=len(inputs.places),
+        bag=out("attention_net.0"),
+        attention=out("attention_net.3.attention_a.0"),
+        rna=tuple(out(f"rna_encoder.encoder.{place}") for place in (0, 3, 6)),
+    )
     if family != CONCAT:
-        widths["rank"] = out("fuse_hr.f1")
-        widths["pairs"] = tuple(out(f"fuse_{pair}.out") for pair in ("hr", "hc", "rc"))
+        pairs = tuple(out(f"fuse_{pair}.out") for pair in ("hr", "hc", "rc"))
+        sizes = replace(sizes, rank=out("fuse_hr.f1"), pairs=pairs)
     if family == RESIDUAL:
-        widths["hidden"] = out("residual_proj")
-    return widths
+        sizes = replace(sizes, hidden=out("residual_proj"))
+    return sizes
 
 
 def _check_shapes(path: Path, family: str, sizes: Sizes, state: State) -> None:
-    ours = shapes(family, sizes)
+    ours = shapes(families_of(MODALITIES)[family], sizes)
     wrong = []
-    for layer, name in LAYERS[family].items():
+    for layer, name in _LAYERS[family].items():
         for part in ("weight", "bias"):
-            found, expected = list(state[f"{layer}.{part}"].shape), list(ours[f"{name}.{part}"])
-            if found != expected:
-                wrong.append(f"{layer}.{part} {found} in place of {expected}")
+            shape, expected = list(state[f"{layer}.{part}"].shape), list(ours[f"{name}.{part}"])
+            if shape != expected:
+                wrong.append(f"{layer}.{part} {shape} in place of {expected}")
     inputs = f"features of length {sizes.tile}, {count(sizes.genes, 'gene')} and {sizes.clinical} clinical columns"
     _raise_listed(path, {"of a wrong shape": wrong}, f" as the {family} model of {inputs}")
 
 
 def _raise_listed(path: Path, problems: Mapping[str, Sequence[str]], what: str = "") -> None:
-    """Raise InputError with the tensors under each problem that there is; nothing where there is none."""
-    found = [f"{problem}: {listing(names)}" for problem, names in problems.items() if names]
-    if found:
-        raise InputError(f"{path.name}: cannot be read{what}; tensors {'; '.join(found)}")
+    """Raise InputError with the tensors that have each of the ``problems``; nothing if no tensor has any."""
+    listed = [f"{problem}: {listing(names)}" for problem, names in problems.items() if names]
+    if listed:
+        raise InputError(f"{path.name}: cannot be read{what}; tensors {'; '.join(listed)}")
 
 
-def _converted(family: str, sizes: Sizes, state: State, widths: Widths) -> State:
-    """The same network under our names, with columns for missing clinical values that have no weight."""
+def _converted(family: str, sizes: Sizes, state: State, inputs: Inputs) -> State:
+    """The same network under our names; its columns for missing clinical values have no weight."""
     state = dict(state)
     if family == CONCAT:
+        # Theirs is [M, c, r], ours [M, r, c].
         slide, clinical, rna = state["classifiers.weight"].split([sizes.bag, sizes.clinical, sizes.rna[-1]], dim=1)
-        state["classifiers.weight"] = _spread(_joined(slide, rna, clinical), widths)
+        state["classifiers.weight"] = _with_missing_columns(torch.cat([slide, rna, clinical], dim=1), inputs)
     else:
         for layer in ("fuse_hc.f2", "fuse_rc.f2", *(["residual_proj"] if family == RESIDUAL else [])):
-            state[f"{layer}.weight"] = _spread(state[f"{layer}.weight"], widths)
-    # Copies: safetensors refuses tensors that are views of one another's memory, as a checkpoint's may be.
+            state[f"{layer}.weight"] = _with_missing_columns(state[f"{layer}.weight"], inputs)
+    # Copies: safetensors refuses tensors that share memory, as a checkpoint's may.
     return {
         f"{ours}.{part}": state[f"{layer}.{part}"].clone()
-        for layer, ours in LAYERS[family].items()
+        for layer, ours in _LAYERS[family].items()
         for part in ("weight", "bias")
     }
 
 
-def _joined(*parts: Tensor) -> Tensor:
-    return torch.cat(parts, dim=1)
-
-
-def _spread(weight: Tensor, widths: Widths) -> Tensor:
-    """Weights [out, … K], the last K of the reference's clinical columns → [out, … C], zeros for those it lacks."""
-    before = weight.shape[1] - len(widths.places)
-    clinical = weight.new_zeros(len(weight), widths.columns)
-    clinical[:, widths.places] = weight[:, before:]
-    return _joined(weight[:, :before], clinical)
+def _with_missing_columns(weight: Tensor, inputs: Inputs) -> Tensor:
+    """Weights [out, … K], the last K for the reference's clinical columns → [out, … C], 0 for those that it lacks."""
+    before = weight.shape[1] - len(inputs.places)
+    clinical = weight.new_zeros(len(weight), inputs.columns)
+    clinical[:, inputs.places] = weight[:, before:]
+    return torch.cat([weight[:, :before], clinical], dim=1)

@@ -1,6 +1,6 @@
 """The reference's two pickles, for a user who vouches for them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ _SUFFIXES = (".pkl", ".pickle", ".joblib")
 
 
 def is_pickle(path: Path) -> bool:
-    """By its suffix, or by the mark that begins a pickle and cannot begin JSON."""
+    """Whether ``path`` is a pickle by its suffix, or by its first byte, with which no JSON begins.
+
+    Raises InputError if there is no such file.
+    """
     check_file(path, InputError)
     with path.open("rb") as file:
         return path.suffix.lower() in _SUFFIXES or file.read(1) == b"\x80"
 
 
-def unpickled(path: Path, trust: bool) -> Any:
-    """What joblib finds in a pickle; raises InputError unless the user trusts it."""
+def unpickled(path: Path, trust: bool) -> object:
+    """The content of a pickle, read by joblib; raises InputError unless the user trusts it and it can be read."""
     if not trust:
         raise InputError(
             f"{path.name}: a pickle, and reading one can run any code that its author put there; "
@@ -34,20 +37,22 @@ def unpickled(path: Path, trust: bool) -> Any:
     except ImportError as cause:
         raise InputError(f"{path.name}: reading it takes scikit-learn, from survfuse's train extra") from cause
     try:
-        return joblib.load(path)
+        content: object = joblib.load(path)
     except Exception as cause:
-        # Arbitrary bytes make an unpickler fail in any way. A failing machine is another matter.
+        # Arbitrary bytes can make the unpickler fail in any way; a failure of the machine is passed on.
         if isinstance(as_survfuse_error(cause), EnvironmentFailure):
             raise
         raise InputError(
             f"{path.name}: cannot be read as a pickle ({type(cause).__name__}: {str(cause)[:200]})"
         ) from cause
+    return content
 
 
-def preprocessor(path: Path, value: Any) -> dict[str, Any]:
-    """The reference's preprocessor, (numeric names, categorical names, ColumnTransformer), as its JSON form.
+def preprocessor_json(path: Path, value: object) -> dict[str, object]:
+    """The reference's preprocessor, (numeric names, categorical names, ColumnTransformer), in its JSON form.
 
-    Raises InputError for anything that computes other columns than standardised numbers followed by one-hot ones.
+    ``path`` is for messages. Raises InputError for a preprocessor whose columns are anything but standardised numbers
+    followed by one-hot categories.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -77,7 +82,18 @@ def preprocessor(path: Path, value: Any) -> dict[str, Any]:
     }
 
 
-def _dropped(step: Any) -> bool:
+def calibration_json(path: Path, value: object) -> dict[str, object]:
+    """The arrays of the reference's calibration as lists by name; raises InputError for anything else."""
+    if not isinstance(value, Mapping):
+        kind = type(value).__name__
+        raise InputError(f"{path.name}: expected km_times, km_probs and train_risks by name, found {kind}")
+    try:
+        return {str(name): np.asarray(numbers).tolist() for name, numbers in value.items()}
+    except ValueError as cause:  # rows of unequal length
+        raise InputError(f"{path.name}: expected arrays ({cause})") from cause
+
+
+def _dropped(step: object) -> bool:
     return isinstance(step, str) and step == "drop"
 
 
@@ -89,32 +105,24 @@ def _names(path: Path, value: Any) -> list[str]:
 
 
 def _statistics(path: Path, scaler: Any, length: int) -> tuple[list[float], list[float]]:
-    """(means, scales) of a StandardScaler that uses both."""
-    found = [getattr(scaler, name, None) for name in ("mean_", "scale_")]
-    # A scaler told to use no mean keeps one all the same.
+    """Means and scales of a StandardScaler that uses both."""
+    # A scaler that is told not to subtract the mean has one all the same.
     uses_both = scaler.with_mean and scaler.with_std
-    if not uses_both or not all(isinstance(n, np.ndarray) and n.shape == (length,) for n in found):
+    statistics = [
+        numbers.astype(np.float64).tolist()
+        for numbers in (getattr(scaler, name, None) for name in ("mean_", "scale_"))
+        if isinstance(numbers, np.ndarray) and numbers.shape == (length,)
+    ]
+    if not uses_both or len(statistics) != 2:
         raise InputError(f"{path.name}: expected a mean and a scale for each of {count(length, 'number')}")
-    means, scales = (numbers.astype(np.float64).tolist() for numbers in found)
-    return means, scales
+    return statistics[0], statistics[1]
 
 
-def _categories(path: Path, encoder: Any, length: int) -> list[list[Any]]:
-    """The categories of each variable, from a OneHotEncoder with a column for every one and zeros for others."""
-    found = getattr(encoder, "categories_", ())
-    # Attributes that a release of scikit-learn did not know yet are absent from its pickles.
+def _categories(path: Path, encoder: Any, length: int) -> Sequence[list[object]]:
+    """The categories of each variable, from a OneHotEncoder with a column for each and zeros for unknown ones."""
+    categories = getattr(encoder, "categories_", ())
+    # A pickle lacks the attributes that its release of scikit-learn did not know yet.
     plain = all(getattr(encoder, name, None) is None for name in ("drop_idx_", "min_frequency", "max_categories"))
-    if encoder.handle_unknown != "ignore" or not plain or len(found) != length:
+    if encoder.handle_unknown != "ignore" or not plain or len(categories) != length:
         raise InputError(f"{path.name}: expected a column for every category, and unknown ones ignored")
-    return [np.asarray(categories).tolist() for categories in found]
-
-
-def calibration_arrays(path: Path, value: Any) -> dict[str, Any]:
-    """The arrays of the reference's calibration as lists."""
-    if not isinstance(value, Mapping):
-        found = type(value).__name__
-        raise InputError(f"{path.name}: expected km_times, km_probs and train_risks by name, found {found}")
-    try:
-        return {str(name): np.asarray(numbers).tolist() for name, numbers in value.items()}
-    except ValueError as cause:  # rows of unequal length
-        raise InputError(f"{path.name}: expected arrays ({cause})") from cause
+    return [np.asarray(names).tolist() for names in categories]

@@ -1,7 +1,7 @@
-"""Seconds since this process started, and the time that a job may take.
+"""Seconds since this process started, and the time limit of a job.
 
-The platform kills a job that takes longer than its phase allows, and a killed job loses the submission. Given the
-limit, a job stops encoding in time and answers from the tiles it has.
+The platform kills a job that exceeds its phase's limit, and a killed job loses the submission. Given the limit, a job
+stops encoding tiles in time and predicts from those that it has.
 """
 
 import math
@@ -14,30 +14,30 @@ from pathlib import Path
 from survfuse.runtime.errors import EnvironmentFailure
 
 VARIABLE = "SURVFUSE_TIME_LIMIT"
-# Kept back for what no measurement foresees: seconds, or a share of the limit where that is more.
+# Reserve for what cannot be measured beforehand: seconds, or a share of the limit if that is more.
 MARGIN = (1.0, 0.02)
 
 
 def elapsed() -> float:
-    """Seconds since the process started, its interpreter's own start-up among them."""
+    """Seconds since the process started, including the start-up of its interpreter."""
     return time.monotonic() - _STARTED
 
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """What a job may take, in seconds from the process's start."""
+    """The time limit of a job, in seconds since the process started."""
 
     seconds: float
-    after: Callable[[int], float]  # seconds that so many encoded tiles take in all that follows
+    after: Callable[[int], float]  # number of encoded tiles → seconds that the steps after encoding take
 
     def allows(self, seconds: float, tiles: int) -> bool:
-        """Whether so many more seconds of encoding, which make it so many tiles, leave time for all that follows."""
+        """Whether encoding for ``seconds`` more, to ``tiles`` in total, leaves time for the remaining steps."""
         at_least, share = MARGIN
         return elapsed() + seconds + self.after(tiles) <= self.seconds - max(at_least, share * self.seconds)
 
 
 def chosen_limit(option: float | None = None) -> float | None:
-    """Seconds that the job may take: the command line's ``option``, else SURVFUSE_TIME_LIMIT, else None for any time.
+    """The job's time limit in seconds: the command line's ``option``, else SURVFUSE_TIME_LIMIT, else None (no limit).
 
     Raises EnvironmentFailure for anything but a number above 0.
     """
@@ -55,9 +55,9 @@ def chosen_limit(option: float | None = None) -> float | None:
 
 
 def _started() -> float:
-    """When the process started, on the monotonic clock; now, where the system does not tell.
+    """When the process started, on the monotonic clock; now, if the system does not say.
 
-    /proc/self/stat counts it in ticks since boot (proc_pid_stat(5), field 22, the 20th after the command's name).
+    /proc/self/stat gives it in clock ticks since boot (proc_pid_stat(5), field 22: the 20th after the command's name).
     """
     now = time.monotonic()
     try:
@@ -65,7 +65,7 @@ def _started() -> float:
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return now
-    # A sandbox's own kernel may count from elsewhere: this module is among the first that are imported.
+    # A sandbox's kernel may count from another origin. This module is imported early, so a large age is wrong.
     return now - age if 0.0 <= age < 60.0 else now
 
 

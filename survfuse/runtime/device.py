@@ -1,6 +1,6 @@
-"""Where networks run, and how alike their numbers are there.
+"""Where networks run, and how closely their numbers agree between devices.
 
-The same device gives the same number each time: kernels are deterministic where torch has such (every operation that
+One device gives the same numbers every time: kernels are deterministic where torch has such (for every operation that
 inference uses), cuDNN chooses its algorithms without timing them, and float32 is never shortened to TF32.
 
 CPU and GPU add in different orders, so their numbers differ by rounding. Tolerances between them:
@@ -9,13 +9,14 @@ CPU and GPU add in different orders, so their numbers differ by rounding. Tolera
     float32 (efficientnet-lite0 everywhere)    1e-5             1e-6     1e-3
     half precision on either device            1e-1             1e-2     1e-2 for most cases
 
-For tiles of half precision a GPU's layers over them are in fp16 as well, summed in float32: 2e-3 of a member's slide
-vector (test/test_fusion.py), below what the tiles themselves bring.
+Feature and month tolerances are relative, a tile's features by their norm; the risk is in standard deviations of the
+reference risks. With half-precision tiles, a GPU runs the layers on them in fp16 too, summed in float32: 2e-3 of a
+member's slide vector (test/test_fusion.py), less than what the tiles themselves contribute.
 
-Features and months relative, a tile's features by their norm; the risk is in standard deviations of the reference
-risks. Where calibration is steep, between reference risks that nearly coincide, months move most: a risk moved by 1e-6
-moves the demonstration bundle's by 5e-7 in the median and 2e-4 at most. These come from emulation on a CPU, float32
-against float64 and bf16, not from a GPU; test/test_device.py holds float32 to them on the sample slide.
+Months move most where calibration is steep, between reference risks that nearly coincide: with the demonstration
+bundle, a change of 1e-6 in the risk changes months by 5e-7 in the median and 2e-4 at most. These numbers come from
+emulation on a CPU (float32 against float64 and bf16), not from a GPU; test/test_device.py holds float32 to them on the
+sample slide.
 """
 
 import os
@@ -30,28 +31,28 @@ from survfuse.runtime.log import warn
 
 VARIABLE = "SURVFUSE_DEVICE"
 CHOICES = ("auto", "cpu", "cuda")
-# The driver's own account of itself, and the nodes through which a process reaches it and its first GPU.
+# Where the driver states its version, and the device nodes of the driver and of its first GPU.
 DRIVER = Path("/proc/driver/nvidia/version")
 NODES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"))
-# By CUDA's major version, for all of its minor ones: docs.nvidia.com/deploy/cuda-compatibility, Table 1.
+# By CUDA's major version, for all its minor versions: docs.nvidia.com/deploy/cuda-compatibility, Table 1.
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
-# What torch raises: the runtime's failures and out of memory, a build without CUDA, a failed start.
+# What torch raises for a failing runtime, lack of memory, a build without CUDA and a failed start.
 _CUDA_ERRORS = (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError)
 
 
 class _UnusableError(Exception):
-    """Why a GPU or driver that is there cannot be used, in one line."""
+    """Why a GPU or a driver cannot be used, in one line."""
 
 
 class _AbsentError(_UnusableError):
-    """There is no GPU, or none is meant to be used."""
+    """There is no GPU, or every GPU is hidden on purpose."""
 
 
 def chosen_device(option: str | None = None) -> torch.device:
-    """Where networks run: the command line's ``option``, else SURVFUSE_DEVICE, else auto.
+    """The device for networks: the command line's ``option``, else SURVFUSE_DEVICE, else auto.
 
-    auto is the GPU, or the CPU where there is none; a GPU or driver that is there but cannot be used is warned of.
-    Raises EnvironmentFailure for an unknown name, and where cuda is asked for and cannot be had.
+    auto is the GPU, or the CPU if there is none; it warns of a GPU or driver that cannot be used. Raises
+    EnvironmentFailure for an unknown name, and for cuda if no GPU can be used.
     """
     name = option or os.environ.get(VARIABLE) or "auto"
     asked_by = f"--device {name}" if option else f"{VARIABLE}={name}"
@@ -60,11 +61,11 @@ def chosen_device(option: str | None = None) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     try:
-        # torch warns of an unusable GPU itself, in many lines; what it says comes back in the reason. Some versions
-        # warn of the deterministic switches' names too.
-        with warnings.catch_warnings(record=True) as said:
+        # torch itself warns of an unusable GPU, in many lines; the reason below quotes what matters. Some versions also
+        # warn about the names of the deterministic switches.
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            _check_cuda(said)
+            _check_cuda(caught)
             _make_deterministic()
     except _UnusableError as reason:
         if name == "cuda":
@@ -76,7 +77,7 @@ def chosen_device(option: str | None = None) -> torch.device:
 
 
 def driver_version() -> str | None:
-    """The NVIDIA kernel module's version, "470.82.01" for one; None where it says none.
+    """The version of the NVIDIA kernel module, such as "470.82.01"; None if it states none.
 
     Its line is "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed …", and for the open module
     "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build …".
@@ -85,21 +86,24 @@ def driver_version() -> str | None:
         text = DRIVER.read_text(errors="replace")
     except OSError:
         return None
-    found = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", text, re.MULTILINE)
-    return found[1] if found else None
+    version = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", text, re.MULTILINE)
+    return version[1] if version else None
 
 
 def runs_on(capability: tuple[int, int], architectures: list[str]) -> bool:
     """Whether a build for ``architectures`` (torch.cuda.get_arch_list()) has code for a GPU of ``capability``.
 
-    Machine code sm_XY runs on GPUs of the same major version and no lower minor one, sm_XYa on that one alone; PTX
-    compute_XY is compiled for any later one ("CUDA C++ Programming Guide", binary and PTX compatibility).
+    Machine code sm_XY runs on GPUs of the same major version and the same or a higher minor one, sm_XYa on XY only; PTX
+    compute_XY is compiled for any later GPU ("CUDA C++ Programming Guide", binary and PTX compatibility).
+
+    >>> runs_on((8, 6), ["sm_80"]), runs_on((8, 6), ["sm_90"]), runs_on((12, 0), ["sm_80", "compute_90"])
+    (True, False, True)
     """
     for architecture in architectures:
-        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
-        if not found:
+        parsed = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+        if not parsed:
             continue
-        kind, suffix, built = found[1], found[4], (int(found[2]), int(found[3]))
+        kind, suffix, built = parsed[1], parsed[4], (int(parsed[2]), int(parsed[3]))
         if suffix == "a":
             fits = built == capability
         else:
@@ -109,15 +113,15 @@ def runs_on(capability: tuple[int, int], architectures: list[str]) -> bool:
     return False
 
 
-def _check_cuda(said: list[warnings.WarningMessage]) -> None:
-    """Return where the GPU computes; raises _UnusableError with the reason where not. ``said`` fills with torch's."""
+def _check_cuda(caught: list[warnings.WarningMessage]) -> None:
+    """Raise _UnusableError with the reason if the GPU does not compute; ``caught`` collects torch's own warnings."""
     if _hidden():
         raise _AbsentError(f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} hides every GPU")
     if not torch.cuda.is_available():
         if not any(path.exists() for path in (DRIVER, *NODES)):
             raise _AbsentError("no NVIDIA GPU or driver was found")
-        raise _UnusableError(_described(_why_unavailable(said)))
-    # cuBLAS reads it when it starts; docs.nvidia.com/cuda/cublas, "Results Reproducibility".
+        raise _UnusableError(_described(_why_unavailable(caught)))
+    # cuBLAS reads this when it starts; docs.nvidia.com/cuda/cublas, "Results Reproducibility".
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
@@ -132,13 +136,13 @@ def _check_cuda(said: list[warnings.WarningMessage]) -> None:
 
 
 def _hidden() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES hides every GPU; those after a -1 are hidden."""
+    """Whether CUDA_VISIBLE_DEVICES hides every GPU; a -1 hides all that follow it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and visible.split(",")[0].strip() in ("", "-1")
 
 
 def _compute() -> None:
-    """A small matrix product and convolution on the GPU; raises RuntimeError where they fail or give wrong sums."""
+    """Compute a small product and convolution on the GPU; raises RuntimeError if they fail or give wrong sums."""
     with torch.inference_mode():
         ones = torch.ones(1, 3, 16, 16, device="cuda")
         product = ones[0, 0] @ ones[0, 0]
@@ -148,13 +152,13 @@ def _compute() -> None:
             raise RuntimeError("a product and a convolution of ones come out wrong")
 
 
-def _why_unavailable(said: list[warnings.WarningMessage]) -> str:
-    """Why torch finds no GPU though a driver or its nodes are there: its own warning, or its error."""
+def _why_unavailable(caught: list[warnings.WarningMessage]) -> str:
+    """Why torch finds no GPU although a driver or its device nodes exist, from torch's own warning or error."""
     if torch.version.cuda is None:
         return "torch is built without CUDA"
     if not any(node.exists() for node in NODES):
         return "a driver is loaded, but no GPU is given to this process (docker run --gpus all gives them)"
-    for warning in said:
+    for warning in caught:
         if "CUDA" in str(warning.message):
             return _first_line(warning.message)
     try:
@@ -165,7 +169,7 @@ def _why_unavailable(said: list[warnings.WarningMessage]) -> str:
 
 
 def _described(reason: str) -> str:
-    """``reason`` with what a reader needs to act on it: the driver, torch's CUDA, and the driver that it needs."""
+    """``reason`` with the driver's version, torch's CUDA version and the oldest driver that this CUDA needs."""
     text = f"the GPU cannot be used: {reason}; NVIDIA driver {driver_version() or 'of unknown version'}"
     text += f"; torch {torch.__version__} is built "
     cuda = torch.version.cuda
@@ -176,22 +180,22 @@ def _described(reason: str) -> str:
 
 
 def _first_line(cause: object) -> str:
-    """What torch says, without its advice, which goes on for lines."""
+    """The first line of torch's message, without the advice that follows."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return lines[0].split(" Please ")[0][:300].rstrip(" .") if lines else type(cause).__name__
 
 
 def _make_deterministic() -> None:
     """Deterministic kernels and unshortened float32 on the GPU, for the rest of the process."""
-    # An operation without a deterministic kernel goes on with a warning: inference has none (torch's list, under
-    # use_deterministic_algorithms), and one that a new encoder brings must not fail a job.
+    # An operation without a deterministic kernel runs with a warning. Inference has none (see the list in torch's
+    # documentation of use_deterministic_algorithms), and one in a new encoder must not fail a job.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # That mode also fills new memory, against code that reads it unwritten; nothing here does.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # That mode also fills new memory, in case code reads it before writing; no code here does.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set up at run time
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    # Products of half precision are summed in float32 to the end.
+    # Sum products of half precision in float32 throughout.
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -1,14 +1,16 @@
-"""The errors a user meets, each with the exit code of the process that ends in it.
+"""The errors a user meets, each with the exit code of a process that it ends.
 
-0 is success and 1 is anything unforeseen, which is shown with its traceback.
+0 is success; 1 is an unforeseen error, which is shown with its traceback.
 """
 
 import errno
 import os
 
+from survfuse.runtime.extras import EXTRAS, extra_with, missing_packages
+
 _LONGEST_LINE = 60_000  # bytes; the platform drops a line over 64 KiB
-# What a disk, a limit of the system or a lack of memory answers, whatever the file holds.
-_MACHINES = (
+# Caused by a disk, a system limit or a lack of memory, not by a file's content.
+_MACHINE_ERRNOS = (
     errno.EIO,
     errno.ENOMEM,
     errno.EMFILE,
@@ -26,61 +28,63 @@ class SurvfuseError(Exception):
     exit_code = 1
 
     def line(self) -> str:
+        """The class and message on one line, as a command or job ends with.
+
+        >>> InputError("rna.json: no such file").line()
+        'InputError: rna.json: no such file'
+        """
         return f"{type(self).__name__}: {one_line(str(self))}"
 
 
-def one_line(text: str) -> str:
-    """``text`` as a log can show it: on one line, without control characters, and not longer than it keeps."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
-    data = shown.encode()
-    return shown if len(data) <= _LONGEST_LINE else f"{data[:_LONGEST_LINE].decode(errors='ignore')} …"
-
-
-def brief(value: object, most: int = 100) -> str:
-    """What a message shows of a value from outside: its spelling, cut."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]} …"
-
-
 class InputError(SurvfuseError):
-    """A case, cohort or command-line value that cannot be used."""
+    """A case, a cohort or a value on the command line that cannot be used."""
 
     exit_code = 2
 
 
 class NoTissueError(InputError):
-    """A slide on which no tile is tissue: nothing of it can be looked at."""
+    """A slide on which no tile is tissue."""
 
 
 class BundleError(SurvfuseError):
-    """A bundle that is absent, damaged, unknown or does not fit the task asked of it."""
+    """A bundle that is absent, damaged, unknown or unfit for what is asked of it."""
 
     exit_code = 3
 
 
 class EnvironmentFailure(SurvfuseError):
-    """The machine failed the job: disk, memory, device, or a signal that ended it."""
+    """A failure of the machine: disk, memory or device; or a signal that ended the process."""
 
     exit_code = 4
 
 
-def is_machine_failure(error: BaseException) -> bool:
-    """Whether an error that a library raises as it reads a file tells of the machine, not of the file.
+def check_extra(extra: str, purpose: str) -> None:
+    """Raise EnvironmentFailure unless every package of ``extra`` is installed; ``purpose`` is what needs them."""
+    if names := missing_packages(extra):
+        raise EnvironmentFailure(f"{purpose} needs {', '.join(names)}: {_install(extra)}")
 
-    Libraries pass the system's errors on as OSError, or in their own words with the system's among them.
+
+def _install(extra: str) -> str:
+    return f"pip install 'survfuse[{extra}]'"
+
+
+def is_machine_failure(error: BaseException) -> bool:
+    """Whether an error that a library raised while reading a file is the machine's fault, not the file's.
+
+    Libraries pass system errors on as OSError, or as their own errors that quote the system's message.
     """
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _MACHINES
+        return error.errno in _MACHINE_ERRNOS
     if isinstance(error, OSError) or as_survfuse_error(error) is None:
-        return any(os.strerror(number) in str(error) for number in _MACHINES)
+        return any(os.strerror(number) in str(error) for number in _MACHINE_ERRNOS)
     return True
 
 
 def as_survfuse_error(error: BaseException) -> SurvfuseError | None:
-    """The named error for ``error``, or None where it is unforeseen.
+    """``error`` as a SurvfuseError; None for an unforeseen error.
 
-    Memory that runs out arrives under several types: Python's MemoryError, torch's
-    OutOfMemoryError on a device, and a RuntimeError of torch's allocator on the CPU.
+    Lack of memory has several types: Python's MemoryError, torch's OutOfMemoryError on a device, and a RuntimeError
+    from torch's allocator on the CPU.
     """
     if isinstance(error, SurvfuseError):
         return error
@@ -90,9 +94,12 @@ def as_survfuse_error(error: BaseException) -> SurvfuseError | None:
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return EnvironmentFailure(f"memory ran out: {text or 'allocation refused'}")
     if isinstance(error, ImportError) and ("failed to map segment" in text or "allocate memory" in text):
-        # numpy wraps what happened in advice for its installation
+        # numpy wraps the cause in advice about its installation
         said = text.rpartition("Original error was: ")[2].partition("\n")[0]
         return EnvironmentFailure(f"memory ran out: {said}")
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_with(error.name)):
+        package = EXTRAS[extra][str(error.name).partition(".")[0]]
+        return EnvironmentFailure(f"{package} is not installed: {_install(extra)}")
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text:
         return EnvironmentFailure(f"memory ran out: {error}")
     if isinstance(error, RuntimeError) and (text == "can't start new thread" or kind == "BrokenThreadPool"):
@@ -106,3 +113,24 @@ def as_survfuse_error(error: BaseException) -> SurvfuseError | None:
             return EnvironmentFailure(f"memory ran out: {error.filename or error.strerror}")
         return EnvironmentFailure(f"{error.strerror or error}: {error.filename or 'no file named'}")
     return None
+
+
+def one_line(text: str) -> str:
+    r"""``text`` for a log: on one line, control characters escaped, and cut to what the platform keeps.
+
+    >>> one_line("a table\n  of two rows\x1b")
+    'a table of two rows\\x1b'
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    data = shown.encode()
+    return shown if len(data) <= _LONGEST_LINE else f"{data[:_LONGEST_LINE].decode(errors='ignore')} …"
+
+
+def brief(value: object, most: int = 100) -> str:
+    """``repr(value)``, cut after ``most`` characters: how messages show a value from outside.
+
+    >>> brief("T1HG"), brief("T" * 9, most=4)
+    ("'T1HG'", "'TTT …")
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]} …"

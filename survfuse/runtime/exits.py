@@ -13,41 +13,45 @@ from survfuse.runtime.watch import is_supervised
 
 
 def guarded(action: Callable[[], None]) -> int:
-    """Run ``action``; a foreseen failure becomes one line on stderr and its exit code, anything else a traceback
-    and 1. SIGTERM ends it like a failure of the machine."""
+    """Run ``action`` and return the process's exit code.
+
+    A foreseen failure is one line on stderr and its own code; any other error is a traceback and 1. SIGTERM ends the
+    action as a failure of the machine does.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN if is_supervised() else _terminated)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names and units that the locale's letters lack end no job
+        if isinstance(stream, io.TextIOWrapper):  # the locale may lack the letters of a name or a unit
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         action()
-        # What was asked for is done: an end that is asked for now comes by itself.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the action is done and the process about to end
     except (Exception, KeyboardInterrupt) as error:
         known = as_survfuse_error(error)
         if known is None:
             traceback.print_exc()
             return 1
-        return say(known)
+        return report(known)
     return 0
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not end what the first has begun
-    raise EnvironmentFailure(f"ended by {signal.Signals(number).name}")
+def import_failed(error: Exception) -> int:
+    """The exit code for a job whose own modules could not be imported, reported on stderr if the machine is at fault.
 
-
-def unable(error: Exception) -> int:
-    """The exit code where the job's own code could not be imported, with a line where that is the machine's failing;
-    raises ``error`` where it is not."""
+    Raises ``error`` itself if it is unforeseen.
+    """
     known = as_survfuse_error(error)
     if known is None:
         raise error
-    return say(known)
+    return report(known)
 
 
-def say(failure: SurvfuseError) -> int:
-    """Print a failure's line on stderr, where anybody reads that, and give its exit code."""
+def report(failure: SurvfuseError) -> int:
+    """Print a failure's line on stderr, if that is open, and return its exit code."""
     with suppress(OSError):
         print(f"survfuse: {failure.line()}", file=sys.stderr, flush=True)
     return failure.exit_code
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the end that the first one began
+    raise EnvironmentFailure(f"ended by {signal.Signals(number).name}")

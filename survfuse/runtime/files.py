@@ -8,38 +8,38 @@ import os
 import re
 import stat
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TypeGuard
 
 from survfuse.runtime.errors import SurvfuseError
 
-_PIECE = 16 * 2**20  # bytes of a file that are hashed at once
 LARGEST_JSON = 16 * 2**20  # bytes; 19,359 genes take about half a megabyte
+_PIECE = 16 * 2**20  # bytes of a file that are hashed at once
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?", re.ASCII)
 
 
 def check_file(path: Path, error: type[SurvfuseError]) -> None:
-    """Raise ``error`` where ``path`` is no file."""
+    """Raise ``error`` if ``path`` is not a file."""
     if not path.is_file():
         raise error(f"{path}: no such file")
 
 
-def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) -> Any:
-    """The JSON value in ``path`` (RFC 8259).
+def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) -> object:
+    """The JSON value in ``path`` (RFC 8259); a byte-order mark is skipped.
 
-    A byte-order mark is passed over. A key that occurs twice, text that is not UTF-8 or not JSON, nesting too deep to
-    parse, a file over 16 MiB and anything but a file raise ``error`` naming it; so do NaN, Infinity and numbers
-    beyond all range, unless ``literals`` passes them on to a reader that judges them where they stand.
+    Raises ``error``, naming the file, for a key that occurs twice, text that is not UTF-8 or not JSON, nesting too deep
+    to parse, more than 16 MiB, and anything but a file; also for NaN, Infinity and numbers out of range, unless
+    ``literals`` passes these on to the caller.
     """
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         values = dict(pairs)
         if len(values) != len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+            twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
             raise error(f"{path.name}: the key {twice[:80]!r} occurs more than once")
         return values
 
@@ -51,9 +51,10 @@ def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) ->
         return number if math.isfinite(number) else refused(digits[:20])
 
     try:
-        text = _bytes(path, error).decode("utf-8-sig")
-        strict = {} if literals else {"parse_constant": refused, "parse_float": finite}
-        return json.loads(text, object_pairs_hook=unique, **strict)
+        text = _content(path, error).decode("utf-8-sig")
+        if literals:
+            return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refused, parse_float=finite)
     except UnicodeDecodeError as cause:
         raise error(f"{path.name}: not UTF-8 text (byte {cause.start})") from cause
     except json.JSONDecodeError as cause:
@@ -61,39 +62,36 @@ def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) ->
         raise error(f"{path.name}: not valid JSON ({what if text else 'the file is empty'}; {where})") from cause
     except RecursionError as cause:
         raise error(f"{path.name}: not usable JSON (nested too deep)") from cause
-    except ValueError as cause:  # Python bounds an integer's digits
+    except ValueError as cause:  # Python limits the digits of an integer
         raise error(f"{path.name}: not usable JSON (a number of too many digits)") from cause
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror or cause})") from cause
 
 
-def _bytes(path: Path, error: type[SurvfuseError]) -> bytes:
-    """A file's bytes; raises ``error`` for one that is too large, and for what is no file."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
-        raise error(f"{path.name}: expected a file, found {kind}")
-    if found.st_size > LARGEST_JSON:
-        raise error(f"{path.name}: {found.st_size:,} bytes, expected at most {LARGEST_JSON:,}")
-    return path.read_bytes()
-
-
-def read_object(path: Path, error: type[SurvfuseError], literals: bool = False) -> dict[str, Any]:
-    """The JSON object in ``path``, read as ``read_json`` does; any other top-level type raises ``error``."""
+def read_object(path: Path, error: type[SurvfuseError], literals: bool = False) -> dict[str, object]:
+    """The JSON object in ``path``, read as ``read_json`` reads it; raises ``error`` for any other type of value."""
     value = read_json(path, error, literals)
     if not isinstance(value, dict):
         raise error(f"{path.name}: expected one JSON object, found {json_type(value)}")
     return value
 
 
-def json_type(value: Any) -> str:
-    """The JSON name of a parsed value's type."""
+def json_type(value: object) -> str:
+    """The JSON name of a parsed value's type, with its article.
+
+    >>> json_type([]), json_type(None), json_type(1.5)
+    ('an array', 'null', 'a number')
+    """
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def is_number(value: Any) -> bool:
-    """Whether a parsed JSON value is a number that a float can hold, neither NaN nor infinite."""
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a parsed JSON value is a number that a float can hold, neither NaN nor infinite.
+
+    >>> is_number(3), is_number(True), is_number("3"), is_number(10**400)
+    (True, False, False, False)
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -103,17 +101,20 @@ def is_number(value: Any) -> bool:
 
 
 def spelt_number(text: str) -> float | None:
-    """The number that ``text`` spells in plain decimal digits, blanks around it aside; None for anything else.
+    """The number that ``text`` spells in plain decimal digits, apart from blanks around it; None for anything else.
 
-    Narrower than Python's own reading, which takes "1_0", "infinity" and other scripts' digits.
+    Python's ``float`` accepts more: "1_0", "infinity" and the digits of other scripts.
+
+    >>> spelt_number(" 1.5e3"), spelt_number("1_0"), spelt_number("infinity")
+    (1500.0, None, None)
     """
     return float(text) if _NUMBER.fullmatch(text := text.strip(" \t\r\n")) else None
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes, hexadecimal."""
     digest = hashlib.sha256()
-    # Large pieces: in a thread beside Python that runs, each piece waits for its turn twice.
+    # Large pieces: if another thread runs Python meanwhile, this one waits for the interpreter twice a piece.
     piece = memoryview(bytearray(min(path.stat().st_size, _PIECE) or 1))
     with path.open("rb", buffering=0) as file:
         while length := file.readinto(piece):
@@ -123,7 +124,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes ``path`` when the block ends well, and vanishes otherwise."""
+    """A temporary path beside ``path``: renamed to ``path`` if the block succeeds, removed if it fails."""
     temporary = path.with_name(_temporary_name(path.name, uuid.uuid4().hex[:8]))
     try:
         yield temporary
@@ -133,24 +134,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def discard(path: Path) -> None:
-    """Remove ``path``, and what writers of it that were killed left beside it; nothing where nothing is there."""
+    """Remove ``path`` and the temporary files that killed writers of it left beside it, if there are any."""
     path.unlink(missing_ok=True)
     for left in path.parent.glob(_temporary_name(glob.escape(path.name), "?" * 8)):
         left.unlink(missing_ok=True)
 
 
-def _temporary_name(name: str, token: str) -> str:
-    return f".{name}.{token}.tmp"
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` whole or not at all."""
+    """Write ``text`` to ``path`` in UTF-8, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
-    """Write ``value`` as JSON, whole or not at all; NaN and Infinity raise ValueError."""
+def write_json(path: Path, value: object, indent: int | None = 1) -> None:
+    """Write ``value`` to ``path`` as JSON, whole or not at all; raises ValueError for NaN and Infinity."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
+def _content(path: Path, error: type[SurvfuseError]) -> bytes:
+    """A file's bytes; raises ``error`` for a file that is too large, and for anything but a file."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
+        raise error(f"{path.name}: expected a file, found {kind}")
+    if status.st_size > LARGEST_JSON:
+        raise error(f"{path.name}: {status.st_size:,} bytes, expected at most {LARGEST_JSON:,}")
+    return path.read_bytes()
+
+
+def _temporary_name(name: str, token: str) -> str:
+    return f".{name}.{token}.tmp"

@@ -1,4 +1,4 @@
-"""What a run says: stages on stdout, warnings on stderr, progress where someone watches.
+"""What a run says: stages on stdout, warnings on stderr, progress on a terminal.
 
 The platform keeps stdout as the log and shows every line of stderr to the organiser as a warning, so nothing
 but warnings and errors may go there.
@@ -8,31 +8,86 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from survfuse.runtime.clock import elapsed
 from survfuse.runtime.errors import one_line
 
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Bar(Protocol):
+        def update(self, n: float = 1) -> object: ...
+
+
 T = TypeVar("T")
-_LINE_EVERY = 10.0  # seconds between progress lines where no terminal watches
+_LINE_EVERY = 10.0  # seconds between progress lines when no terminal is attached
 
 
-def stage(name: str, message: str) -> None:
-    """Print one stage of the run with the seconds since the process started."""
-    print(f"[{elapsed():7.2f} s] {name:<12} {one_line(message)}", flush=True)
+@dataclass(frozen=True)
+class Note:
+    """Something that a run notes of a case.
+
+    ``kinds`` are what it is counted under when many cases are scored: the same for every case that it is true of. A
+    note without any is of no interest there.
+    """
+
+    text: str
+    kinds: tuple[str, ...] = ()
 
 
-def warn(message: str) -> None:
-    """Print a warning: something the run goes on with, but a reader should know."""
-    print(f"survfuse: warning: {one_line(message)}", file=sys.stderr, flush=True)
+@dataclass
+class Record:
+    """What was said of one case: notes with the stage they belong to, and warnings."""
+
+    notes: list[tuple[str, Note]] = field(default_factory=list)
+    warnings: list[Note] = field(default_factory=list)
+
+
+_recording: ContextVar[tuple[Record, bool] | None] = ContextVar("recording", default=None)
+
+
+@contextmanager
+def recorded(show: bool) -> Iterator[Record]:
+    """Keep what the block says in a record, and print it as well if ``show``."""
+    record = Record()
+    token = _recording.set((record, show))
+    try:
+        yield record
+    finally:
+        _recording.reset(token)
+
+
+def stage(name: str, *notes: str | Note) -> None:
+    """Say one stage of the run: printed with the seconds since the process started, notes joined by semicolons."""
+    said = [Note(note) if isinstance(note, str) else note for note in notes]
+    recording = _recording.get()
+    if recording is not None:
+        recording[0].notes.extend((name, note) for note in said)
+    if recording is None or recording[1]:
+        message = one_line("; ".join(note.text for note in said))
+        print(f"[{elapsed():7.2f} s] {name:<12} {message}", flush=True)
+
+
+def warn(message: str | Note) -> None:
+    """Say a warning: the run goes on, but a reader should know."""
+    note = Note(message, (message,)) if isinstance(message, str) else message
+    recording = _recording.get()
+    if recording is not None:
+        recording[0].warnings.append(note)
+    if recording is None or recording[1]:
+        print(f"survfuse: warning: {one_line(note.text)}", file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], total: int, name: str, amount: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
-    """Pass ``items`` through, showing a bar on a terminal and a plain line every ten seconds elsewhere.
+    """Yield ``items``, showing a bar on a terminal and a plain line every ten seconds elsewhere.
 
-    An item counts ``amount`` towards ``total``, once what is done with it is done.
+    An item counts ``amount`` towards ``total`` once the caller asks for the next one. Nothing is shown in a block whose
+    output is only recorded.
     """
     done, last = 0, time.monotonic()
     with _bar(total, name) as bar:
@@ -46,18 +101,20 @@ def progress(items: Iterable[T], total: int, name: str, amount: Callable[[T], in
                 stage(name, f"{done:,} of {total:,}")
 
 
-def _bar(total: int, name: str) -> "AbstractContextManager[tqdm | None]":  # noqa: F821  (imported where used)
-    if not sys.stderr.isatty():
+def _bar(total: int, name: str) -> "AbstractContextManager[_Bar | None]":
+    recording = _recording.get()
+    if not sys.stderr.isatty() or (recording is not None and not recording[1]):
         return nullcontext()
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=name, leave=False, mininterval=0.1)
+    bar: AbstractContextManager[_Bar] = tqdm(total=total, desc=name, leave=False, mininterval=0.1)
+    return bar
 
 
 def peak_memory() -> str:
-    """The most memory that this process has held resident, mapped files among it: 'peak memory 948 MB' (10^6 bytes).
+    """This process's peak resident memory, mapped files included: 'peak memory 948 MB' (10^6 bytes).
 
-    Unknown where the system does not count it: some sandboxes have no VmHWM.
+    Unknown if the system does not count it: some sandboxes have no VmHWM.
     """
     status = Path("/proc/self/status").read_text(encoding="ascii")
     found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
@@ -65,12 +122,20 @@ def peak_memory() -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """``number`` with ``noun`` in the singular or plural: '1 tile', '1,204 tiles'."""
+    """``number`` with ``noun`` in the singular or plural.
+
+    >>> count(1204, "tile")
+    '1,204 tiles'
+    """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def listing(names: Iterable[str], most: int = 8) -> str:
-    """Names joined by commas, cut after ``most`` with the number left out."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    """Names joined by commas, cut after ``most`` with the number left out.
+
+    >>> listing("abcd", most=3)
+    'a, b, c and 1 more'
+    """
+    shown = list(names)
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more

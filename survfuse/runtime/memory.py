@@ -1,7 +1,7 @@
-"""How much memory there is, asked before much of it is taken.
+"""How much memory is left, checked before much of it is taken, and a limit on what a reader may take.
 
-Linux grants memory that it does not have and kills the process that touches it. What a file is about to need is
-therefore compared with what is left of the container's limit and of the machine.
+Linux grants more memory than there is and kills the process that then uses it. The memory that a file is about to need
+is therefore compared with what is left under the container's limit and on the machine.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from survfuse.runtime.errors import EnvironmentFailure
 
-# Control groups of version 2, then 1: limit, use, and what of the use is pages of files that can be dropped.
+# Control groups, version 2 and then 1: the limit, the use, and the part of the use that is droppable file cache.
 _GROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", ("inactive_file", "active_file")),
     (
@@ -23,18 +23,18 @@ _GROUPS = (
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still take, None where the system does not tell."""
-    left = [counted(Path("/proc/meminfo"), "MemAvailable:", 1024)]
+    """Bytes that this process can still take; None if the system does not say."""
+    left = [counter(Path("/proc/meminfo"), "MemAvailable:", 1024)]
     for folder, limit, used, reclaimable in _GROUPS:
         with suppress(OSError, ValueError):
             free = int((folder / limit).read_text()) - int((folder / used).read_text())
-            left.append(free + sum(counted(folder / "memory.stat", pages) or 0 for pages in reclaimable))
+            left.append(free + sum(counter(folder / "memory.stat", pages) or 0 for pages in reclaimable))
     known = [number for number in left if number is not None]
     return max(0, min(known)) if known else None
 
 
 def check_memory(needed: int, what: str) -> None:
-    """Raise EnvironmentFailure where ``needed`` bytes for ``what`` are more than is left."""
+    """Raise EnvironmentFailure if ``what`` (a plural noun) needs more than the memory left; ``needed`` is in bytes."""
     left = available_memory()
     if left is not None and needed > left:
         raise EnvironmentFailure(f"memory: {what} need {needed / 1e9:,.1f} GB, {left / 1e9:,.1f} GB are left")
@@ -42,9 +42,9 @@ def check_memory(needed: int, what: str) -> None:
 
 @contextmanager
 def at_most(extra: int) -> Iterator[None]:
-    """Let this process grow by no more than ``extra`` bytes of address space; beyond that, MemoryError.
+    """Limit the growth of this process's address space to ``extra`` bytes; beyond that, MemoryError.
 
-    For readers that would believe a file's own account of its size. Linux alone; elsewhere they are not held.
+    For readers that would trust the size that a file states. Linux only; on other systems there is no limit.
     """
     pages = _first_number(Path("/proc/self/statm"))
     if pages is None:
@@ -63,16 +63,16 @@ def at_most(extra: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def _first_number(path: Path) -> int | None:
-    with suppress(OSError, ValueError, IndexError):
-        return int(path.read_text(encoding="ascii").split()[0])
-    return None
-
-
-def counted(path: Path, name: str, unit: int = 1) -> int | None:
-    """The number on the line of ``path`` that begins with ``name``, in ``unit``; None where there is none."""
+def counter(path: Path, name: str, unit: int = 1) -> int | None:
+    """The number on the line of ``path`` that begins with ``name``, times ``unit``; None if there is no such line."""
     with suppress(OSError, ValueError, IndexError):
         for line in path.read_text(encoding="ascii").splitlines():
             if line.split()[:1] == [name]:
                 return int(line.split()[1]) * unit
+    return None
+
+
+def _first_number(path: Path) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        return int(path.read_text(encoding="ascii").split()[0])
     return None

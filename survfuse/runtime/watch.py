@@ -1,4 +1,4 @@
-"""What a job tells the process that watches it: its output, and the files that libraries are reading."""
+"""What a job shares with the process that watches it: its output, and the files that libraries are reading."""
 
 import mmap
 import os
@@ -11,18 +11,22 @@ from pathlib import Path
 
 
 class SharedStatus:
-    """What a job tells its parent, in memory that both processes see: the path of its output and, for each library call
-    in progress, the file it reads and when it began."""
+    """A job's status in memory that it shares with its parent.
 
-    _PATH, _SLOT, _SLOTS = 4096, 256, 64
+    It holds the path of the output and, for each library call in progress, the file being read and the time at which
+    the call, or its current part, began.
+    """
+
+    _PATH, _SLOT, _SLOTS = 4096, 256, 64  # bytes of the path, bytes of a slot, and slots
 
     def __init__(self) -> None:
-        self._held = mmap.mmap(-1, self._PATH + self._SLOT * self._SLOTS)
+        self._memory = mmap.mmap(-1, self._PATH + self._SLOT * self._SLOTS)
         self._free = list(range(self._SLOTS))
         self._lock = threading.Lock()
 
     @property
     def output(self) -> str:
+        """The path of the job's output; empty until the job has said it."""
         return self._text(0, self._PATH)
 
     @output.setter
@@ -35,51 +39,56 @@ class SharedStatus:
             if not self._free:
                 return None
             slot = self._free.pop()
-        self._set_text(self._place(slot) + 8, self._SLOT - 8, name)
+        self._set_text(self._offset(slot) + 8, self._SLOT - 8, name)
         self.go_on(slot)
         return slot
 
     def go_on(self, slot: int | None) -> None:
+        """Restart the time of the call in ``slot``: its next part begins."""
         if slot is not None:
-            struct.pack_into("d", self._held, self._place(slot), time.monotonic())
+            struct.pack_into("d", self._memory, self._offset(slot), time.monotonic())
 
     def end(self, slot: int | None) -> None:
+        """Free ``slot``: its call has returned."""
         if slot is not None:
-            struct.pack_into("d", self._held, self._place(slot), 0.0)
+            struct.pack_into("d", self._memory, self._offset(slot), 0.0)
             with self._lock:
                 self._free.append(slot)
 
     def oldest(self) -> tuple[str, float]:
-        """The file that a library has been at work on for longest, or nothing, and when it began, or 0."""
-        began = [struct.unpack_from("d", self._held, self._place(slot))[0] for slot in range(self._SLOTS)]
+        """The file of the longest library call in progress and when that began, on the monotonic clock.
+
+        ("", 0.0) if there is no call in progress.
+        """
+        began = [struct.unpack_from("d", self._memory, self._offset(slot))[0] for slot in range(self._SLOTS)]
         first = min((at for at in began if at), default=0.0)
         if not first:
             return "", 0.0
-        return self._text(self._place(began.index(first)) + 8, self._SLOT - 8), first
+        return self._text(self._offset(began.index(first)) + 8, self._SLOT - 8), first
 
-    def _place(self, slot: int) -> int:
+    def _offset(self, slot: int) -> int:
         return self._PATH + self._SLOT * slot
 
-    def _set_text(self, place: int, length: int, text: str) -> None:
+    def _set_text(self, offset: int, length: int, text: str) -> None:
         data = os.fsencode(text)[: length - 1]
-        self._held[place : place + length] = data.ljust(length, b"\0")
+        self._memory[offset : offset + length] = data.ljust(length, b"\0")
 
-    def _text(self, place: int, length: int) -> str:
-        return os.fsdecode(self._held[place : place + length].rstrip(b"\0"))
+    def _text(self, offset: int, length: int) -> str:
+        return os.fsdecode(self._memory[offset : offset + length].rstrip(b"\0"))
 
 
 _status: SharedStatus | None = None  # set once, before the job's process is started
 
 
-def watched() -> SharedStatus:
-    """Begin to share this process's status with the children that it forks from now on."""
+def share_status() -> SharedStatus:
+    """A new status, which this process shares with the children that it forks from now on."""
     global _status
     _status = SharedStatus()
     return _status
 
 
 def is_supervised() -> bool:
-    """Whether a parent process watches this one; signals are then the parent's business."""
+    """Whether a parent process watches this one and handles signals for it."""
     return _status is not None
 
 
@@ -94,7 +103,7 @@ def reading(name: str) -> Iterator[Callable[[], None]]:
     """Mark a block in which a native library reads the input ``name``.
 
     If the library crashes within the block, or takes longer than the supervisor's patience, that file is blamed. Yields
-    a function to call between the parts of longer work; each part then has the whole patience to itself.
+    a function to call between the parts of longer work, each of which then has the whole patience to itself.
     """
     status = _status
     slot = status.begin(name) if status is not None else None

@@ -4,44 +4,43 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from survfuse.runtime.arrays import Bools, Floats
 from survfuse.slide.grid import Grid
 
-# A share computed by summing areas may miss its exact value by a rounding error; a tile that is covered by
-# exactly the least share is kept.
+# A share summed from areas may miss its exact value by rounding; a tile covered by exactly the least share is kept.
 _ROUNDING = 1e-9
 _PIECE = 2048  # mask pixels, across and down, that are summed at once
 
 
 @dataclass(frozen=True)
 class Block:
-    """A rectangle of mask pixels: ``tissue`` [h, w] placed at ``row``, ``column`` of the mask."""
+    """A rectangle of mask pixels: ``tissue`` [h, w], placed at ``row``, ``column`` of the mask."""
 
     row: int
     column: int
-    tissue: NDArray[np.bool_]
+    tissue: Bools
 
 
-Part = tuple[slice, slice, NDArray[np.float64]]  # rows and columns of tiles, and mask pixels covered of each
+Part = tuple[slice, slice, Floats]  # rows and columns of tiles, and the area [rows, columns] covered, in mask pixels
 
 
 class Coverage:
-    """Share of each tile's area that a mask covers, exact to rounding, from blocks of the mask as they come.
+    """The share of each tile's area that a mask covers, exact to rounding, summed over blocks of the mask.
 
-    The mask of ``mask_size`` (width, height) is stretched over the slide's extent, whatever its resolution. The
-    part of a tile beyond the slide's border counts as not covered.
+    The mask of ``mask_size`` (width, height) is stretched over the slide, whatever its resolution. The part of a tile
+    beyond the slide's border counts as not covered.
     """
 
     def __init__(self, grid: Grid, mask_size: tuple[int, int]) -> None:
         scale = (mask_size[0] / grid.width, mask_size[1] / grid.height)
-        self._across = _Axis(grid.x * scale[0], grid.side[0] * scale[0])
-        self._down = _Axis(grid.y * scale[1], grid.side[1] * scale[1])
+        self._across = _Axis(grid.x.astype(np.float64) * scale[0], grid.side[0] * scale[0])
+        self._down = _Axis(grid.y.astype(np.float64) * scale[1], grid.side[1] * scale[1])
         self._area = np.zeros((len(grid.y), len(grid.x)))
 
     def parts(self, block: Block) -> list[Part]:
-        """What ``block`` covers; small, whatever the block's size. Safe from several threads at once."""
-        found = []
+        """What ``block`` covers: a few numbers for each tile that it meets. Safe from several threads at once."""
+        parts: list[Part] = []
         height, width = block.tissue.shape
         for top in range(0, height, _PIECE):
             for left in range(0, width, _PIECE):
@@ -54,40 +53,52 @@ class Coverage:
                     area = np.outer(row_overlap.sum(axis=1), column_overlap.sum(axis=1))
                 else:
                     area = row_overlap @ tissue.astype(np.float64) @ column_overlap.T
-                found.append((rows, columns, area))
-        return found
+                parts.append((rows, columns, area))
+        return parts
 
     def add(self, parts: Iterable[Part]) -> None:
+        """Add to the sums what ``parts`` gave for a block. Not safe from several threads at once."""
         for rows, columns, area in parts:
             self._area[rows, columns] += area
 
-    def share(self) -> NDArray[np.float64]:
-        """[rows, columns] of tiles."""
+    def share(self) -> Floats:
+        """The share of each tile [rows, columns] that the blocks so far cover."""
         return self._area / (self._down.side * self._across.side)
 
 
-def coverage(grid: Grid, mask_size: tuple[int, int], blocks: Iterable[Block]) -> NDArray[np.float64]:
-    """Coverage's share [rows, columns] by blocks, which may come in any order."""
-    found = Coverage(grid, mask_size)
+def coverage(grid: Grid, mask_size: tuple[int, int], blocks: Iterable[Block]) -> Floats:
+    """The share of each tile [rows, columns] that a mask covers, from its blocks in any order.
+
+    The mask of ``mask_size`` (width, height) is stretched over the slide.
+
+    >>> grid = Grid.over((4, 2), (1.0, 1.0), tile_px=2, tile_mpp=1.0)
+    >>> coverage(grid, (4, 2), [Block(0, 0, np.array([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=bool))]).tolist()
+    [[1.0, 0.25]]
+    """
+    summed = Coverage(grid, mask_size)
     for block in blocks:
-        found.add(found.parts(block))
-    return found.share()
+        summed.add(summed.parts(block))
+    return summed.share()
 
 
-def covered(share: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
-    """Tiles of which at least ``least`` is covered."""
+def covered(share: Floats, least: float) -> Bools:
+    """Tiles [rows, columns] of which at least the share ``least`` is covered.
+
+    >>> covered(np.array([[0.1 + 0.2, 0.2]]), 0.3).tolist()
+    [[True, False]]
+    """
     return share >= least - _ROUNDING
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """Tiles along one axis of the mask: starts [n] and side, in mask pixels."""
+    """Tiles along one axis of the mask: where they start [n] and their side, in mask pixels."""
 
-    starts: NDArray[np.float64]
+    starts: Floats
     side: float
 
-    def overlap(self, first: int, length: int) -> tuple[slice, NDArray[np.float64]]:
-        """The tiles that meet pixels first … first + length − 1, and how much of each pixel each of them covers."""
+    def overlap(self, first: int, length: int) -> tuple[slice, Floats]:
+        """The tiles that meet the pixels first … first + length − 1, and their share [tiles, length] of each pixel."""
         begin = int(np.searchsorted(self.starts + self.side, first, side="right"))
         end = int(np.searchsorted(self.starts, first + length, side="left"))
         edges = np.arange(first, first + length)

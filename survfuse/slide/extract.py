@@ -1,5 +1,6 @@
-"""One slide → its tile features, stage by stage: what the job and the ``extract`` command share."""
+"""One slide → its tile features, stage by stage, for the job and for ``extract``."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,22 +13,23 @@ from survfuse.runtime.clock import TimeLimit
 from survfuse.runtime.errors import BundleError, EnvironmentFailure, SurvfuseError
 from survfuse.runtime.log import count, stage, warn
 from survfuse.slide.encode import tile_features
-from survfuse.slide.encoders import Encoder, embedded_digest, load_encoder
+from survfuse.slide.encoders import Encoder, load_encoder
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
 from survfuse.slide.registry import find_spec
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tissue import find_tissue
+from survfuse.slide.weights import embedded_digest
 
-FEWEST_TILES = 32  # that a time limit must leave for an answer to be given; all, of a slide that has fewer
+FEWEST_TILES = 32  # that must be encoded within a time limit for a prediction; all of them, if the slide has fewer
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """Tile features [N, D] float32 with the tiles' level-0 origins [N, 2] and the grid they lie on."""
+    """Tile features, and where on the slide the tiles lie."""
 
-    features: Tensor
-    origins: NDArray[np.int64]
+    features: Tensor  # [N, D] float32
+    origins: NDArray[np.int64]  # [N, 2] level-0 x, y
     grid: Grid
     mpp: tuple[float, float]  # µm per level-0 pixel, x and y
     half: bool  # whether the encoder computed in half precision
@@ -40,16 +42,17 @@ def extract(
     weights: Path | None,
     device: torch.device,
     error: type[SurvfuseError],
-    encoder: Encoder | None = None,
+    encoder: Callable[[], Encoder] | None = None,
     limit: TimeLimit | None = None,
 ) -> Extracted:
-    """Tile features of the slide at ``path`` by ``settings``.
+    """Tile features of the slide at ``path``, of the tissue in ``mask`` or, without one, found by colour.
 
-    ``weights`` None takes the encoder's embedded weights; ``encoder`` is the one they make, where it is loaded
-    already. ``limit`` may leave tiles out, evenly over the tissue.
+    ``weights`` is the encoder's weight file; None takes its embedded weights. ``encoder`` returns the encoder with
+    these weights, for callers that keep it for several slides; it is called once tissue is found. With ``limit``, tiles
+    that cannot be encoded in time are left out, evenly over the tissue.
 
-    Raises InputError for a slide or mask that cannot be used, ``error`` for an encoder that cannot, and
-    EnvironmentFailure where the limit leaves too few tiles.
+    Raises InputError for a slide or mask that cannot be used, ``error`` for an encoder that cannot, BundleError for
+    ``settings`` that do not fit the encoder, and EnvironmentFailure if ``limit`` leaves too few tiles.
     """
     spec = find_spec(settings.encoder, error)
     if (spec.input_px, spec.dimension) != (settings.tile_px, settings.dimension):
@@ -66,14 +69,14 @@ def extract(
         grid = Grid.over(slide.size, slide.mpp, settings.tile_px, settings.mpp)
         tissue = find_tissue(slide, grid, mask, settings.min_coverage)
         stage("tissue", f"{count(len(tissue.origins), 'tile')} kept of {tissue.tiles:,}; {tissue.found_by}")
-        encoder = encoder or load_encoder(settings.encoder, weights, device, error)
-        features, rows, damaged = tile_features(slide, grid, tissue.origins, encoder, limit)
+        ready = encoder() if encoder is not None else load_encoder(settings.encoder, weights, device, error)
+        features, rows, damaged = tile_features(slide, grid, tissue.origins, ready, limit)
         origins = tissue.origins[rows]
         if damaged:
             kept = count(len(tissue.origins), "tissue tile")
             warn(f"{slide.name}: {damaged:,} of {kept} cannot be read, or have no pixels in it, and are left out")
         _check_limit(len(features), len(tissue.origins) - damaged, limit)
-        precision = str(encoder.precision).removeprefix("torch.")
+        precision = str(ready.precision).removeprefix("torch.")
         if not features.isfinite().all():
             tile = origins[int((~features.isfinite().all(dim=1)).nonzero()[0])]
             raise error(f"{spec.name} gives NaN or infinite features in {precision}, at {tile[0]}, {tile[1]} first")
@@ -81,11 +84,11 @@ def extract(
             "features",
             f"{count(len(features), 'tile')} × {spec.dimension} by {spec.name} in {precision} on {device.type}",
         )
-    return Extracted(features, origins, grid, slide.mpp, encoder.precision != torch.float32)
+    return Extracted(features, origins, grid, slide.mpp, ready.precision != torch.float32)
 
 
 def _check_limit(encoded: int, tiles: int, limit: TimeLimit | None) -> None:
-    """Say how many tiles were used where a limit left some out; raises EnvironmentFailure where too few are left."""
+    """Warn if ``limit`` left out some of the ``tiles``; raises EnvironmentFailure if too few were encoded."""
     if limit is None or encoded == tiles:
         return
     used = f"time limit of {limit.seconds:g} s: {encoded:,} of {count(tiles, 'tissue tile')} encoded in time"

@@ -1,4 +1,4 @@
-"""Where tiles lie on a slide, and how much of each a mask covers. Geometry alone: no image is read here."""
+"""Where tiles lie on a slide. Geometry alone: no image is read here."""
 
 import math
 from dataclasses import dataclass
@@ -6,17 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from survfuse.runtime.arrays import Bools
 from survfuse.runtime.errors import InputError
 
-MOST_GRID_TILES = 2**20  # of a grid; a glass of 76 × 26 mm has 40,000 of 224 µm
+MOST_GRID_TILES = 2**20  # of a grid; a glass slide of 76 × 26 mm has 40,000 tiles of 224 µm
 
 
 @dataclass(frozen=True)
 class Grid:
     """Tiles over a slide, in level-0 pixels, side by side unless asked to overlap.
 
-    Tile (i, j) starts at x[i], y[j] = round(i · side), round(j · side) and reaches side pixels further; the last
-    ones may reach over the border.
+    Tile (i, j) begins at x[i], y[j] = round(i · side), round(j · side) and extends ``side`` pixels from there; the last
+    tiles may extend beyond the slide's border.
+
+    >>> grid = Grid.over((1000, 500), (0.5, 0.5), tile_px=224, tile_mpp=1.0)
+    >>> grid.side, grid.x.tolist(), grid.y.tolist(), len(grid)
+    ((448.0, 448.0), [0, 448, 896], [0, 448], 6)
     """
 
     width: int
@@ -29,10 +34,10 @@ class Grid:
     def over(
         cls, size: tuple[int, int], mpp: tuple[float, float], tile_px: int, tile_mpp: float, starts: int = 1
     ) -> "Grid":
-        """Grid over a slide of ``size`` (width, height) at ``mpp`` (x, y) µm per pixel, both of level 0.
+        """The grid over a slide of ``size`` (width, height) at ``mpp`` (x, y) µm per pixel, both of level 0.
 
-        With ``starts`` of 2, tiles start at every half side and overlap, and so on. Raises InputError where that gives
-        more tiles than any slide has.
+        Tiles are ``tile_px`` pixels of ``tile_mpp`` µm wide and high. With ``starts`` of 2 they begin at every half
+        side and overlap, with 3 at every third, and so on. Raises InputError if there are more than MOST_GRID_TILES.
         """
         side = (tile_px * tile_mpp / mpp[0], tile_px * tile_mpp / mpp[1])
         tiles = math.prod(math.ceil(length / step * starts) for length, step in zip(size, side, strict=True))
@@ -44,19 +49,20 @@ class Grid:
         return cls(*size, side, _starts(size[0], side[0] / starts), _starts(size[1], side[1] / starts))
 
     def __len__(self) -> int:
+        """The number of tiles."""
         return len(self.x) * len(self.y)
 
-    def origins(self, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def origins(self, kept: Bools) -> NDArray[np.int64]:
         """Level-0 (x, y) [N, 2] of the tiles marked in ``kept`` [rows, columns], row by row."""
         rows, columns = np.nonzero(kept)
         return np.stack([self.x[columns], self.y[rows]], axis=1)
 
     def places(self, origins: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(column, row) [N, 2] of the tiles at ``origins`` [N, 2]."""
+        """(column, row) [N, 2] of the tiles at level-0 ``origins`` [N, 2]."""
         return np.stack([np.searchsorted(self.x, origins[:, 0]), np.searchsorted(self.y, origins[:, 1])], axis=1)
 
 
 def _starts(length: int, step: float) -> NDArray[np.int64]:
-    """round(i · step) for every i whose tile starts within ``length`` pixels."""
-    starts = np.rint(np.arange(int(length / step) + 2) * step).astype(np.int64)
+    """round(i · step) for every i whose tile begins within ``length`` pixels."""
+    starts: NDArray[np.int64] = np.rint(np.arange(int(length / step) + 2) * step).astype(np.int64)
     return starts[starts < length]

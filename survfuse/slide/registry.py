@@ -1,36 +1,39 @@
-"""Tile encoders by name: what each is and where its weights are published."""
+"""Tile encoders by name: what each is and where its weights are published.
 
-from collections.abc import Callable, Mapping
+The architecture arguments are those of each model's published configuration, at the address in ``source``; the networks
+themselves are timm's.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from survfuse.runtime.errors import InputError, SurvfuseError
-from survfuse.slide.weight_names import State, lite0_to_timm, phikon_to_timm
+from survfuse.runtime.suggestions import unknown
 
+EMBEDDED = ("efficientnet-lite0",)  # encoders whose weights come with an installed package
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 H_OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What a named encoder is."""
+    """A tile encoder: its architecture, its input, and how features are taken from its output."""
 
     name: str
     source: str  # where its configuration and weights are published
     architecture: str  # timm's name
     dimension: int  # D of a tile's features
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    swiglu: bool = False  # packed SwiGLU perceptrons with SiLU in place of GELU ones
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the architecture
+    swiglu: bool = False  # perceptrons are packed SwiGLU with SiLU instead of GELU
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET  # mean, std of RGB in [0, 1]
     input_px: int = 224
-    mean_after: int | None = None  # class token joined by the mean of the tokens from this position on
-    convert: Callable[[State, nn.Module], State] | None = None  # published names → timm's
+    mean_after: int | None = None  # features: the class token, then the mean of the tokens from this position on
     half_cpu: bool = True  # bf16 on a CPU that computes in it
     half_cuda: bool = True  # bf16 on a GPU that computes in it, else fp16
     convolutional: bool = False  # channels last in memory, and batch normalisation folded into convolutions
-    aliases: tuple[str, ...] = ()  # the names other tools write into feature files
+    aliases: tuple[str, ...] = ()  # the names that other tools write into feature files
 
 
 _SPECS = (
@@ -40,7 +43,6 @@ _SPECS = (
         "tf_efficientnet_lite0",
         1280,
         normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        convert=lite0_to_timm,
         half_cpu=False,
         half_cuda=False,
         convolutional=True,
@@ -130,17 +132,23 @@ _SPECS = (
         "vit_base_patch16_224",
         768,
         {"img_size": 224, "patch_size": 16},
-        convert=phikon_to_timm,
     ),
 )
 ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
 
 
-EMBEDDED = ("efficientnet-lite0",)  # whose weights come with an installed package
-
-
 def find_spec(name: str, error: type[SurvfuseError] = InputError) -> EncoderSpec:
-    """The registry's entry; raises ``error`` naming the known encoders for an unknown one."""
+    """The encoder called ``name``; raises ``error``, listing the known encoders, if there is none.
+
+    >>> find_spec("uni").dimension
+    1024
+    """
     if name not in ENCODERS:
-        raise error(f"unknown encoder {name!r}; known are {', '.join(ENCODERS)}")
+        raise error(unknown("encoder", name, ENCODERS))
     return ENCODERS[name]
+
+
+def check_weights(spec: EncoderSpec, weights: Path | None, error: type[SurvfuseError] = InputError) -> None:
+    """Raise ``error`` if ``weights`` is None and no weights come with the package for ``spec``."""
+    if weights is None and spec.name not in EMBEDDED:
+        raise error(f"encoder {spec.name} needs a weight file; its weights are published at {spec.source}")

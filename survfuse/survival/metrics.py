@@ -1,8 +1,9 @@
 """Measures of survival predictions, from scikit-survival and scipy, and their intervals.
 
-Measures that weigh by the inverse probability of censoring take the outcomes that the censoring distribution is
-estimated from first (``train_times``, ``train_events``), then the outcomes that are predicted. A measure that the
-outcomes leave undefined is NaN, never an error: resamples of a small cohort meet that often.
+Measures weighted by the inverse probability of censoring take two sets of outcomes: first those that the censoring
+distribution is estimated from (``train_times``, ``train_events`` [m]), then those that are predicted (``times``,
+``events`` [n]). All times are months. A measure that the outcomes leave undefined is NaN, never an error: that is
+common in bootstrap samples of a small cohort.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,15 +22,19 @@ from sksurv.metrics import (
 from sksurv.nonparametric import CensoringDistributionEstimator
 from sksurv.util import Surv
 
-from survfuse.runtime.arrays import Floats
-from survfuse.survival.curves import MONTHS
+from survfuse.runtime.arrays import Bools, Floats, Rows
 
 NAN = float("nan")
 
 
 def concordance(times: ArrayLike, events: ArrayLike, risks: ArrayLike) -> float:
-    """Harrell's concordance of ``risks`` [n] (larger is worse) with outcomes, as the challenge computes it:
-    tied risks count half. NaN where no pair of patients can be ordered by their outcomes."""
+    """Harrell's concordance (Harrell et al. 1982, JAMA 247:2543) of ``risks`` [n], larger is worse, with outcomes.
+
+    As the challenge computes it: tied risks count half. NaN if no pair of patients can be ordered by their outcomes.
+
+    >>> concordance([10, 20, 30], [1, 1, 0], [3.0, 1.0, 2.0])
+    0.6666666666666666
+    """
     happened = np.asarray(events, dtype=bool)
     if happened.size < 2 or not happened.any():
         return NAN
@@ -44,9 +49,9 @@ def uno_concordance(
 ) -> float:
     """Uno's concordance (Uno et al. 2011, Statistics in Medicine 30:1105) of ``risks`` [n], larger is worse.
 
-    Times [m] and [n] are months. Events count up to the longest time at which somebody could still be seen: the
-    end of the follow-up predicted, or where the censoring distribution's survival falls to 0 if that is sooner.
-    NaN where that leaves no pair to order.
+    Events count up to the longest time at which a patient could still be under observation: the end of the predicted
+    patients' follow-up, or the time at which the censoring distribution's survival falls to 0 if that is sooner.
+    NaN if that leaves no pair to order.
     """
     times, happened = _outcomes(times, events)
     if times.size == 0:
@@ -67,12 +72,13 @@ def auc_at(
     times: ArrayLike,
     events: ArrayLike,
     risks: ArrayLike,
-    months: Sequence[float] = MONTHS,
+    months: Sequence[float],
 ) -> dict[float, float]:
-    """Cumulative/dynamic area under the ROC curve of ``risks`` [n] by month: whoever had the event by then against
-    whoever was still without it (Uno et al. 2007, JASA 102:527; Hung and Chiang 2010).
+    """Cumulative/dynamic area under the ROC curve of ``risks`` [n] at each of ``months``.
 
-    NaN at a month beyond either follow-up, or with nobody on one of the sides.
+    It compares the patients who had the event by that month with those still free of it (Uno et al. 2007, JASA
+    102:527; Hung and Chiang 2010, Canadian Journal of Statistics 38:8). NaN at a month beyond either follow-up, and
+    if one of the two groups is empty.
     """
     times, happened = _outcomes(times, events)
     risks = np.asarray(risks, dtype=np.float64)
@@ -83,8 +89,8 @@ def auc_at(
         if month >= observable or not cases.any() or not controls.any():
             areas[month] = NAN
             continue
-        # Events after the month make their patients controls and need no weight of their own, which the censoring
-        # distribution may not have that late.
+        # Patients with an event after the month are controls. They need no weight of their own, and the censoring
+        # distribution may not reach that far.
         train, test = _surv(train_times, train_events), _surv(times, cases)
         areas[month] = float(cumulative_dynamic_auc(train, test, risks, [max(month, times.min())])[0][0])
     return areas
@@ -98,11 +104,11 @@ def integrated_brier(
     survival: ArrayLike,
     at: ArrayLike,
 ) -> float:
-    """Integrated Brier score (Graf et al. 1999, Statistics in Medicine 18:2529) of ``survival`` [n, T], the
-    predicted probabilities of no event by the increasing months ``at`` [T]; smaller is better.
+    """Integrated Brier score (Graf et al. 1999, Statistics in Medicine 18:2529) of ``survival`` [n, T].
 
-    The integral runs over those of ``at`` within the follow-up of ``times`` [n] at which the censoring
-    distribution's survival is above 0. NaN where fewer than two are, or where nobody had the event by the last.
+    ``survival`` holds the predicted probabilities of no event by the increasing months ``at`` [T]; smaller scores are
+    better. The integral runs over those of ``at`` that lie within the follow-up of ``times`` [n] and at which the
+    censoring distribution's survival is above 0. NaN if fewer than two do, or if no patient had the event by the last.
     """
     times, happened = _outcomes(times, events)
     at, survival = np.asarray(at, dtype=np.float64), np.asarray(survival, dtype=np.float64)
@@ -112,25 +118,29 @@ def integrated_brier(
     inside = (at >= times.min()) & (at < end)
     if inside.sum() < 2 or not (happened & (times <= at[inside][-1])).any():
         return NAN
-    # Whoever is followed beyond the grid only has to stay beyond it; the censoring distribution may not reach further.
+    # Follow-up beyond the grid is cut to its end: the censoring distribution may not reach further.
     test = _surv(np.minimum(times, end), happened & (times < end))
     return float(integrated_brier_score(_surv(train_times, train_events), test, survival[:, inside], at[inside]))
 
 
 class DCalibration(NamedTuple):
-    statistic: float
+    """Result of the test for distribution calibration."""
+
+    statistic: float  # Pearson's χ²
     p: float
     shares: Floats  # [bins] of the patients by predicted survival, from 0 upwards; they sum to 1
 
 
 def d_calibration(times: ArrayLike, events: ArrayLike, survival_at_own_time: ArrayLike, bins: int = 10) -> DCalibration:
-    """Distribution calibration (Haider et al. 2020, JMLR 21:85): under the true model the predicted survival at
-    each patient's own event time is uniform, which Pearson's χ² with bins − 1 degrees of freedom tests.
+    """Test of distribution calibration (Haider et al. 2020, JMLR 21:85).
 
-    ``survival_at_own_time`` [n] is the predicted survival at ``times`` [n]. A patient with an event counts in the
-    bin [k/bins, (k+1)/bins) it falls in, 1 in the last. A censored one, whose event would come at a lower survival,
-    is spread evenly from 0 to its own. With much censoring the test rejects less often than its level.
-    Raises ValueError for survival that is not a probability.
+    Under the true model, predicted survival at the patients' own event times is uniform; Pearson's χ² with bins − 1
+    degrees of freedom tests that. ``survival_at_own_time`` [n] is the predicted survival at ``times`` [n].
+
+    A patient with an event counts in the bin [k/bins, (k+1)/bins) of that survival, 1 in the last bin. A censored
+    patient's event would come later, at a lower survival, so that patient is spread evenly from 0 to that survival.
+    With much censoring the test rejects less often than its level. Raises ValueError for survival that is not a
+    probability.
     """
     times, happened = _outcomes(times, events)
     survival = np.asarray(survival_at_own_time, dtype=np.float64)
@@ -142,23 +152,29 @@ def d_calibration(times: ArrayLike, events: ArrayLike, survival_at_own_time: Arr
     own = np.minimum(np.searchsorted(low, survival, side="right") - 1, bins - 1)
     counted = np.eye(bins)[own]  # [n, bins]
     covered = np.clip(survival[:, np.newaxis] - low, 0.0, 1.0 / bins)
-    spread = ~happened & (survival > 0.0)  # who is censored at survival 0 counts whole in the lowest bin
+    spread = ~happened & (survival > 0.0)  # a patient censored at survival 0 counts whole in the lowest bin
     counted[spread] = covered[spread] / survival[spread, np.newaxis]
-    found = counted.sum(axis=0)
-    statistic, p = stats.chisquare(found)
-    return DCalibration(float(statistic), float(p), found / times.size)
+    patients = counted.sum(axis=0)  # [bins]
+    statistic, p = stats.chisquare(patients)
+    return DCalibration(float(statistic), float(p), patients / times.size)
 
 
-def resampled(function: Callable[[NDArray[np.int64]], ArrayLike], n: int, draws: int = 1000, seed: int = 0) -> Floats:
-    """``function`` of ``draws`` bootstrap samples of n patients (indices [n], with repetition): [draws, …]."""
+def resampled(function: Callable[[Rows], ArrayLike], n: int, draws: int = 1000, seed: int = 0) -> Floats:
+    """Values [draws, …] of ``function`` in bootstrap samples of n patients.
+
+    ``function`` takes the sample as row numbers [n], with repetition.
+    """
     random = np.random.default_rng(seed)
     return np.array([function(random.integers(0, n, n)) for _ in range(draws)], dtype=np.float64)
 
 
 def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The central ``level`` of bootstrap ``values`` [draws] (Efron's percentile interval).
+    """(low, high) of the central ``level`` of bootstrap ``values`` [draws] (percentile interval, Efron 1979).
 
-    Draws where the measure was undefined (NaN) are left out; (NaN, NaN) where those are more than half.
+    Draws in which the measure was undefined (NaN) are left out; (NaN, NaN) if more than half of them were.
+
+    >>> percentile_interval(np.arange(101.0), level=0.5)
+    (25.0, 75.0)
     """
     defined = values[np.isfinite(values)]
     if defined.size == 0 or 2 * defined.size < values.size:
@@ -167,21 +183,14 @@ def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, flo
     return float(low), float(high)
 
 
-def bootstrap_interval(
-    function: Callable[[NDArray[np.int64]], float], n: int, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap over n patients of a measure given as a function of their indices [n]: (low, high).
-
-    Draws where the measure is NaN are left out; ``resampled`` gives the draws where their number is wanted.
-    """
-    return percentile_interval(resampled(function, n, draws, seed), level)
-
-
 def paired_difference(differences: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """(mean, low, high) of paired ``differences`` [k] by Student's t; the interval is NaN for fewer than two.
 
-    It takes the differences as independent, which those of folds that share training patients are not: see
+    It assumes independent differences. Those of folds that share training patients are not: see
     ``corrected_difference``.
+
+    >>> [round(value, 3) for value in paired_difference([0.1, 0.3])]
+    [0.2, -1.071, 1.471]
     """
     return _t_interval(np.asarray(differences, dtype=np.float64), 0.0, level)
 
@@ -189,11 +198,11 @@ def paired_difference(differences: ArrayLike, level: float = 0.95) -> tuple[floa
 def corrected_difference(
     differences: ArrayLike, test_share: float, train_share: float, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """(mean, low, high) of ``differences`` [k] over resampled splits by the corrected resampled t interval
-    (Nadeau and Bengio 2003, Machine Learning 52:239).
+    """(mean, low, high) of ``differences`` [k] between two models over the splits of a cross-validation.
 
-    ``test_share`` and ``train_share`` are the parts of the cohort that each split tests and trains on; their
-    ratio is added to 1/k, for training sets that overlap. The interval is NaN for fewer than two differences.
+    The corrected resampled t interval (Nadeau and Bengio 2003, Machine Learning 52:239). ``test_share`` and
+    ``train_share`` are the parts of the cohort that each split tests and trains on; their ratio is added to 1/k
+    because the training sets overlap. The interval is NaN for fewer than two differences.
     """
     return _t_interval(np.asarray(differences, dtype=np.float64), test_share / train_share, level)
 
@@ -209,18 +218,19 @@ def _t_interval(values: Floats, overlap: float, level: float) -> tuple[float, fl
     return mean, mean - half, mean + half
 
 
-def _outcomes(times: ArrayLike, events: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+def _outcomes(times: ArrayLike, events: ArrayLike) -> tuple[Floats, Bools]:
     return np.asarray(times, dtype=np.float64), np.asarray(events, dtype=bool)
 
 
 def _surv(times: ArrayLike, events: ArrayLike) -> NDArray[np.void]:
-    """The structured array that scikit-survival takes outcomes in."""
+    """Outcomes as the structured array that scikit-survival takes."""
     times, happened = _outcomes(times, events)
-    return Surv.from_arrays(happened, times)
+    outcomes: NDArray[np.void] = Surv.from_arrays(happened, times)
+    return outcomes
 
 
 def _observable(times: ArrayLike, events: ArrayLike) -> float:
-    """The time up to which, itself left out, the censoring survival of these outcomes is known and above 0."""
+    """The time before which the censoring survival of these outcomes is known and above 0."""
     times, happened = _outcomes(times, events)
     if not happened.any():  # scikit-survival estimates no censoring from a sample without events
         return -np.inf

@@ -1,4 +1,4 @@
-"""Cox's partial likelihood, for many members at once."""
+"""Cox's partial likelihood as a loss, for many members at once."""
 
 from collections.abc import Sequence
 
@@ -7,19 +7,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
 
-Outcomes = tuple[NDArray[np.float64], NDArray[np.bool_]]  # times [n] in months, events [n]
+Outcomes = tuple[Floats, Bools]  # times [n] in months, events [n]
 
 
 class EfronLoss:
-    """Negative log partial likelihood of Cox's model, ties by Efron (1977), divided by the number of events.
+    """Negative log partial likelihood of Cox's model divided by the number of events.
 
-    Each of M members has patients and outcomes of its own; members with fewer patients are padded.
+    Cox 1975, Biometrika 62:269; ties by Efron 1977, JASA 72:557. Each of M members has its own patients and outcomes;
+    members with fewer patients are padded.
     """
 
     def __init__(self, outcomes: Sequence[Outcomes]) -> None:
-        """Outcomes of each member's patients; raises InputError where one's have no event."""
+        """Prepare the loss for the ``outcomes`` of each member's patients; raises InputError for one without events."""
         tables = [_table(times, events) for times, events in outcomes]
         patients = max(len(table[0]) for table in tables)
         deaths = max(len(table[1]) for table in tables)
@@ -33,19 +35,19 @@ class EfronLoss:
         self._ties = int(self._tie.max()) + 1
 
     def of(self, members: Tensor) -> "EfronLoss":
-        """The loss of some of the members, by their places [m]."""
+        """The loss of the members whose numbers are ``members`` [m]."""
         some = object.__new__(EfronLoss)
         for name, value in vars(self).items():
             setattr(some, name, value[members] if isinstance(value, Tensor) else value)
         return some
 
     def __call__(self, risk: Tensor) -> Tensor:
-        """risk [M, n], log relative hazards, padded at the end → loss of each member [M].
+        """Loss [M] of each member for its patients' ``risk`` [M, n], log relative hazards padded at the end.
 
-        Sums are kept as logarithms, so no spread of risks underflows.
+        Sums are kept as logarithms, so that risks far apart do not underflow.
         """
         never = torch.tensor(-torch.inf, dtype=torch.float64)
-        # Latest first and padding last: a running sum up to a time's last patient is the sum over its risk set.
+        # Latest first, padding last: the running sum up to a time's last patient is the sum over its risk set.
         risk = torch.where(self._present, risk.double().gather(1, self._order), never)
         events = torch.where(self._happened, risk.gather(1, self._events), 0.0)
         risk_set = torch.logcumsumexp(risk, dim=1).gather(1, self._risk_set)
@@ -55,14 +57,17 @@ class EfronLoss:
         each = torch.where(self._happened, torch.exp(events - highest), 0.0)
         tied = torch.zeros(len(risk), self._ties, dtype=risk.dtype).scatter_add(1, self._tie, each)
         tied = torch.log(tied.gather(1, self._tie)) + highest
-        # The k-th of d tied events sees the risk set less k/d of the tied patients themselves.
+        # Efron: for the k-th of d tied events, k/d of the tied patients' hazards have left the risk set.
         remaining = risk_set + torch.log1p(-self._share * torch.exp(tied - risk_set))
         terms = torch.where(self._happened, remaining - events, 0.0)
         return terms.sum(1) / self._happened.sum(1)
 
 
-def _table(times: NDArray[np.float64], events: NDArray[np.bool_]) -> tuple[NDArray[np.generic], ...]:
-    """(order of patients, places of events in it, tie of each event, last of its risk set, its share k/d)."""
+def _table(times: Floats, events: Bools) -> tuple[NDArray[np.generic], ...]:
+    """(order of the patients, then for each event: its place in that order, its tie, its risk set's last place, k/d).
+
+    Ties are numbered; k/d is the share that Efron's method takes from the risk set.
+    """
     if not events.any():
         raise InputError("the Cox loss needs at least one event among its patients")
     order = np.argsort(-times, kind="stable")
@@ -78,6 +83,7 @@ def _table(times: NDArray[np.float64], events: NDArray[np.bool_]) -> tuple[NDArr
 
 
 def _padded(rows: Sequence[NDArray[np.generic]], length: int, fill: object) -> Tensor:
+    """``rows`` as one tensor [M, length], filled at the end."""
     padded = np.full((len(rows), length), fill, dtype=rows[0].dtype)
     for place, row in enumerate(rows):
         padded[place, : len(row)] = row

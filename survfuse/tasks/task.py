@@ -49,6 +49,15 @@ class CohortLayout:
     features: tuple[str, ...]  # folders; of two files of one slide in different ones, the first folder's is read
     table: bool = False  # whether one CSV of outcomes at the root belongs to the layout
 
+    @property
+    def own_folders(self) -> bool:
+        """Whether every patient has a folder of their own, named by their id; it holds their slides, too."""
+        return "/{id}/" in f"/{self.clinical}"
+
+    def folder(self, patient: str) -> str:
+        """The folder of a patient's clinical file, below the root."""
+        return self.clinical.format(id=patient).rpartition("/")[0]
+
 
 @dataclass(frozen=True)
 class SimulatedTraits:

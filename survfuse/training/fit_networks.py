@@ -1,294 +1,293 @@
-"""Members of one family fitted together: their weights stacked along a leading axis, one pass for all.
+"""Networks of one family fitted together: their weights stacked along a leading axis, one pass for all.
 
 Each keeps its own patients, seed, dropout and best epoch, so the result is that of fitting it alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, vmap
 
 from survfuse.cohort.bags import Bag
-from survfuse.networks.families import build
-from survfuse.networks.fusion import Network
+from survfuse.networks.build import build
+from survfuse.networks.families import Family
+from survfuse.networks.network import Network
 from survfuse.networks.sizes import Sizes
+from survfuse.runtime.arrays import Bools, Floats, Rows
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import progress
 from survfuse.survival.partial_likelihood import EfronLoss
-from survfuse.tasks.modalities import MODALITIES, Combination, all_combinations
+from survfuse.tasks.modalities import Combination, all_combinations
 from survfuse.training.member import Fitted, Prepared
 from survfuse.training.protocol import Optimisation
+from survfuse.training.tile_sampler import TileSampler
+
+Tiles = tuple[Tensor, Tensor]  # tiles [n, T, D] and which of them are present [n, T]
 
 
-class TileSampler:
-    """Tiles for a step: ``tiles`` of each bag, drawn anew for each epoch and alike for all members."""
-
-    def __init__(self, bags: Sequence[Bag], tiles: int, seed: int, device: torch.device) -> None:
-        self._bags = bags
-        self._tiles = min(tiles, max(bag.tiles for bag in bags))
-        self._seed = seed
-        self._device = device
-        self._all: tuple[Tensor, Tensor] | None = None
-        if self._tiles >= max(bag.tiles for bag in bags):
-            self._all = self._gather([None] * len(bags))
-
-    def __call__(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Tiles [n, T, D] and which of them are present [n, T]; a bag of fewer tiles gives them all."""
-        if self._all is not None:
-            return self._all
-        random = np.random.default_rng([self._seed, epoch])
-        return self._gather([self._draw(bag.tiles, random) for bag in self._bags])
-
-    def _draw(self, tiles: int, random: np.random.Generator) -> NDArray[np.int64] | None:
-        return None if tiles <= self._tiles else np.sort(random.choice(tiles, self._tiles, replace=False))
-
-    def _gather(self, rows: Sequence[NDArray[np.int64] | None]) -> tuple[Tensor, Tensor]:
-        tiles = torch.zeros(len(rows), self._tiles, self._bags[0].dimension)
-        present = torch.zeros(len(rows), self._tiles, dtype=torch.bool)
-        for place, (bag, chosen) in enumerate(zip(self._bags, rows, strict=True)):
-            drawn = bag.rows(chosen)
-            tiles[place, : len(drawn)] = drawn
-            present[place, : len(drawn)] = True
-        return tiles.to(self._device), present.to(self._device)
-
-
-def fit_stack(
-    family: str,
+def fit_networks(
+    family: Family,
     sizes: Sizes,
     members: Sequence[Prepared],
     bags: Sequence[Bag] | None,
-    times: NDArray[np.float64],
-    events: NDArray[np.bool_],
+    times: Floats,
+    events: Bools,
     optimisation: Optimisation,
     seed: int,
     device: torch.device,
 ) -> list[Fitted]:
-    """Fit ``members`` networks of ``family``, each to its split's fitted patients, stopped by its inner ones.
+    """Fit ``members`` of ``family``, each to its split's fitted patients; its inner patients decide when it stops.
 
-    ``sizes`` are those inside the fixed input maps (genes: the number of components). Raises InputError where a
-    member's inner loss is never finite.
+    ``sizes`` are those behind the fixed input maps (genes: the number of components), as ``inner_sizes`` gives them.
+    ``times`` [n] are in months. AdamW (Loshchilov and Hutter 2019) on Cox's partial likelihood, full batches of
+    patients. Raises InputError where a member's inner loss is never finite.
     """
-    stack = _Stack(family, sizes, members, times, events, optimisation, device)
-    slide = "slide" in stack.network.modalities
-    drawn = TileSampler(bags, optimisation.tiles, seed, device) if slide else None
-    fixed = TileSampler(bags, 4 * optimisation.tiles, seed, device)(0) if slide else None
-    for epoch in progress(range(1, optimisation.epochs + 1), optimisation.epochs, f"{family}, epoch"):
-        stack.step(drawn(epoch) if drawn else None)
-        if not stack.judge(epoch, fixed):
+    fitting = FittedTogether(family, sizes, members, times, events, optimisation, device)
+    drawn = fixed = None
+    if "slide" in family.modalities:
+        assert bags is not None
+        drawn = TileSampler(bags, optimisation.tiles, seed, device)
+        fixed = TileSampler(bags, 4 * optimisation.tiles, seed, device)(0)
+    for epoch in progress(range(1, optimisation.epochs + 1), optimisation.epochs, f"{family.name}, epoch"):
+        fitting.step(drawn(epoch) if drawn is not None else None)
+        if not fitting.keep_best(epoch, fixed):
             break
-    return stack.results()
+    return fitting.results()
 
 
-class _Stack:
+def inner_sizes(sizes: Sizes) -> Sizes:
+    """The sizes of the network that stands behind the fixed input maps of one with ``sizes``."""
+    return replace(sizes, genes=sizes.components or sizes.genes, components=0, standardised=False)
+
+
+class FittedTogether:
     """The members still being fitted, and the best weights of all."""
 
     def __init__(
         self,
-        family: str,
+        family: Family,
         sizes: Sizes,
         members: Sequence[Prepared],
-        times: NDArray[np.float64],
-        events: NDArray[np.bool_],
+        times: Floats,
+        events: Bools,
         optimisation: Optimisation,
         device: torch.device,
     ) -> None:
-        self.optimisation = optimisation
-        self.members = members
-        self.device = device
+        self._optimisation = optimisation
+        self._members = members
+        self._device = device
         networks = []
         for member in members:
             torch.manual_seed(member.seed)
             networks.append(build(family, sizes))
-        self.network: Network = networks[0].to(device)
-        self.parameters = {
+        self._network: Network = networks[0].to(device)
+        self._parameters = {
             name: torch.stack([dict(network.named_parameters())[name].detach() for network in networks]).to(device)
             for name in dict(networks[0].named_parameters())
         }
-        self.optimiser = self._optimiser()
-        self.best = {name: value.clone() for name, value in self.parameters.items()}
-        # Streams of their own: what a member draws does not hang on who is fitted beside it.
-        self.random = [np.random.Generator(np.random.SFC64([member.seed, 1])) for member in members]
-        self.active = torch.arange(len(members))
-        self.fitted = _Rows([member.split.fitted for member in members])
-        self.inner = _Rows([member.split.inner for member in members])
-        self.loss, self.inner_loss = (
-            EfronLoss([(times[rows], events[rows]) for rows in part.rows]) for part in (self.fitted, self.inner)
+        self._optimiser = self._new_optimiser()
+        self._best = {name: value.clone() for name, value in self._parameters.items()}
+        # Each member has a stream of its own, so that what it draws does not depend on who is fitted beside it.
+        self._random = [np.random.Generator(np.random.SFC64([member.seed, 1])) for member in members]
+        self._active = torch.arange(len(members))
+        self._fitted = _PaddedRows([member.split.fitted for member in members])
+        self._inner = _PaddedRows([member.split.inner for member in members])
+        self._loss, self._inner_loss = (
+            EfronLoss([(times[rows], events[rows]) for rows in part.rows]) for part in (self._fitted, self._inner)
         )
-        self.best_loss = np.full(len(members), np.inf)
-        self.best_epoch = np.zeros(len(members), dtype=np.int64)
-        self.curves: list[tuple[list[float], list[float]]] = [([], []) for _ in members]
-        self.combinations = all_combinations(self.network.modalities) if sizes.stand_ins else [self.network.modalities]
-        self.judged: list[list[Tensor]] = [[] for _ in members]  # [combinations, inner patients] of each epoch
+        self._best_loss = np.full(len(members), np.inf)
+        self._best_epoch = np.zeros(len(members), dtype=np.int64)
+        self._training_losses: list[list[float]] = [[] for _ in members]
+        self._inner_losses: list[list[float]] = [[] for _ in members]
+        self._combinations = all_combinations(family.modalities) if sizes.stand_ins else [family.modalities]
+        self._risks_by_epoch: list[list[Tensor]] = [[] for _ in members]  # each [combinations, inner patients]
 
-    def step(self, sampled: tuple[Tensor, Tensor] | None) -> None:
+    def step(self, sampled: Tiles | None) -> None:
         """One step of every active member over all of its fitted patients."""
-        tiles = sampled[0].shape[1] if sampled else 0
-        keep, available = self._dropout(tiles)
-        risks = self._risks(_Scored(self.network), self.fitted, sampled, keep, available)
-        losses = self.loss.of(self.active)(risks.cpu())
-        self.optimiser.zero_grad()
+        keep, available = self.masks(sampled[0].shape[1] if sampled else 0)
+        risks = self._risks(_FullRisk(self._network), self._fitted, sampled, keep, available)
+        losses = self._loss.of(self._active)(risks.cpu())
+        self._optimiser.zero_grad()
         # Members share no weight, so the gradient of the sum is each one's own.
         losses.sum().backward()
-        self.optimiser.step()
-        for place, value in zip(self.active.tolist(), losses.tolist(), strict=True):
-            self.curves[place][0].append(value)
+        self._optimiser.step()
+        for place, value in zip(self._active.tolist(), losses.tolist(), strict=True):
+            self._training_losses[place].append(value)
 
     @torch.no_grad()
-    def judge(self, epoch: int, sampled: tuple[Tensor, Tensor] | None) -> bool:
-        """Keep the weights of members that now predict their inner patients best, and let those go whose patience
-        has run out; returns whether any is left."""
-        risks = self._risks(_Judged(self.network, self.combinations), self.inner, sampled, None, None).cpu()
-        losses = self.inner_loss.of(self.active)(risks[:, 0]).numpy()  # with all modalities, which come first
-        places = self.active.numpy()
+    def keep_best(self, epoch: int, sampled: Tiles | None) -> bool:
+        """Keep the weights of members that predict their inner patients better than ever, and stop those whose
+        patience has run out; returns whether any member goes on."""
+        by_combination = _RisksByCombination(self._network, self._combinations)
+        risks = self._risks(by_combination, self._inner, sampled, None, None).cpu()
+        losses = self._inner_loss.of(self._active)(risks[:, 0]).numpy()  # with all modalities, which come first
+        places = self._active.numpy()
         for at, place in enumerate(places):
-            self.curves[place][1].append(float(losses[at]))
-            self.judged[place].append(risks[at, :, : len(self.inner.rows[place])])
-        better = np.isfinite(losses) & (losses < self.best_loss[places])
-        self.best_loss[places[better]] = losses[better]
-        self.best_epoch[places[better]] = epoch
+            self._inner_losses[place].append(float(losses[at]))
+            self._risks_by_epoch[place].append(risks[at, :, : len(self._inner.rows[place])])
+        better = np.isfinite(losses) & (losses < self._best_loss[places])
+        self._best_loss[places[better]] = losses[better]
+        self._best_epoch[places[better]] = epoch
         improved = torch.from_numpy(np.flatnonzero(better))
-        for name, value in self.parameters.items():
-            self.best[name][self.active[improved]] = value.detach()[improved]
-        left = np.flatnonzero(epoch - self.best_epoch[places] < self.optimisation.patience)
+        for name, value in self._parameters.items():
+            self._best[name][self._active[improved]] = value.detach()[improved]
+        left = np.flatnonzero(epoch - self._best_epoch[places] < self._optimisation.patience)
         if len(left) < len(places):
-            self._keep(torch.from_numpy(left))
+            self._go_on_with(torch.from_numpy(left))
         return len(left) > 0
 
     def results(self) -> list[Fitted]:
-        if not np.isfinite(self.best_loss).all():
+        """Each member at its best epoch; raises InputError where an inner loss was never finite."""
+        if not np.isfinite(self._best_loss).all():
             raise InputError("training diverged: a member's inner loss was never finite; try a lower learning rate")
         return [
             Fitted(
-                {name: value[place].cpu().clone() for name, value in self.best.items()},
-                int(self.best_epoch[place]),
-                *map(tuple, self.curves[place]),
-                dict(zip(self.combinations, torch.stack(self.judged[place], dim=1), strict=True)),
+                {name: value[place].cpu().clone() for name, value in self._best.items()},
+                int(self._best_epoch[place]),
+                tuple(self._training_losses[place]),
+                tuple(self._inner_losses[place]),
+                dict(zip(self._combinations, torch.stack(self._risks_by_epoch[place], dim=1), strict=True)),
             )
-            for place in range(len(self.members))
+            for place in range(len(self._members))
         ]
 
-    def _optimiser(self) -> torch.optim.AdamW:
-        for value in self.parameters.values():
-            value.requires_grad_()
-        rates = {"lr": self.optimisation.learning_rate, "weight_decay": self.optimisation.weight_decay}
-        return torch.optim.AdamW(self.parameters.values(), fused=True, **rates)
+    def masks(self, tiles: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Dropout masks of ones and zeros for every active member's patients, and which modalities they show.
 
-    def _keep(self, left: Tensor) -> None:
-        """Go on with the members at ``left`` of the active ones, their optimiser's moments with them."""
-        before = self.optimiser.state_dict()["state"]
-        self.active = self.active[left]
-        self.parameters = {name: value.detach()[left].clone() for name, value in self.parameters.items()}
-        self.optimiser = self._optimiser()
-        after = self.optimiser.state_dict()
-        after["state"] = {
-            number: {key: value[left] if value.ndim else value for key, value in moments.items()}
-            for number, moments in before.items()
-        }
-        self.optimiser.load_state_dict(after)
-
-    def _risks(
-        self,
-        scored: "_Scored | _Judged",
-        part: "_Rows",
-        sampled: tuple[Tensor, Tensor] | None,
-        keep: dict[str, Tensor] | None,
-        available: Tensor | None,
-    ) -> Tensor:
-        """What ``scored`` gives of each active member for its own patients [m, …, P], padded with the first of them."""
-        active = self.active.tolist()
-        rows = part.padded[self.active]
-        inputs: dict[str, Tensor | dict[str, Tensor]] = {}
-        if "slide" in self.network.modalities and sampled is not None:
-            inputs["tiles"], inputs["present"] = (value[rows] for value in sampled)
-        for name in ("rna", "clinical"):
-            if name in self.network.modalities:
-                values = [getattr(self.members[place], name)[rows[at]] for at, place in enumerate(active)]
-                inputs[name] = torch.stack(values).to(self.device)
-        if keep:
-            inputs["keep"] = keep
-        if available is not None:
-            inputs["available"] = available
-
-        def one(parameters: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
-            absent = {name: None for name in ("tiles", "rna", "clinical") if name not in inputs}
-            named = {f"network.{name}": value for name, value in parameters.items()}
-            return functional_call(scored, named, kwargs=absent | inputs)
-
-        return vmap(one)(self.parameters, inputs)
-
-    def _dropout(self, tiles: int) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Masks of ones and zeros for every active member's patients, and which modalities they show."""
-        active = self.active.tolist()
-        patients = self.fitted.padded.shape[1]
-        sizes = self.network.sizes
+        Masks [members, patients, …] by name, for bags of ``tiles`` tiles; modalities [members, patients, modalities
+        of the task], None for networks without stand-ins.
+        """
+        active = self._active.tolist()
+        patients = self._fitted.padded.shape[1]
         keep = {}
-        for name, (shape, rate) in self.network.dropout(tiles).items():
-            drop = round(256 * rate)  # a byte of randomness for each unit
+        for name, (shape, rate) in self._network.dropout(tiles).items():
             masks = np.empty((len(active), patients, *shape), dtype=bool)
             for at, place in enumerate(active):
-                number = len(self.fitted.rows[place])
-                drawn = np.frombuffer(self.random[place].bytes(number * int(np.prod(shape))), dtype=np.uint8)
-                np.greater_equal(drawn.reshape(number, *shape), drop, out=masks[at, :number])
+                number = len(self._fitted.rows[place])
+                _draw_mask(masks[at, :number], self._random[place], rate)
                 masks[at, number:] = True
-            keep[name] = torch.from_numpy(masks).to(self.device)
-        if not sizes.stand_ins:
+            keep[name] = torch.from_numpy(masks).to(self._device)
+        if not self._network.sizes.stand_ins:
             return keep, None
-        shown = np.ones((len(active), patients, len(MODALITIES)), dtype=bool)
+        shown = np.ones((len(active), patients, len(self._network.family.task_modalities)), dtype=bool)
         for at, place in enumerate(active):
-            number = len(self.fitted.rows[place])
-            shown[at, :number] = self._shown(self.random[place], number)
-        return keep, torch.from_numpy(shown).to(self.device)
+            number = len(self._fitted.rows[place])
+            shown[at, :number] = self._shown(self._random[place], number)
+        return keep, torch.from_numpy(shown).to(self._device)
 
-    def _shown(self, random: np.random.Generator, patients: int) -> NDArray[np.bool_]:
-        """Which modalities [P, 3] a step shows of each patient; one at least of the network's own."""
-        own = [MODALITIES.index(modality) for modality in self.network.modalities]
-        shown = random.random((patients, len(MODALITIES))) >= self.optimisation.modality_dropout
+    def _shown(self, random: np.random.Generator, patients: int) -> Bools:
+        """Which modalities [P, modalities of the task] a step shows of each patient; at least one of the network's."""
+        modalities = self._network.family.task_modalities
+        own = [modalities.index(modality) for modality in self._network.modalities]
+        shown: Bools = random.random((patients, len(modalities))) >= self._optimisation.modality_dropout
         blind = ~shown[:, own].any(axis=1)
         shown[blind] = True
         return shown
 
+    def _new_optimiser(self) -> torch.optim.AdamW:
+        for value in self._parameters.values():
+            value.requires_grad_()
+        rate, decay = self._optimisation.learning_rate, self._optimisation.weight_decay
+        return torch.optim.AdamW(self._parameters.values(), lr=rate, weight_decay=decay, fused=True)
 
-class _Scored(torch.nn.Module):
-    """A network's risks [P] of its cases."""
+    def _go_on_with(self, left: Tensor) -> None:
+        """Go on with the members at ``left`` of the active ones, and with their optimiser's moments."""
+        before = self._optimiser.state_dict()["state"]
+        self._active = self._active[left]
+        self._parameters = {name: value.detach()[left].clone() for name, value in self._parameters.items()}
+        self._optimiser = self._new_optimiser()
+        after = self._optimiser.state_dict()
+        after["state"] = {
+            number: {key: value[left] if value.ndim else value for key, value in moments.items()}
+            for number, moments in before.items()
+        }
+        self._optimiser.load_state_dict(after)
+
+    def _risks(
+        self,
+        scoring: "_FullRisk | _RisksByCombination",
+        part: "_PaddedRows",
+        sampled: Tiles | None,
+        keep: Mapping[str, Tensor] | None,
+        available: Tensor | None,
+    ) -> Tensor:
+        """What ``scoring`` gives of each active member for its own patients [m, …, P], padded with the first of
+        them."""
+        rows = part.padded[self._active]
+        case: dict[str, object] = {}
+        if sampled is not None:
+            case["tiles"], case["present"] = (value[rows] for value in sampled)
+        for name in self._network.modalities:
+            if name != "slide":
+                members = [self._members[place] for place in self._active.tolist()]
+                values = [member.inputs[name][rows[at]] for at, member in enumerate(members)]
+                case[name] = torch.stack(values).to(self._device)
+        if keep:
+            case["keep"] = keep
+        if available is not None:
+            case["available"] = available
+        absent = {name: None for name in ("tiles", "rna", "clinical") if name not in case}
+
+        def one(parameters: dict[str, Tensor], case: dict[str, object]) -> Tensor:
+            named = {f"network.{name}": value for name, value in parameters.items()}
+            risks: Tensor = functional_call(scoring, named, kwargs=absent | case)
+            return risks
+
+        risks: Tensor = vmap(one)(self._parameters, case)
+        return risks
+
+
+def _draw_mask(mask: Bools, random: np.random.Generator, rate: float) -> None:
+    """Fill ``mask``: False at about ``rate`` of its places. Each takes a byte of randomness."""
+    drawn = np.frombuffer(random.bytes(mask.size), dtype=np.uint8)
+    np.greater_equal(drawn.reshape(mask.shape), round(256 * rate), out=mask)
+
+
+class _FullRisk(torch.nn.Module):
+    """A network's risks [P] of its cases by all of its modalities, or by those that are available."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, **case: Tensor) -> Tensor:
-        return self.network(**case).risk
+    def forward(
+        self,
+        tiles: Tensor | None,
+        rna: Tensor | None,
+        clinical: Tensor | None,
+        present: Tensor | None = None,
+        available: Tensor | None = None,
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        risk: Tensor = self.network(tiles, rna, clinical, present, available, keep).risk
+        return risk
 
 
-class _Judged(torch.nn.Module):
-    """A network's risks [combinations, P] of its cases under each combination of modalities, encoded once."""
+class _RisksByCombination(torch.nn.Module):
+    """A network's risks [combinations, P] of its cases by each combination of modalities, encoded once."""
 
     def __init__(self, network: Network, combinations: Sequence[Combination]) -> None:
         super().__init__()
         self.network = network
         self.combinations = combinations
 
-    def forward(self, **case: Tensor) -> Tensor:
-        vectors, attention = self.network.encode(**case)
+    def forward(
+        self, tiles: Tensor | None, rna: Tensor | None, clinical: Tensor | None, present: Tensor | None = None
+    ) -> Tensor:
+        vectors, attention = self.network.encode(tiles, rna, clinical, present)
         given = [{name: vectors[name] for name in combination} for combination in self.combinations]
         return torch.stack([self.network.fuse(some, attention).risk for some in given])
 
 
-class _Rows:
-    """Rows of the cohort for each member, padded to one length with the first."""
+class _PaddedRows:
+    """Rows of the cohort for each member, padded to one length with the first of them."""
 
-    def __init__(self, rows: Sequence[NDArray[np.int64]]) -> None:
+    def __init__(self, rows: Sequence[Rows]) -> None:
         self.rows = list(rows)
         longest = max(map(len, rows))
         self.padded = torch.stack(
             [torch.from_numpy(np.pad(part, (0, longest - len(part)), constant_values=part[0])) for part in rows]
         )
-
-
-def inner_sizes(sizes: Sizes, stand_ins: bool) -> Sizes:
-    """The sizes of the network that stands behind the fixed input maps of one with ``sizes``."""
-    genes = sizes.components or sizes.genes
-    return replace(sizes, genes=genes, components=0, standardised=False, stand_ins=stand_ins)

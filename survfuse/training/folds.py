@@ -1,4 +1,4 @@
-"""Who trains, stops and judges each member: nested folds, stratified by event and time."""
+"""Which patients fit, stop and judge each member: nested folds, stratified by event and time."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,18 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
+from survfuse.runtime.arrays import Bools, Floats, Rows
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import count
 
-Rows = NDArray[np.int64]
+FoldKey = tuple[int, int]  # an outer fold: repeat, fold
 
 
 @dataclass(frozen=True)
 class Split:
-    """One member's patients, as rows of the cohort: every patient is in exactly one of the three.
+    """One member's patients, as rows of the cohort. Every patient is in exactly one of the three parts.
 
-    ``fitted`` the weights and transforms are fitted to; ``inner`` decide when to stop, how strongly to penalise and
-    what a family weighs; ``held_out`` nothing of the whole fold has seen.
+    Weights and transforms are fitted to ``fitted``. ``inner`` decides when to stop, how strongly to penalise, and
+    what a family weighs. Nothing in the whole fold has seen ``held_out``.
     """
 
     repeat: int
@@ -31,14 +32,21 @@ class Split:
 
     @property
     def name(self) -> str:
+        """Repeat, fold and inner part, each from 0, as in ``0-3-1``."""
         return f"{self.repeat}-{self.fold}-{self.number}"
 
+    @property
+    def fold_key(self) -> FoldKey:
+        """The outer fold that the split belongs to."""
+        return self.repeat, self.fold
 
-def nested_splits(
-    times: NDArray[np.float64], events: NDArray[np.bool_], folds: int, inner: int, repeats: int, seed: int
-) -> list[Split]:
-    """One split for each member: ``repeats`` partitions into ``folds``, and of each fold's training patients one
-    into ``inner`` parts, so that a fold's members predict all of its training patients out of fold.
+
+def nested_splits(times: Floats, events: Bools, folds: int, inner: int, repeats: int, seed: int) -> list[Split]:
+    """One split for each member.
+
+    There are ``repeats`` partitions of the patients into ``folds``. The training patients of each fold are divided
+    into ``inner`` parts, so that a fold's members together predict all of its training patients out of fold.
+    ``times`` [n] are in months.
 
     Raises InputError where a part would have no event.
     """
@@ -62,24 +70,26 @@ def nested_splits(
     return splits
 
 
-def _parts(
-    rows: Rows, times: NDArray[np.float64], events: NDArray[np.bool_], number: int, seed: list[int]
-) -> Iterator[Rows]:
-    """``rows`` dealt into ``number`` parts of like outcomes."""
+def _parts(rows: Rows, times: Floats, events: Bools, number: int, seed: list[int]) -> Iterator[Rows]:
+    """``rows`` divided into ``number`` parts with similar outcomes."""
     state = int(np.random.SeedSequence(seed).generate_state(1)[0])
     splitter = StratifiedKFold(number, shuffle=True, random_state=state)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # fewer patients without an event than parts: some have none
+        # If fewer patients have no event than there are parts, some parts have none of them.
+        warnings.simplefilter("ignore", UserWarning)
         parts = [part for _, part in splitter.split(rows, strata(times[rows], events[rows], number))]
     for part in parts:
         yield rows[part]
 
 
-def strata(times: NDArray[np.float64], events: NDArray[np.bool_], parts: int) -> NDArray[np.int64]:
+def strata(times: Floats, events: Bools, parts: int) -> NDArray[np.int64]:
     """A label [n] for each patient: with or without an event, and early or late among those.
 
-    Among patients alike in event, as many equal ranges of time (four at most) as leave every part a patient of each,
-    where there are so many.
+    Patients with an event are divided by time into as many equally large groups, four at most, as leave a patient of
+    each group to every one of the ``parts``; patients without an event likewise.
+
+    >>> strata(np.array([1.0, 2.0, 3.0, 4.0]), np.array([True, True, False, False]), 1).tolist()
+    [4, 5, 0, 1]
     """
     labels = np.zeros(len(times), dtype=np.int64)
     for happened in (False, True):

@@ -1,64 +1,90 @@
 """Predictions of every patient by members that have not seen them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from survfuse.cohort.read import Cohort
 from survfuse.evaluation.summary import HeldOut
-from survfuse.networks.families import FAMILIES
+from survfuse.networks.families import Family
+from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import stage
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import SurvivalCurve
 from survfuse.tasks.modalities import Combination, all_combinations, combination_name, ordered
 from survfuse.training.member import TrainedMember
+from survfuse.training.protocol import Protocol
+from survfuse.training.risk_scale import FoldRisks
 from survfuse.training.stacking import Stacked, stack
-from survfuse.training.trainer import Trainer
 
 
-def ensemble_stacks(trainer: Trainer, members: Sequence[TrainedMember]) -> dict[Combination, Stacked]:
-    """The ensemble under every combination of modalities it can score, all of them together first.
+def ensemble_stacks(
+    members: Sequence[TrainedMember], families: Mapping[str, Family], cohort: Cohort
+) -> dict[Combination, Stacked]:
+    """The ensemble under every combination of modalities that it can score; that of all modalities comes first.
 
-    Raises InputError where nothing was learnt with all of them; a lesser combination that tells no patients apart is
-    left out and said so.
+    Raises InputError where nothing was learnt with all of them. A lesser combination that tells no patients apart is
+    left out, and the log says so.
     """
-    scored = [member.scored() for member in members]
-    modalities = ordered(name for family in trainer.families for name in FAMILIES[family].modalities)
-    found = {}
+    scored = [member.member_risks() for member in members]
+    modalities = ordered((name for family in families.values() for name in family.modalities), cohort.task.modalities)
+    stacks = {}
     for combination in all_combinations(modalities):
         if not any(set(known) <= set(combination) for member in scored for known in member.risks):
             continue
         try:
-            found[combination] = stack(scored, combination, trainer.cohort.times, trainer.cohort.events)
+            stacks[combination] = stack(scored, combination, cohort.times, cohort.events)
         except InputError as problem:
             if combination == modalities:
                 raise
             stage("left out", f"{combination_name(combination)}: {problem}")
-    return found
+    return stacks
 
 
-def held_out(trainer: Trainer, stacked: Stacked) -> HeldOut:
-    """Nested predictions of every patient: risk, survival curve and months by units that have not seen them.
+def held_out(cohort: Cohort, protocol: Protocol, stacked: Stacked) -> HeldOut:
+    """Nested predictions of every patient: risk, survival curve and months from folds that have not seen them.
 
-    A unit's curve and calibration come from its inner out-of-fold risks. Those are of single members, the held-out
-    patients' are means over members, which vary less: they are brought to the former's spread by a factor that comes
-    from the others held out with them, and from no outcome.
+    A fold's curve and calibration come from its inner out-of-fold risks. Those are of single members. The held-out
+    patients' are means over members, which vary less: a factor brings them to the spread of the former. It comes from
+    the other patients held out in the fold, and from no outcome.
     """
-    cohort, protocol = trainer.cohort, trainer.protocol
-    grid = np.linspace(0.0, float(cohort.times.max()), 51)[1:]
-    survival, months = np.zeros((len(cohort.times), len(grid))), np.zeros(len(cohort.times))
-    folds = np.zeros(len(cohort.times), dtype=np.int64)
-    for (repeat, fold), unit in stacked.units.items():
-        rows, training = np.flatnonzero(~np.isnan(unit.held_out)), np.flatnonzero(~np.isnan(unit.judged))
-        known = unit.judged[training], cohort.times[training], cohort.events[training]
-        dilution = unit.dilution()
-        risks = unit.held_out[rows] * dilution
-        curve = SurvivalCurve.fit(*known)
-        for row, risk, factor in zip(rows, risks, dilution, strict=True):
-            survival[row] += curve.steeper(factor, *known).survival([risk], grid)[0] / protocol.repeats
-        months[rows] += Calibration.fit(known[1], known[2], known[0], protocol.calibration).months(risks).months
+    times, events = cohort.times, cohort.events
+    grid = np.linspace(0.0, float(times.max()), 51)[1:]
+    survival, months = np.zeros((len(times), len(grid))), np.zeros(len(times))
+    folds = np.zeros(len(times), dtype=np.int64)
+    for (repeat, fold), risks in stacked.folds.items():
+        rows = np.flatnonzero(~np.isnan(risks.held_out))
+        curves, predicted = _fold_predictions(risks, times, events, grid, protocol.calibration)
+        survival[rows] += curves / protocol.repeats
+        months[rows] += predicted
         if repeat == 0:
             folds[rows] = fold
     months /= protocol.repeats
-    reference, candidates = stacked.reference, stacked.candidates
-    return HeldOut(cohort.times, cohort.events, folds, reference, candidates, grid, survival, months)
+    return HeldOut(
+        times,
+        events,
+        folds,
+        stacked.reference,
+        stacked.candidates,
+        grid,
+        survival,
+        months,
+        cohort.task.horizons,
+    )
+
+
+def _fold_predictions(
+    risks: FoldRisks, times: Floats, events: Bools, grid: Floats, calibration: str
+) -> tuple[Floats, Floats]:
+    """Survival [r, T] on ``grid`` and months [r] of a fold's held-out patients."""
+    training = np.flatnonzero(~np.isnan(risks.inner_at_others_step))
+    known = risks.inner_at_others_step[training], times[training], events[training]
+    dilution = risks.dilution()
+    held = risks.held_out[~np.isnan(risks.held_out)] * dilution
+    curve = SurvivalCurve.fit(*known)
+    survival = np.stack(
+        [curve.steeper(factor, *known).survival([risk], grid)[0] for risk, factor in zip(held, dilution, strict=True)]
+    )
+    table = Calibration.fit(known[1], known[2], known[0], calibration)
+    return survival, table.months(held).months

@@ -1,20 +1,19 @@
-"""One member's inputs: genes chosen, standardised and rotated by its fitted patients alone.
+"""What a member does to its inputs: genes selected, standardised and rotated by its fitted patients alone.
 
 Both maps are affine. A frozen member carries them as its first, fixed layers, so that it takes the bundle's inputs.
-One thing differs there: a gene that a patient lacks was at the fitted patients' mean in training, and is at the
-cohort's in the bundle.
+One thing differs there: a gene that a patient lacks stood at the fitted patients' mean in training, and stands at the
+cohort's mean in the bundle.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.linalg import eigh
 from torch import Tensor
 
 from survfuse.inputs.clinical import Vocabulary
-from survfuse.runtime.arrays import Floats
+from survfuse.runtime.arrays import Bools, Floats
 from survfuse.training.protocol import NONE, VARIANCE
 
 
@@ -22,10 +21,10 @@ from survfuse.training.protocol import NONE, VARIANCE
 class ExpressionMap:
     """Expression as the bundle gives it [G] → the components [K] that a network takes.
 
-    Genes are standardised, those not chosen get no weight, and the rest is turned onto the principal axes of the
-    fitted patients. Turning loses nothing that the patients could teach: a layer's gradient lies in the space that
-    their expression spans, and n patients span at most n − 1 axes of thousands. It makes the first layer a hundredth
-    the size, and leaves out the directions in which a layer would keep its random start.
+    Genes are standardised, those not selected get no weight, and the rest is rotated onto the principal axes of the
+    fitted patients. The rotation loses nothing that the patients could teach: a layer's gradient lies in the space
+    that their expression spans, and n patients span at most n − 1 axes of thousands. It makes the first layer a
+    hundredth of the size, and leaves out the directions in which a layer would keep its random start.
     """
 
     offset: Floats  # [G], the fitted patients' mean
@@ -33,11 +32,12 @@ class ExpressionMap:
     axes: Floats  # [K, G], orthonormal rows
 
     @classmethod
-    def fit(cls, rna: Floats, chosen: NDArray[np.bool_], components: int) -> "ExpressionMap":
-        """From the fitted patients' expression [n, G], NaN where absent; ``chosen`` [G] genes have a weight.
+    def fit(cls, rna: Floats, chosen: Bools, components: int) -> "ExpressionMap":
+        """The map by the fitted patients' expression ``rna`` [n, G], NaN where absent.
 
-        Genes in which fewer than two patients, or one in fifty, differ from the others get none either: a scale
-        learnt from so few would blow up whoever differs next.
+        Only the ``chosen`` [G] genes can have a weight. A gene in which fewer than two patients, or fewer than one in
+        fifty, differ from the others has none: a scale learnt from so few would give extreme values to new patients
+        who differ.
         """
         known = ~np.isnan(rna)
         number = np.maximum(known.sum(axis=0), 1)
@@ -49,7 +49,7 @@ class ExpressionMap:
         return cls(mean, factor, principal_axes(standard, components))
 
     def apply(self, rna: Floats) -> Tensor:
-        """rna [n, G], NaN where absent → [n, K] float32; an absent gene is at the fitted patients' mean."""
+        """Components [n, K] float32 of ``rna`` [n, G]; an absent gene (NaN) stands at the fitted patients' mean."""
         standard = np.where(np.isnan(rna), 0.0, (rna - self.offset) * self.factor)
         return torch.from_numpy(standard @ self.axes.T).float()
 
@@ -61,14 +61,17 @@ class ExpressionMap:
 
 @dataclass(frozen=True)
 class ClinicalMap:
-    """The bundle's clinical vector [C] → standardised by the fitted patients [C]."""
+    """The bundle's clinical vector [C] → the same, standardised by the fitted patients [C]."""
 
     matrix: Floats  # [C, C]
     offset: Floats  # [C]
 
     @classmethod
     def fit(cls, clinical: Floats, vocabulary: Vocabulary) -> "ClinicalMap":
-        """From the fitted patients' vectors [n, C]; constant columns, and numbers that hardly vary, get no weight."""
+        """The map by the fitted patients' vectors ``clinical`` [n, C].
+
+        Constant columns, and numbers that hardly vary, get no weight.
+        """
         columns = {name: place for place, name in enumerate(vocabulary.columns)}
         matrix = np.diag((np.ptp(clinical, axis=0) > 0.0).astype(np.float64))
         offset = np.zeros(len(columns))
@@ -78,14 +81,14 @@ class ClinicalMap:
             if not varying(present[:, None])[0]:
                 matrix[place, place] = 0.0
                 continue
-            # (x − mean) / scale where x is known; the missing column, 1 where it is not, takes the mean back out.
+            # (x − mean) / scale where x is known. Where it is not, the missing column is 1 and adds the mean back.
             matrix[place, place] = 1.0 / present.std()
             offset[place] = -present.mean() / present.std()
             matrix[place, missing] = -offset[place]
         return cls(matrix, offset)
 
     def apply(self, clinical: Floats) -> Tensor:
-        """clinical [n, C] → [n, C] float32."""
+        """Standardised vectors [n, C] float32 of ``clinical`` [n, C]."""
         return torch.from_numpy(clinical @ self.matrix.T + self.offset).float()
 
     def layer(self) -> tuple[Tensor, Tensor]:
@@ -93,8 +96,22 @@ class ClinicalMap:
         return torch.from_numpy(self.matrix).float(), torch.from_numpy(self.offset).float()
 
 
-def varying(values: Floats) -> NDArray[np.bool_]:
-    """Which columns of ``values`` [n, G] (NaN where absent) differ enough from their median to learn a scale from."""
+@dataclass(frozen=True)
+class InputMaps:
+    """A member's maps; None for a modality that the cohort does not have."""
+
+    expression: ExpressionMap | None
+    clinical: ClinicalMap | None
+
+
+def varying(values: Floats) -> Bools:
+    """Which columns [G] of ``values`` [n, G] differ enough from their median to learn a scale from.
+
+    Values may be NaN where absent. At least two, and one in fifty, of those that are known must differ.
+
+    >>> varying(np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [2.0, 3.0]])).tolist()
+    [False, True]
+    """
     if len(values) == 0:
         return np.zeros(values.shape[1], dtype=bool)
     known = ~np.isnan(values)
@@ -105,17 +122,17 @@ def varying(values: Floats) -> NDArray[np.bool_]:
     columns = np.arange(values.shape[1])
     median = (placed[below, columns] + placed[above, columns]) / 2.0
     differing = (known & (values != median)).sum(axis=0)
-    return differing >= np.maximum(2.0, number / 50.0)
+    enough: Bools = differing >= np.maximum(2.0, number / 50.0)
+    return enough
 
 
-def choose_genes(
-    rna: Floats, spread: Floats, rule: str, most: int, outcomes: tuple[Floats, NDArray[np.bool_]]
-) -> NDArray[np.bool_]:
-    """Which genes [G] have a weight, by the fitted patients' expression [n, G] (NaN where absent) and outcomes.
+def choose_genes(rna: Floats, spread: Floats, rule: str, most: int, outcomes: tuple[Floats, Bools]) -> Bools:
+    """Which genes [G] have a weight, by the fitted patients' expression ``rna`` [n, G], NaN where absent.
 
-    ``none``: all. ``variance``: the ``most`` with the largest variance before standardising; ``spread`` [G] is the
-    cohort's scale that the values were divided by. ``cox-score``: the ``most`` with the largest score statistic of a
-    Cox model of that gene alone.
+    ``rule``: ``none`` takes all genes; ``variance`` the ``most`` with the largest variance before standardising;
+    ``cox-score`` the ``most`` with the largest score statistic of a Cox model of that gene alone. ``spread`` [G] is
+    the cohort's scale that the values were divided by; ``outcomes`` are the patients' times [n] in months and
+    events [n].
     """
     if rule == NONE or most >= rna.shape[1]:
         return np.ones(rna.shape[1], dtype=bool)
@@ -126,8 +143,8 @@ def choose_genes(
     return chosen
 
 
-def _score_statistic(values: Floats, times: Floats, events: NDArray[np.bool_]) -> Floats:
-    """Score test of Cox's model for each column of ``values`` [n, G], ties by Breslow."""
+def _score_statistic(values: Floats, times: Floats, events: Bools) -> Floats:
+    """Score test [G] of Cox's model for each column of ``values`` [n, G], ties by Breslow."""
     order = np.argsort(-times, kind="stable")
     ordered, happened = values[order], events[order]
     last = np.searchsorted(-times[order], -times[order], side="right") - 1
@@ -140,8 +157,11 @@ def _score_statistic(values: Floats, times: Floats, events: NDArray[np.bool_]) -
 
 
 def principal_axes(standard: Floats, components: int) -> Floats:
-    """The first principal axes [components, G] of centred rows [n, G], by their Gram matrix; orthonormal where the
-    rows have that many dimensions, zero beyond."""
+    """The first principal axes [components, G] of centred rows [n, G].
+
+    Rows are orthonormal as far as the data have dimensions, and zero beyond. They come from the Gram matrix of the
+    data's rows, which is small where there are more genes than patients.
+    """
     number = len(standard)
     gram = standard @ standard.T
     values, vectors = eigh(gram, subset_by_index=(max(0, number - components), number - 1))

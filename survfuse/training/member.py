@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from survfuse.networks.families import Family
+from survfuse.runtime.arrays import Floats
 from survfuse.tasks.modalities import Combination
 from survfuse.training.folds import Split
 from survfuse.training.stacking import MemberRisks
@@ -14,37 +15,38 @@ from survfuse.training.stacking import MemberRisks
 
 @dataclass(frozen=True)
 class Prepared:
-    """What one member is fitted to: its split, seed, and every patient's inputs by its own transforms."""
+    """What one member is fitted to: its split, its seed, and every patient's inputs by its own maps."""
 
     split: Split
     seed: int
-    rna: Tensor | None  # [n, K] float32
-    clinical: Tensor | None  # [n, C] float32
+    inputs: Mapping[str, Tensor]  # [n, width] float32 by modality; not the slide, whose tiles are read from bags
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """One member's weights at its best step, and what it said of its inner patients on the way there.
+    """One member's weights at its best step, and its risks of its inner patients at every step.
 
-    A step is an epoch of a network, or a penalty of a linear model.
+    A step is an epoch of a network, or a pair of penalties of a linear model.
     """
 
     state: dict[str, Tensor]
     best_epoch: int  # from 1; 0 for a linear model
     training: tuple[float, ...]  # loss of each epoch, with dropout; empty for a linear model
     inner: tuple[float, ...]  # loss of the inner patients at each step
-    judged: dict[Combination, Tensor]  # [steps, inner patients] their risks at each step
+    risks_by_step: dict[Combination, Tensor]  # [steps, inner patients]
+    penalty: float | None = None  # of a linear model
 
 
 @dataclass(frozen=True)
 class TrainedMember:
-    """One trained network as its file in the training state holds it."""
+    """One trained network with its risks of the cohort's patients."""
 
-    family: str
+    family: Family
     split: Split
     fitted: Fitted
-    risks: Mapping[Combination, NDArray[np.float64]]  # [n], NaN for the fitted patients
+    risks: Mapping[Combination, Floats]  # [n], NaN for the fitted patients
 
-    def scored(self) -> MemberRisks:
-        judged = {combination: value.numpy() for combination, value in self.fitted.judged.items()}
-        return MemberRisks(self.family, self.split, self.risks, np.array(self.fitted.inner), judged)
+    def member_risks(self) -> MemberRisks:
+        """What stacking needs of the member."""
+        by_step = {combination: value.numpy() for combination, value in self.fitted.risks_by_step.items()}
+        return MemberRisks(self.family, self.split, self.risks, np.array(self.fitted.inner), by_step)

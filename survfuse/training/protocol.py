@@ -1,24 +1,27 @@
 """How an ensemble is trained: every choice that a user can make, with its default."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from survfuse.inputs.expression import LOG_STANDARDISE
-from survfuse.networks.families import FAMILIES
+from survfuse.networks.families import Family
 from survfuse.runtime.errors import InputError
 from survfuse.survival.calibration import CONTINUOUS
 
 NONE, VARIANCE, COX_SCORE = "none", "variance", "cox-score"  # rules by which genes are selected
 AUTO = "auto"
-# From the simplest to the paper's: a cohort without one of the modalities has those that do without it.
+# From the simplest to the paper's. A cohort without one of the modalities trains the families that do without it.
 CANDIDATES = ("clinical", "cox-rna", "cox-slide", "cox-rna+clinical", "cox", "rna+clinical", "bilinear")
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How networks are fitted. Defaults suit a cohort of a few hundred patients."""
+    """How networks are fitted. The defaults suit a cohort of a few hundred patients.
 
-    epochs: int = 300  # most
+    Raises InputError for values out of range.
+    """
+
+    epochs: int = 300  # at most
     patience: int = 20  # epochs without a better inner loss
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -36,16 +39,19 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an ensemble is trained."""
+    """How an ensemble is trained. Raises InputError for values out of range.
+
+    Whether there is such a family as ``fusion`` depends on the task, so that is checked by ``chosen_families``.
+    """
 
     fusion: str = AUTO  # one family, or the stack of all candidates
     folds: int = 5
-    inner: int = 5  # members of each fold: each leaves out, and is stopped by, another part of its training patients
+    inner: int = 5  # members of each fold; each is stopped by another part of its training patients
     repeats: int = 1  # partitions into folds
     seed: int = 0
-    select: str = VARIANCE  # rule by which genes are chosen
-    genes: int = 5000  # most chosen
-    components: int = 256  # most principal axes of expression; the fitted patients span fewer in most cohorts
+    select: str = VARIANCE  # rule by which genes are selected
+    genes: int = 5000  # selected at most
+    components: int = 256  # principal axes of expression at most; in most cohorts the fitted patients span fewer
     transform: str = LOG_STANDARDISE  # of expression
     calibration: str = CONTINUOUS
     optimisation: Optimisation = field(default_factory=Optimisation)
@@ -55,14 +61,25 @@ class Protocol:
             raise InputError("expected at least 2 folds, 2 inner parts, 1 repeat, 1 gene and 1 component")
         if not 0 <= self.seed < 2**32:
             raise InputError("expected a seed of at least 0 and below 2^32")
-        if self.fusion != AUTO and self.fusion not in FAMILIES:
-            raise InputError(f"unknown fusion {self.fusion!r}; expected {AUTO}, {', '.join(FAMILIES)}")
 
-    def families(self, modalities: Sequence[str]) -> list[str]:
-        """The families to train on a cohort that has ``modalities``."""
+    def chosen_families(self, families: Mapping[str, Family], modalities: Sequence[str]) -> list[str]:
+        """Names of the families to train on a cohort that has ``modalities``, among all ``families`` of its task.
+
+        Raises InputError for an unknown ``fusion``, for one that needs a modality which the cohort lacks, and where
+        no candidate is left.
+
+        >>> from survfuse.networks.families import families_of
+        >>> Protocol().chosen_families(families_of(("slide", "rna", "clinical")), ("rna", "clinical"))
+        ['clinical', 'cox-rna', 'cox-rna+clinical', 'rna+clinical']
+        """
         if self.fusion != AUTO:
-            lacking = set(FAMILIES[self.fusion].modalities) - set(modalities)
+            if self.fusion not in families:
+                raise InputError(f"unknown fusion {self.fusion!r}; expected {AUTO}, {', '.join(families)}")
+            lacking = set(families[self.fusion].modalities) - set(modalities)
             if lacking:
                 raise InputError(f"{self.fusion} needs {', '.join(sorted(lacking))}, which the cohort does not have")
             return [self.fusion]
-        return [name for name in CANDIDATES if set(FAMILIES[name].modalities) <= set(modalities)]
+        chosen = [name for name in CANDIDATES if name in families and set(families[name].modalities) <= set(modalities)]
+        if not chosen:
+            raise InputError("the cohort has no modality that a family could be trained on")
+        return chosen

@@ -1,54 +1,142 @@
-"""Train an ensemble on a cohort and write its bundle and report."""
+"""Train an ensemble on a cohort, and write its bundle and report."""
 
-import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from survfuse.bundle.manifest import MANIFEST
 from survfuse.bundle.place import check_place
+from survfuse.cohort.read import Cohort
 from survfuse.evaluation.report import write_report
-from survfuse.runtime.errors import BundleError
+from survfuse.evaluation.summary import MemberCurve
+from survfuse.networks.sizes import Sizes
+from survfuse.runtime.errors import BundleError, InputError
 from survfuse.runtime.files import read_object
-from survfuse.runtime.log import stage
+from survfuse.runtime.log import count, stage
 from survfuse.slide.encoders import load_encoder
 from survfuse.slide.settings import SlideSettings
 from survfuse.survival.metrics import concordance
-from survfuse.training.freeze import facts, freeze, member_curves, training_facts
+from survfuse.training.executor import LocalExecutor
+from survfuse.training.freeze import freeze
 from survfuse.training.held_out import ensemble_stacks, held_out
+from survfuse.training.member import TrainedMember
+from survfuse.training.protocol import Protocol
+from survfuse.training.provenance import NOTICES, purpose, result_facts, training_facts
+from survfuse.training.state import TrainingState, members_folder
 from survfuse.training.trainer import Trainer
+from survfuse.training.training_data import TrainingData, training_data
+
+
+def check_out(out: Path, work: Path) -> None:
+    """Raise InputError if ``out`` holds anything that ``train`` did not write there in an earlier run with ``work``.
+
+    ``train`` checks this too. Call it before the cohort is read, which takes longer.
+    """
+    check_place(out, remains=any(members_folder(work).glob("*")))
 
 
 def train(
-    trainer: Trainer, settings: SlideSettings, root: Path, work: Path, weights: Path | None, draws: int = 500
+    cohort: Cohort,
+    protocol: Protocol,
+    sizes: Sizes,
+    settings: SlideSettings,
+    out: Path,
+    work: Path,
+    weights: Path | None = None,
+    device: torch.device | None = None,
+    draws: int = 500,
 ) -> None:
-    """Train what ``work`` does not yet hold, write the bundle to ``root`` and the report to ``work``.
+    """Train on ``cohort`` what ``work`` does not hold yet, write the bundle to ``out`` and the report to ``work``.
 
-    ``weights`` is a tile encoder's weight file to carry along, ``draws`` the bootstrap's in the report. The bundle
-    appears whole, and the members kept in ``work`` go only then: a run that was killed and is started again ends with
-    the same bundle. Raises InputError where ``root`` holds another bundle.
+    ``sizes`` are the networks' widths (those set by the data are replaced), ``settings`` say how the cohort's tile
+    features were made, and ``weights`` is the tile encoder's weight file, to be carried in the bundle. Networks are
+    fitted on ``device`` (default: the CPU). ``draws`` are the bootstrap draws of the report's intervals.
+
+    The bundle appears whole, and only then are the members kept in ``work`` removed. A run that was killed and is
+    started again ends with the same bundle; on the CPU the same cohort and protocol give the same bytes.
+
+    Raises InputError if ``out`` holds another bundle, for features that are not of the encoder's length, for a cohort
+    that is too small for its folds or lacks a modality that the fusion needs, and if nothing is learnt.
     """
-    if (root / MANIFEST).exists():
-        if not _written_by(trainer, root):
-            check_place(root)
-        stage("resumed", f"{root} was finished before")
-        shutil.rmtree(trainer.state, ignore_errors=True)
-        return
-    if weights is not None:
-        load_encoder(settings.encoder, weights, torch.device("cpu"))  # what is wrong with it shows before training
-    members = list(trainer.members())
-    stacks = ensemble_stacks(trainer, members)
-    held = held_out(trainer, next(iter(stacks.values())))
-    figures = write_report(work, held, member_curves(members), facts(trainer, stacks), draws)
+    check_out(out, work)
+    if cohort.bags is not None and cohort.bags[0].dimension != settings.dimension:
+        raise InputError(
+            f"features of length {cohort.bags[0].dimension}, but {settings.encoder} gives {settings.dimension}; "
+            "see --encoder"
+        )
+    stage("cohort", f"{count(len(cohort.ids), 'patient')}, {count(int(cohort.events.sum()), 'event')}")
+    place = device or torch.device("cpu")
+    with _deterministic(place):
+        data = training_data(cohort, protocol, sizes)
+        state = TrainingState(work, data, place)
+        if (out / MANIFEST).exists():
+            if not _written_by(data, state, out):
+                check_place(out)
+            stage("resumed", f"{out} was finished before")
+        else:
+            if weights is not None:
+                load_encoder(settings.encoder, weights, torch.device("cpu"))  # an unusable file fails before training
+            members = Trainer(data, state, LocalExecutor(place)).members()
+            _write(data, state, members, settings, out, work, weights, draws)
+    state.clear()
+    stage("written", str(out))
+
+
+def _write(
+    data: TrainingData,
+    state: TrainingState,
+    members: Sequence[TrainedMember],
+    settings: SlideSettings,
+    out: Path,
+    work: Path,
+    weights: Path | None,
+    draws: int,
+) -> None:
+    """Write the report on ``members``, then the bundle."""
+    cohort = data.cohort
+    stacks = ensemble_stacks(members, data.families, cohort)
+    held = held_out(cohort, data.protocol, next(iter(stacks.values())))
+    facts = result_facts(data, state.fingerprint, stacks)
+    notice = {"notice": NOTICES[purpose(data)]}
+    figures = write_report(work, held, _loss_curves(members), notice | facts, draws)
     stage("report", f"{work / 'report.html'}; held-out C {concordance(held.times, held.events, held.risks):.3f}")
-    freeze(trainer, members, stacks, settings, root, weights, figures)
-    shutil.rmtree(trainer.state, ignore_errors=True)
+    freeze(data, members, stacks, facts, figures, settings, out, weights)
 
 
-def _written_by(trainer: Trainer, root: Path) -> bool:
-    """Whether the bundle at ``root`` is that of this training, which was killed before it cleared its members away."""
+def _loss_curves(members: Sequence[TrainedMember]) -> list[MemberCurve]:
+    """How the loss of each network went."""
+    return [
+        MemberCurve(
+            member.family.name,
+            member.split.repeat,
+            member.split.fold,
+            member.split.number,
+            member.fitted.best_epoch,
+            member.fitted.training,
+            member.fitted.inner,
+        )
+        for member in members
+        if member.fitted.training
+    ]
+
+
+def _written_by(data: TrainingData, state: TrainingState, root: Path) -> bool:
+    """Whether the bundle at ``root`` is that of this training, which was killed before it removed its members."""
     stated = read_object(root / MANIFEST, BundleError).get("provenance")
-    if not trainer.state.is_dir() or not isinstance(stated, dict):
+    if not state.folder.is_dir() or not isinstance(stated, dict):
         return False
-    facts = training_facts(trainer)
+    facts = training_facts(data, state.fingerprint)
     return {name: stated.get(name) for name in facts} == facts
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Let torch use deterministic algorithms alone, on a CPU, so that the same training gives the same bytes."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(device.type == "cpu" or before[0], warn_only=before[1])
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -68,13 +68,11 @@ def _fuzz(target: str, runs: int, seed: int, keep: Path) -> None:
         from fuzz import readers
 
         from survfuse.runtime.errors import SurvfuseError
-    from fuzz.material import h5_files
-
-    from survfuse.tasks.chimera3 import CLINICAL, PLACES
+    from fuzz.material import PLACES, h5_files
 
     scratch = Path(tempfile.mkdtemp())
     if target == "json":
-        samples = [(readers.CASE / PLACES[CLINICAL]).read_bytes(), b'{"TP53": "1.5", "MYC": 2}', b"[1e999, NaN]"]
+        samples = [(readers.CASE / PLACES["clinical"]).read_bytes(), b'{"TP53": "1.5", "MYC": 2}', b"[1e999, NaN]"]
         path, reads = scratch / "x.json", (readers.read_clinical, readers.read_expression)
     elif target == "h5":
         samples = h5_files(length=4, fixed=True)

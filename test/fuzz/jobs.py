@@ -19,7 +19,18 @@ from pathlib import Path
 import openslide  # noqa: F401  (imported once, for all jobs)
 import SimpleITK  # noqa: F401
 import timm  # noqa: F401
-from fuzz.material import CASES, DEMONSTRATION, ROOT, h5_files, masks, pt_files, read_object, slides
+from fuzz.material import (
+    CASES,
+    DEMONSTRATION,
+    OUTPUT_FILE,
+    PLACES,
+    ROOT,
+    h5_files,
+    masks,
+    pt_files,
+    read_object,
+    slides,
+)
 from fuzz.mutations import changed_bytes, changed_head, changed_json, changed_tags, json_bytes
 from fuzz.processes import CONTAINED
 from fuzz.readers import seal
@@ -27,7 +38,6 @@ from fuzz.readers import seal
 import survfuse.container.job as job
 import survfuse.container.supervisor
 from survfuse.container.supervisor import supervised
-from survfuse.tasks.chimera3 import CLINICAL, MASK, OUTPUT_FILE, PLACES, RNA, SLIDE
 
 SECONDS = 25.0  # that a job on the smallest of cases may take
 MEMORY = 2.5e9  # bytes resident
@@ -62,13 +72,13 @@ def outcome(kind: str, chance: random.Random, folder: Path) -> str:
 
 
 def _replace_slide(case: Path, name: str, data: bytes) -> None:
-    for path in (case / PLACES[SLIDE]).iterdir():
+    for path in (case / PLACES["slide"]).iterdir():
         path.unlink()
-    (case / PLACES[SLIDE] / name).write_bytes(data)
+    (case / PLACES["slide"] / name).write_bytes(data)
 
 
 def _change_mask(case: Path, chance: random.Random) -> None:
-    (path,) = (case / PLACES[MASK]).iterdir()
+    (path,) = (case / PLACES["mask"]).iterdir()
     path.write_bytes(chance.choice(_TIFF)(chance.choice(masks()), chance))
 
 
@@ -91,8 +101,8 @@ _CHANGES: dict[str, Callable[[Path, random.Random], None]] = {
     "job: torch features": lambda case, chance: _replace_slide(
         case, "x.pt", chance.choice(_BYTES)(chance.choice(pt_files()), chance)
     ),
-    "job: expression": _change_json(PLACES[RNA]),
-    "job: clinical": _change_json(PLACES[CLINICAL]),
+    "job: expression": _change_json(PLACES["rna"]),
+    "job: clinical": _change_json(PLACES["clinical"]),
     "job: inputs.json": _change_json("inputs.json"),
 }
 

@@ -10,7 +10,11 @@ import numpy as np
 import tifffile
 import torch
 
+from survfuse.tasks.chimera3 import TASK
+
 ROOT = Path(__file__).resolve().parent.parent.parent
+OUTPUT_FILE = TASK.output_file
+PLACES = {name: socket.place for name, socket in TASK.sockets.items()}  # by modality, and "mask"
 DEMONSTRATION = ROOT / "resources" / "demonstration"
 CASES = ROOT / "test" / "input"
 SLIDE = CASES / "interf0/images/bladder-cancer-tissue-biopsy-wsi/3S_001_HE.tif"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz.material import DEMONSTRATION, h5_files, masks, pt_files, read_object, slides
+from fuzz.material import DEMONSTRATION, PLACES, h5_files, masks, pt_files, read_object, slides
 from fuzz.mutations import changed_bytes, changed_head, changed_json, changed_tags, json_bytes
 
 from survfuse.bundle.load import load, load_members
@@ -29,7 +29,6 @@ from survfuse.slide.pixels import Slide
 from survfuse.slide.tissue import saturated
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import curves_from_json
-from survfuse.tasks.chimera3 import CLINICAL, PLACES, RNA
 
 CASE = DEMONSTRATION.parent.parent / "test/input/interf1"
 
@@ -63,7 +62,7 @@ def read_clinical(path: Path) -> None:
 
 def _patient(place: str, chance: random.Random, folder: Path) -> Path:
     value = read_object(CASE / place)
-    if place == PLACES[RNA]:
+    if place == PLACES["rna"]:
         value = dict(list(value.items())[: chance.choice((40, 400))])
     return _written(folder, "x.json", json_bytes(value, chance))
 
@@ -228,8 +227,8 @@ def _opened(path: Path) -> None:
 
 
 TARGETS: Mapping[str, Target] = {
-    "expression JSON": Target(lambda *given: _patient(PLACES[RNA], *given), read_expression, 0.2),
-    "clinical JSON": Target(lambda *given: _patient(PLACES[CLINICAL], *given), read_clinical, 0.2),
+    "expression JSON": Target(lambda *given: _patient(PLACES["rna"], *given), read_expression, 0.2),
+    "clinical JSON": Target(lambda *given: _patient(PLACES["clinical"], *given), read_clinical, 0.2),
     "inputs.json": Target(_inputs, _case, 0.14),
     "manifest": Target(_manifest, _bundle, 0.04),
     "tables of a bundle": Target(_table, _tables, 0.04),

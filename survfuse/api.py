@@ -1,0 +1,253 @@
+"""The package as a library: the functions behind the commands, with the commands' defaults.
+
+Paths may be given as text or as ``Path``. Each function logs its steps on stdout, as its command does, and raises
+``InputError`` for a path, name or number that cannot be used, ``BundleError`` for a damaged bundle and
+``EnvironmentFailure`` if the machine fails. Paths and names are checked before torch and the other heavy libraries are
+imported.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from survfuse.bundle.load import load as load_bundle
+from survfuse.bundle.manifest import DEMONSTRATION
+from survfuse.container.model import RESOURCES
+from survfuse.prediction.model import Model
+from survfuse.runtime.errors import InputError, check_extra
+from survfuse.runtime.log import stage
+from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder, unknown
+from survfuse.slide.registry import check_weights, find_spec
+from survfuse.slide.settings import SlideSettings
+from survfuse.tasks.registry import DEFAULT
+
+if TYPE_CHECKING:
+    from survfuse.evaluation.evaluate import Evaluation
+    from survfuse.networks.sizes import Sizes
+    from survfuse.training.protocol import Protocol
+
+
+def load(model: str | Path, *, device: str | None = None) -> Model:
+    """The bundle in the folder ``model``, with every checksum verified, ready to predict.
+
+    ``device`` is auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto). Demonstration weights announce themselves on
+    stdout. Raises BundleError for a bundle that is absent, damaged or of another release.
+
+    >>> from contextlib import redirect_stdout
+    >>> with redirect_stdout(None):
+    ...     model = load("resources/demonstration", device="cpu")
+    >>> model.modalities
+    ('slide', 'rna', 'clinical')
+    """
+    bundle = load_bundle(Path(model))
+    if bundle.demonstration:
+        stage("notice", f"DEMONSTRATION WEIGHTS. {bundle.manifest.notice}")
+    return Model(bundle, device)
+
+
+def demonstration(*, device: str | None = None) -> Model:
+    """The demonstration bundle that comes with the package, trained on simulated patients: it means nothing clinically.
+
+    ``device`` is as in ``load``. It announces itself on stdout.
+    """
+    return load(RESOURCES / DEMONSTRATION, device=device)
+
+
+def extract(
+    slide_or_cohort: str | Path,
+    out: str | Path | None = None,
+    *,
+    mask: str | Path | None = None,
+    encoder: str = "efficientnet-lite0",
+    weights: str | Path | None = None,
+    mpp: float = SlideSettings.mpp,
+    min_coverage: float = SlideSettings.min_coverage,
+    assume_mpp: float | None = None,
+    device: str | None = None,
+) -> Path:
+    """Write the tile features [N, D] of a slide, or of every slide of a cohort, as HDF5 that CLAM and TRIDENT read.
+
+    ``out`` is the HDF5 file of a slide; of a cohort it is the folder that receives ``features/features`` (default: the
+    cohort itself). A cohort's slides whose features are there, made by the same settings, are skipped.
+
+    ``mask`` is a slide's tissue mask, .tif or .mha; without one, tissue is found by saturation. ``weights`` is the
+    encoder's weight file, which every encoder but efficientnet-lite0 needs. ``mpp`` is the resolution of a tile in µm
+    per pixel, ``min_coverage`` the share of a tile that must be tissue, ``assume_mpp`` the µm per level-0 pixel of a
+    slide that states none. ``device`` is auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto).
+
+    Returns the path of the HDF5 file, or the folder of the cohort that the features were written to. Raises InputError
+    for a slide without tissue, one that cannot be read, and for wrong arguments; for a cohort it lists every slide that
+    failed once the others are done.
+
+    >>> from contextlib import redirect_stdout
+    >>> from tempfile import TemporaryDirectory
+    >>> import h5py
+    >>> slide = next(Path("test/input/interf0").rglob("*_HE.tif"))
+    >>> with TemporaryDirectory() as folder, redirect_stdout(None):
+    ...     with h5py.File(extract(slide, f"{folder}/slide.h5", device="cpu")) as file:
+    ...         dimension = file["features"].shape[1]
+    >>> dimension
+    1280
+    """
+    source = Path(slide_or_cohort)
+    check_exists(source)
+    settings = _slide_settings(encoder, mpp, min_coverage, assume_mpp)
+    weight_file = _weight_file(weights)
+    check_weights(find_spec(encoder), weight_file)
+    if source.is_dir():
+        if mask is not None:
+            raise InputError("a mask belongs to one slide; a cohort's masks lie beside its slides")
+        return _extract_cohort(source, Path(out) if out is not None else None, settings, weight_file, device)
+    if out is None:
+        raise InputError("--out is missing: a slide's features need a file to be written to, such as --out slide.h5")
+    file = Path(out)
+    check_is_folder(file.parent)
+    if file.is_dir():
+        raise InputError(f"{file}: expected a file for the slide's features, found a folder")
+    mask_file = Path(mask) if mask is not None else None
+    if mask_file is not None:
+        check_is_file(mask_file)
+    return _extract_slide(source, mask_file, file, settings, weight_file, device)
+
+
+def _extract_slide(
+    slide: Path, mask: Path | None, out: Path, settings: SlideSettings, weights: Path | None, device: str | None
+) -> Path:
+    from survfuse.cohort.extract import write_extracted
+    from survfuse.runtime.device import chosen_device
+    from survfuse.runtime.files import sha256
+    from survfuse.slide.encoders import load_encoder
+    from survfuse.slide.extract import extract
+
+    encoder = load_encoder(settings.encoder, weights, chosen_device(device))  # before the slide, which takes longer
+    extracted = extract(slide, mask, settings, weights, encoder.device, InputError, lambda: encoder)
+    digest = sha256(weights) if weights is not None else None
+    write_extracted(out, slide.stem, settings, extracted, digest, mask)
+    stage("written", str(out))
+    return out
+
+
+def _extract_cohort(
+    cohort: Path, out: Path | None, settings: SlideSettings, weights: Path | None, device: str | None
+) -> Path:
+    from survfuse.cohort.extract import extract_cohort
+    from survfuse.runtime.device import chosen_device
+
+    extract_cohort(cohort, out, settings, weights, chosen_device(device))
+    return out or cohort
+
+
+def train(
+    cohort: str | Path,
+    out: str | Path,
+    *,
+    work: str | Path | None = None,
+    outcomes: str | Path | None = None,
+    modalities: Sequence[str] | None = None,
+    encoder: str = "uni",
+    weights: str | Path | None = None,
+    mpp: float = SlideSettings.mpp,
+    assume_mpp: float | None = None,
+    device: str | None = None,
+    protocol: "Protocol | None" = None,
+    sizes: "Sizes | None" = None,
+    draws: int = 500,
+) -> Path:
+    """Train an ensemble on a cohort and freeze it as a bundle.
+
+    ``out`` is the bundle's folder, which must be empty or absent. ``work`` keeps the training state, the report and the
+    TensorBoard scalars (default: ``<out>.training`` beside the bundle); a run that was interrupted goes on from there
+    and ends with the same bundle. ``outcomes`` is a CSV with case_id, time in months and event (default: each patient's
+    clinical JSON). ``modalities`` are those to read (default: all of the task's).
+
+    ``encoder``, ``mpp`` (µm per pixel of a tile) and ``assume_mpp`` (µm per level-0 pixel of slides that state none)
+    say how the tile features were made; ``weights``, the encoder's weight file, is carried in the bundle so that it can
+    encode slides. ``protocol`` and ``sizes`` are the training's choices and the networks' widths. ``draws`` is the
+    number of bootstrap draws behind the intervals in the report.
+
+    Returns the bundle's folder. Raises InputError that lists every patient that cannot be used, for a cohort too small
+    for its folds, and if another bundle is at ``out``.
+
+    >>> from contextlib import redirect_stdout
+    >>> from tempfile import TemporaryDirectory
+    >>> from survfuse.cohort.simulate import simulate
+    >>> from survfuse.training.protocol import Protocol
+    >>> with TemporaryDirectory() as folder, redirect_stdout(None):
+    ...     cohort = Path(folder, "cohort")
+    ...     simulate(cohort, number=40, seed=1, genes=8, tiles=2)
+    ...     protocol = Protocol(fusion="clinical", folds=2, inner=2)
+    ...     bundle = train(cohort, f"{folder}/bundle", modalities=["clinical"], protocol=protocol, draws=10)
+    ...     files = sorted(path.name for path in bundle.iterdir())
+    >>> "manifest.json" in files
+    True
+    """
+    root, bundle = Path(cohort), Path(out)
+    check_is_folder(root)
+    table = Path(outcomes) if outcomes is not None else None
+    if table is not None:
+        check_is_file(table)
+    chosen = tuple(modalities) if modalities is not None else DEFAULT.modalities
+    for name in chosen:
+        if name not in DEFAULT.modalities:
+            raise InputError(unknown("modality", name, DEFAULT.modalities))
+    settings = _slide_settings(encoder, mpp, SlideSettings.min_coverage, assume_mpp)
+    weight_file = _weight_file(weights)
+    state = Path(work) if work is not None else bundle.with_name(f"{bundle.name}.training")
+
+    check_extra("train", "train")
+    from survfuse.cohort.read import read_cohort
+    from survfuse.networks.sizes import Sizes
+    from survfuse.runtime.device import chosen_device
+    from survfuse.training.protocol import Protocol
+    from survfuse.training.train import check_out, train
+
+    check_out(bundle, state)
+    place = chosen_device(device)
+    patients = read_cohort(root, state / "features", table, chosen)
+    train(patients, protocol or Protocol(), sizes or Sizes(), settings, bundle, state, weight_file, place, draws)
+    return bundle
+
+
+def evaluate(predictions: str | Path, outcomes: str | Path, *, draws: int = 1000, seed: int = 0) -> "Evaluation":
+    """Concordance of predicted months and risks with outcomes, and further figures.
+
+    ``predictions`` is a CSV with case_id, risk and months, as ``predict`` writes it; ``outcomes`` a CSV with case_id,
+    time in months and event. Cases are matched by case_id. ``draws`` bootstrap draws over patients, from ``seed``, give
+    each figure's 95% percentile interval.
+
+    Returns the figures by name, ready for JSON: a figure is ``value`` with the ``low`` and ``high`` of its interval,
+    None if undefined. ``challenge_concordance`` is of the months, the other figures are of the risks. Raises InputError
+    that lists every problem of both tables, with the cases that only one of them has.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     predictions, outcomes = Path(folder, "predictions.csv"), Path(folder, "outcomes.csv")
+    ...     _ = predictions.write_text("case_id,risk,months\\na,2,10\\nb,1,20\\nc,0,30\\n")
+    ...     _ = outcomes.write_text("case_id,time,event\\na,12,1\\nb,25,1\\nc,40,0\\n")
+    ...     figures = evaluate(predictions, outcomes, draws=10)
+    >>> figures["challenge_concordance"]["value"]
+    1.0
+    """
+    predicted, observed = Path(predictions), Path(outcomes)
+    check_is_file(predicted)
+    check_is_file(observed)
+
+    check_extra("train", "evaluate")
+    from survfuse.evaluation.evaluate import evaluate
+
+    return evaluate(predicted, observed, draws, seed)
+
+
+def _weight_file(weights: str | Path | None) -> Path | None:
+    if weights is None:
+        return None
+    check_is_file(Path(weights))
+    return Path(weights)
+
+
+def _slide_settings(encoder: str, mpp: float, min_coverage: float, assume_mpp: float | None) -> SlideSettings:
+    spec = find_spec(encoder)
+    settings = SlideSettings(spec.name, spec.dimension, spec.input_px, mpp, min_coverage, assume_mpp)
+    if problem := settings.problem():
+        raise InputError(problem)
+    return settings

@@ -1,0 +1,45 @@
+"""``survfuse extract``: tile features of a slide, or of every slide of a cohort."""
+
+from pathlib import Path
+from typing import Annotated
+
+from survfuse import api
+from survfuse.cli import options
+from survfuse.cli.options import INPUTS
+from survfuse.slide.settings import SlideSettings
+
+
+def extract(
+    slide: options.SlideOrCohort,
+    mask: Annotated[
+        Path | None,
+        options.file_option("A slide's tissue mask, .tif or .mha (default: tissue is found by saturation)."),
+    ] = None,
+    min_coverage: Annotated[
+        float, options.number("Share of a tile that must be tissue, above 0 to 1.", INPUTS)
+    ] = SlideSettings.min_coverage,
+    out: Annotated[
+        Path | None,
+        options.output_option(
+            "For a slide: the HDF5 file, in CLAM's and TRIDENT's layout. For a cohort: a folder (default: the cohort).",
+            "PATH",
+        ),
+    ] = None,
+    encoder: options.EncoderName = "efficientnet-lite0",
+    weights: options.WeightFile = None,
+    mpp: options.TileMpp = SlideSettings.mpp,
+    assume_mpp: options.AssumedMpp = None,
+    device: options.Device = None,
+) -> None:
+    """Write the tile features of a slide, or of every slide of a cohort."""
+    api.extract(
+        slide,
+        out,
+        mask=mask,
+        encoder=encoder,
+        weights=weights,
+        mpp=mpp,
+        min_coverage=min_coverage,
+        assume_mpp=assume_mpp,
+        device=device,
+    )

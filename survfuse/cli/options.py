@@ -1,0 +1,148 @@
+"""Options and arguments that several commands share, and the kinds they are made of.
+
+A name is checked as soon as it is read, so a slip is answered before anything heavy is imported; the same list of names
+serves shell completion.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.models import ArgumentInfo, OptionInfo
+
+from survfuse.runtime.errors import BundleError, InputError
+from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder, unknown
+from survfuse.slide.registry import ENCODERS
+from survfuse.tasks.registry import DEFAULT
+
+INPUTS, OUTPUTS, ENCODER, MACHINE = "Inputs", "Outputs", "Tile encoder", "Machine"  # panels in --help
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def one_of(kind: str, names: Sequence[str], text: str, panel: str, metavar: str = "NAME") -> OptionInfo:
+    """An option whose value is one of ``names``, or None; ``kind`` says in an error what they are."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise InputError(unknown(kind, value, names))
+        return value
+
+    return _option(text, panel, metavar=metavar, callback=check, autocompletion=_completion(names))
+
+
+def several_of(kind: str, names: Sequence[str], text: str, panel: str, metavar: str = "NAME...") -> OptionInfo:
+    """An option that takes one or more of ``names``; ``kind`` says in an error what they are."""
+
+    def check(values: list[str] | None) -> list[str] | None:
+        for value in values or ():
+            if value not in names:
+                raise InputError(unknown(kind, value, names))
+        return values
+
+    return _option(text, panel, metavar=metavar, callback=check, autocompletion=_completion(names))
+
+
+def number(text: str, panel: str) -> OptionInfo:
+    """An option with a whole or real number; its type is the parameter's."""
+    return _option(text, panel)
+
+
+def numbers(text: str, panel: str, default: Sequence[int]) -> OptionInfo:
+    """An option that takes one or more whole numbers; ``default`` is what --help shows."""
+    info: OptionInfo = typer.Option(
+        help=text, rich_help_panel=panel, metavar="INT...", show_default=" ".join(map(str, default))
+    )
+    return info
+
+
+def file_option(text: str, panel: str = INPUTS, metavar: str = "FILE") -> OptionInfo:
+    """An option with a file to read, which must be there."""
+    return _option(text, panel, metavar=metavar, callback=_checked(check_is_file))
+
+
+def output_option(text: str, metavar: str, panel: str = OUTPUTS) -> OptionInfo:
+    """An option with a file or folder to write."""
+    return _option(text, panel, metavar=metavar)
+
+
+def output_file(path: Path | None) -> Path | None:
+    """``path``, a file to be written; raises InputError if its folder is not there, or if it is a folder itself."""
+    if path is not None:
+        check_is_folder(path.parent)
+        if path.is_dir():
+            raise InputError(f"{path}: expected a file to write, found a folder")
+    return path
+
+
+def _option(
+    text: str,
+    panel: str,
+    metavar: str | None = None,
+    callback: Callable[..., object] | None = None,
+    autocompletion: Callable[..., list[str]] | None = None,
+) -> OptionInfo:
+    info: OptionInfo = typer.Option(
+        help=text, rich_help_panel=panel, metavar=metavar, callback=callback, autocompletion=autocompletion
+    )
+    return info
+
+
+def _argument(text: str, metavar: str, callback: Callable[..., object] | None) -> ArgumentInfo:
+    info: ArgumentInfo = typer.Argument(help=text, metavar=metavar, callback=callback, show_default=False)
+    return info
+
+
+def _completion(names: Sequence[str]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def _checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | None]:
+    def checked(path: Path | None) -> Path | None:
+        if path is not None:
+            check(path)
+        return path
+
+    return checked
+
+
+def _check_bundle(path: Path) -> None:
+    check_is_folder(path, BundleError)
+
+
+CohortFolder = Annotated[Path, _argument("Folder of a cohort.", "COHORT", _checked(check_is_folder))]
+SlideOrCohort = Annotated[
+    Path, _argument("A slide, or the folder of a cohort.", "SLIDE|COHORT", _checked(check_exists))
+]
+CaseOrCohort = Annotated[
+    Path,
+    _argument(
+        "A case in the platform's layout, a folder of such cases, or a cohort.",
+        "CASE|FOLDER|COHORT",
+        _checked(check_is_folder),
+    ),
+]
+BundleArgument = Annotated[Path, _argument("Folder of a bundle.", "BUNDLE", _checked(_check_bundle))]
+BundleOption = Annotated[Path, _option("Bundle to score with.", INPUTS, "BUNDLE", _checked(_check_bundle))]
+EncoderName = Annotated[str, one_of("encoder", tuple(ENCODERS), f"Tile encoder: {', '.join(ENCODERS)}.", ENCODER)]
+WeightFile = Annotated[Path | None, file_option("The encoder's weight file, .safetensors or torch.", ENCODER)]
+TileMpp = Annotated[float, number("Resolution of a tile, µm per pixel.", ENCODER)]
+AssumedMpp = Annotated[float | None, number("µm per level-0 pixel, for slides that state none.", ENCODER)]
+Device = Annotated[
+    str | None,
+    one_of(
+        "device",
+        DEVICES,
+        "auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto: the GPU if there is one).",
+        MACHINE,
+    ),
+]
+Modalities = Annotated[
+    list[str] | None,
+    several_of(
+        "modality", DEFAULT.modalities, f"Modalities to read: {', '.join(DEFAULT.modalities)} (default: all).", INPUTS
+    ),
+]

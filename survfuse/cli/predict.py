@@ -1,0 +1,55 @@
+"""``survfuse predict``: a bundle's predictions as a table."""
+
+from pathlib import Path
+from typing import Annotated
+
+from survfuse.cli import options
+from survfuse.cli.options import INPUTS, MACHINE
+
+REFUSE, OMIT = "refuse", "omit"
+
+
+def predict(
+    source: options.CaseOrCohort,
+    *,
+    model: options.BundleOption,
+    modalities: options.Modalities = None,
+    unusable_slide: Annotated[
+        str,
+        options.one_of(
+            "choice",
+            (REFUSE, OMIT),
+            "A slide that cannot be read: refuse the case, or omit the slide if the bundle was trained for that.",
+            INPUTS,
+        ),
+    ] = REFUSE,
+    out: Annotated[Path, options.output_option("Predictions: case_id, risk, months, baseline, terms.", "CSV")],
+    survival: Annotated[
+        Path | None, options.output_option("Survival curves as well: case_id, a column for each year.", "CSV")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        options.output_option(
+            "Folder for copies of features that cannot be mapped (default: one that is removed at the end).",
+            "FOLDER",
+            MACHINE,
+        ),
+    ] = None,
+    device: options.Device = None,
+) -> None:
+    """Score a case, a folder of cases or a cohort with a bundle."""
+    options.output_file(out)
+    options.output_file(survival)
+
+    from survfuse.prediction.table import predict
+
+    predict(
+        source,
+        model,
+        out,
+        survival=survival,
+        cache=cache,
+        modalities=modalities,
+        device=device,
+        omit_unusable_slide=unusable_slide == OMIT,
+    )

@@ -1,0 +1,34 @@
+"""``survfuse simulate``: a cohort of simulated patients."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from survfuse.cli import options
+from survfuse.runtime.log import count, stage
+
+PATIENTS = "Patients"
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the new cohort.", show_default=False)],
+    patients: Annotated[int, options.number("Number of patients.", PATIENTS)],
+    seed: Annotated[int, options.number("Seed of the random draws; each seed draws other patients.", PATIENTS)],
+    genes: Annotated[
+        int | None, options.number("Expression values of a patient (default: every known symbol).", PATIENTS)
+    ] = None,
+    tiles: Annotated[int, options.number("Tiles of a patient's slides, about.", PATIENTS)] = 64,
+    interaction: Annotated[
+        float, options.number("Strength of the interactions between modalities; 0 for none.", PATIENTS)
+    ] = 1.0,
+    tissue: Annotated[
+        Path | None,
+        options.file_option("Draw tile features from this slide's own (default: random vectors).", metavar="SLIDE"),
+    ] = None,
+) -> None:
+    """Write a cohort of simulated patients in the published layout."""
+    from survfuse.cohort.simulate import simulate
+
+    simulate(out, patients, seed, genes, tiles, interaction, tissue)
+    stage("written", f"{out}: {count(patients, 'simulated patient')}")

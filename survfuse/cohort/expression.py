@@ -1,0 +1,51 @@
+"""Expression of many patients, kept as numbers while their files are read."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from survfuse.inputs.expression import raw_expression
+from survfuse.runtime.arrays import Floats, Rows
+from survfuse.runtime.errors import InputError
+from survfuse.runtime.log import listing
+
+
+class ExpressionRows:
+    """Patients' expression, added one patient at a time; the parsed files are not kept."""
+
+    def __init__(self) -> None:
+        self._column: dict[str, int] = {}  # gene → its column, numbered in the order in which genes appear
+        self._rows: list[tuple[Rows, Floats]] = []  # columns and values of each patient
+
+    def add(self, expression: Mapping[str, Any]) -> None:
+        """Add one patient's gene → value; raises InputError that names the genes whose values cannot be used."""
+        if not expression:
+            raise InputError("expected expression values, found none")
+        try:
+            values = raw_expression(expression, tuple(expression))
+        except InputError:
+            raise InputError(listing(_unusable(expression))) from None
+        columns = np.array([self._column.setdefault(gene, len(self._column)) for gene in expression], dtype=np.int64)
+        if self._rows and np.array_equal(columns, self._rows[-1][0]):
+            columns = self._rows[-1][0]  # shared: usually all patients have the same genes in the same order
+        self._rows.append((columns, values))
+
+    def matrix(self) -> tuple[tuple[str, ...], Floats]:
+        """Genes [G], sorted, and values [n, G] in the order of adding; NaN where a patient lacks a gene."""
+        genes = tuple(sorted(self._column))
+        sorted_column = np.empty(len(genes), dtype=np.int64)
+        sorted_column[[self._column[gene] for gene in genes]] = np.arange(len(genes))
+        matrix = np.full((len(self._rows), len(genes)), np.nan)
+        for row, (columns, values) in enumerate(self._rows):
+            matrix[row, sorted_column[columns]] = values
+        return genes, matrix
+
+
+def _unusable(expression: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with each gene that has an unusable value."""
+    for gene, value in expression.items():
+        try:
+            raw_expression({gene: value}, ())
+        except InputError as error:
+            yield str(error)

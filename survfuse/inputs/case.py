@@ -1,0 +1,160 @@
+"""One patient's inputs, as files or as values in memory."""
+
+import os
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from survfuse.runtime.errors import InputError
+from survfuse.runtime.files import read_object
+from survfuse.runtime.log import stage
+from survfuse.slide.suffixes import FEATURE_SUFFIXES
+from survfuse.tasks.modalities import Combination
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    class PandasRow(Protocol):
+        """A pandas Series: values by name."""
+
+        def to_dict(self) -> Mapping[Hashable, object]: ...
+
+    FilePath = str | os.PathLike[str]
+    FeatureValues = NDArray[np.floating] | torch.Tensor
+    Values = Mapping[str, object] | PandasRow
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, init=False)
+class Case:
+    """One patient's inputs; what the patient lacks is None.
+
+    >>> Case(rna={"TP53": 3.0}, clinical={"age": 70}).given
+    ('rna', 'clinical')
+    """
+
+    slide: Path | None
+    mask: Path | None
+    features: "Path | FeatureValues | None"
+    rna: Path | Mapping[str, object] | None
+    clinical: Path | Mapping[str, object] | None
+    name: str
+    found_by: str  # how the inputs were found, for the log
+
+    def __init__(
+        self,
+        slide: "FilePath | None" = None,
+        mask: "FilePath | None" = None,
+        features: "FilePath | FeatureValues | None" = None,
+        rna: "FilePath | Values | None" = None,
+        clinical: "FilePath | Values | None" = None,
+        name: str = "",
+        found_by: str = "memory",
+    ) -> None:
+        """Collect a patient's inputs.
+
+        slide: the H&E slide's file, in any format that OpenSlide reads; mask: its tissue mask's file, if there is one.
+        features: tile features instead of a slide: a ``.h5`` or ``.pt`` file, or an array or tensor [N, D] of a
+        floating type.
+        rna: raw expression by gene symbol: a JSON file, a mapping, or a pandas row, in which NaN is an absent gene.
+        clinical: clinical variables by name: a JSON file, a mapping, or a pandas row, in which NaN is a missing value.
+        name: what messages call the case; by default its slide's or features' file name without suffix.
+
+        Raises InputError for a slide beside features, a mask without a slide, and a case without any input.
+        """
+        given = _path(slide)
+        feature_values = features if not isinstance(features, (str, os.PathLike)) else Path(features)
+        if given is not None and feature_values is not None:
+            raise InputError("a case has either a slide or its tile features, found both")
+        if given is not None and given.suffix.lower() in FEATURE_SUFFIXES:
+            given, feature_values = None, given
+        if mask is not None and given is None:
+            raise InputError("a tissue mask belongs to a slide, found none")
+        file = given if given is not None else feature_values
+        self._set("slide", given)
+        self._set("mask", _path(mask))
+        self._set("features", feature_values)
+        self._set("rna", _path_or_mapping(rna, "rna"))
+        self._set("clinical", _path_or_mapping(clinical, "clinical"))
+        self._set("name", name or (file.stem if isinstance(file, Path) else "case"))
+        self._set("found_by", found_by)
+        if not self.given:
+            raise InputError(
+                "a case needs a slide, tile features, expression or clinical variables, found none of them"
+            )
+
+    def _set(self, field: str, value: object) -> None:
+        object.__setattr__(self, field, value)
+
+    def called(self, name: str) -> "Case":
+        """The same case under another name."""
+        return Case(self.slide, self.mask, self.features, self.rna, self.clinical, name, self.found_by)
+
+    def loaded(self) -> "Case":
+        """The same case with its JSON files read; raises InputError for one that is not an object."""
+        rna, clinical = self.values("rna"), self.values("clinical")
+        return Case(self.slide, self.mask, self.features, rna, clinical, self.name, self.found_by)
+
+    @property
+    def given(self) -> Combination:
+        """The modalities that the case has an input for."""
+        inputs = {
+            "slide": self.slide if self.slide is not None else self.features,
+            "rna": self.rna,
+            "clinical": self.clinical,
+        }
+        return tuple(name for name, value in inputs.items() if value is not None)
+
+    def values(self, modality: str) -> "Mapping[str, object] | None":
+        """The case's ``rna`` or ``clinical`` values, read from its JSON file if they lie in one.
+
+        Raises InputError for a file that is not one JSON object.
+        """
+        value = self.rna if modality == "rna" else self.clinical
+        if not isinstance(value, Path):
+            return value
+        # A literal that is no JSON number, such as NaN, may still be a code for a missing value.
+        read = read_object(value, InputError, literals=True)
+        with value.open("rb") as file:
+            if file.read(len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK:
+                stage("json", f"{value.name}: byte-order mark ignored")
+        return read
+
+    def described(self) -> str:
+        """What the case has and lacks, in words, for the log."""
+        slide = "features given, no mask needed" if self.features is not None else None
+        slide = slide or ("slide with mask" if self.mask else "slide without mask" if self.slide else "no slide")
+        return ", ".join([slide, *(f"no {name}" for name in ("rna", "clinical") if name not in self.given)])
+
+
+def _path(value: "FilePath | None") -> Path | None:
+    return Path(value) if value is not None else None
+
+
+def _path_or_mapping(value: object, field: str) -> Path | Mapping[str, object] | None:
+    """A file's path, or values by name as Python's own types; raises InputError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, (str, os.PathLike)):
+        return Path(value)
+    if isinstance(value, Mapping):
+        return {str(key): _as_python(entry) for key, entry in value.items()}
+    to_dict = getattr(value, "to_dict", None)  # a pandas row
+    if not callable(to_dict):
+        raise InputError(f"{field}: expected a JSON file, a mapping or a pandas row, found {type(value).__name__}")
+    row = {str(key): _as_python(entry) for key, entry in to_dict().items()}
+    return {key: entry for key, entry in row.items() if entry is not None and entry == entry}  # NaN is not itself
+
+
+def _as_python(value: object) -> object:
+    """A numpy scalar as Python's own type, pandas' NA as None; anything else as it is."""
+    if value is None or type(value) in (int, float, str, bool):
+        return value
+    if type(value).__name__ == "NAType":
+        return None
+    item = getattr(value, "item", None)
+    return item() if callable(item) else value

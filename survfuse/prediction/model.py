@@ -1,0 +1,74 @@
+"""A bundle as Python code uses it: ``survfuse.load`` gives one."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from survfuse.bundle.load import Bundle
+from survfuse.inputs.case import Case
+from survfuse.inputs.sockets import read_case
+from survfuse.prediction.many import predicted
+from survfuse.prediction.prediction import Prediction
+from survfuse.prediction.predictor import Predictor
+
+
+class Model:
+    """A verified bundle, ready to predict. Weights are read, and torch is imported, when the first case needs them."""
+
+    def __init__(self, bundle: Bundle, device: str | None = None) -> None:
+        """``device`` is auto, cpu or cuda; None takes SURVFUSE_DEVICE, else auto."""
+        self.bundle = bundle
+        self._predictor = Predictor(bundle, device)
+
+    def __repr__(self) -> str:
+        manifest = self.bundle.manifest
+        return f"<survfuse model of {len(manifest.members)} members, {manifest.purpose}, {self.bundle.root.name}>"
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the model can use."""
+        return self.bundle.modalities
+
+    @property
+    def combinations(self) -> tuple[str, ...]:
+        """The combinations of modalities that it scores, for example "slide+rna+clinical"."""
+        return tuple(self.bundle.manifest.combinations)
+
+    def predict(self, case: "Case | str | os.PathLike[str]", *, modalities: Sequence[str] | None = None) -> Prediction:
+        """Predict one case: a ``Case``, or the path of a case in the platform's layout.
+
+        ``modalities`` are those to use (default: all that the case has and the model uses). The prediction holds the
+        months, the risk [standard deviations of the reference risks] with its terms, and every note and warning; nothing
+        is printed. Raises InputError for a case that cannot be used, BundleError for weights that cannot, and
+        EnvironmentFailure if the machine fails.
+
+        >>> import survfuse
+        >>> from contextlib import redirect_stdout
+        >>> with redirect_stdout(None):  # demonstration weights announce themselves
+        ...     model = survfuse.demonstration(device="cpu")
+        >>> prediction = model.predict(survfuse.Case(clinical={"age": 71, "sex": "Male", "stage": "T1HG"}))
+        >>> prediction.combination
+        'clinical'
+        >>> bool(abs(prediction.baseline + sum(prediction.terms.values()) - prediction.risk) < 1e-9)
+        True
+        """
+        return self._predictor.predict(_as_case(case), modalities=modalities)
+
+    def predict_many(
+        self,
+        cases: "Iterable[Case | str | os.PathLike[str]]",
+        *,
+        modalities: Sequence[str] | None = None,
+        progress: bool = True,
+    ) -> list[Prediction]:
+        """Predict several cases, given as for ``predict``, in their order.
+
+        With ``progress`` a bar is shown on a terminal, and a line every ten seconds elsewhere. Raises one InputError
+        that names every case that cannot be used, after the others have been tried.
+        """
+        given = [_as_case(case) for case in cases]
+        return predicted(self._predictor, given, len(given), modalities, show_progress=progress)
+
+
+def _as_case(case: "Case | str | os.PathLike[str]") -> Case:
+    return case if isinstance(case, Case) else read_case(Path(case))

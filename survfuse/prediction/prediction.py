@@ -1,0 +1,45 @@
+"""What is predicted for one case."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from survfuse.runtime.arrays import Floats
+from survfuse.runtime.errors import BundleError
+from survfuse.runtime.log import Note
+from survfuse.survival.curves import SurvivalCurve
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One case's predicted time, the risk behind it and its additive parts.
+
+    ``risk`` is a log relative hazard in standard deviations of the reference risks: larger is worse. It equals
+    ``baseline`` + the sum of ``terms``. A term is called after the modalities that it depends on; what a case lacks has
+    no term, and the constants that stand in for it belong to the baseline.
+    """
+
+    name: str  # the case's
+    combination: str  # of the modalities that were used, for example "slide+rna+clinical"
+    months: float  # predicted time to the event; larger is later
+    beyond: bool  # whether that lies beyond the last event of the reference patients, where it only ranks
+    risk: float
+    baseline: float
+    terms: Mapping[str, float]  # by name: modalities, their pairs in the task's order, others
+    member_risks: Floats  # [M], each on its own scale, of the members that score the combination
+    attention: Floats | None  # [N], over the tiles; sums to 1; None without a slide
+    coordinates: NDArray[np.int64] | None  # [N, 2], x and y of each tile in level-0 pixels; None if they are not known
+    notes: tuple[tuple[str, Note], ...]  # what was missing, imputed or ignored, each with the stage it belongs to
+    warnings: tuple[str, ...]
+    warning_notes: tuple[Note, ...] = field(repr=False)  # the same warnings with what each is counted under
+    demonstration: bool  # whether the weights are of simulated patients and mean nothing clinically
+    curve: SurvivalCurve | None = field(repr=False)
+
+    def survival(self, months: ArrayLike) -> Floats:
+        """Probability of no event by each of ``months`` [T]: [T]. Raises BundleError if the bundle has no curves."""
+        if self.curve is None:
+            raise BundleError("the bundle holds no survival curves")
+        survival: Floats = self.curve.survival([self.risk], np.atleast_1d(np.asarray(months, dtype=np.float64)))[0]
+        return survival

@@ -1,0 +1,198 @@
+"""The one way from a case to a number: the job, the ``predict`` command and the Python API all use it.
+
+case → expression, clinical vector, tile features → ensemble → risk → calibration → months
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from survfuse.bundle.load import Bundle, load_members
+from survfuse.inputs.case import Case
+from survfuse.prediction.prediction import Prediction
+from survfuse.prediction.time_estimate import time_limit
+from survfuse.prediction.vectors import Tiles, as_tiles, clinical_vector, expression_vector, read_slide
+from survfuse.runtime.errors import BundleError, InputError, NoTissueError
+from survfuse.runtime.log import Note, Record, count, recorded, stage, warn
+from survfuse.tasks.modalities import Combination, combination_name, ordered
+
+if TYPE_CHECKING:
+    import torch
+
+    from survfuse.networks.ensemble import Ensemble, EnsembleRisk
+    from survfuse.slide.encoders import Encoder
+
+FAR_BEYOND = "the risk is far beyond those of the reference patients"
+OTHER_UNITS = "features, expression or clinical variables may be in other units than the bundle was trained on"
+
+BEYOND_ALL_RANGE = "features, expression or clinical variables lie beyond all range"
+
+
+class Predictor:
+    """A bundle ready to predict. torch is imported, and weights are read, when the first case needs them."""
+
+    def __init__(self, bundle: Bundle, device: str | None = None) -> None:
+        """``device`` is auto, cpu or cuda; None takes SURVFUSE_DEVICE, else auto."""
+        self.bundle = bundle
+        self._device_option = device
+
+    @cached_property
+    def device(self) -> "torch.device":
+        """Where layers over tiles run; raises EnvironmentFailure if a device that was asked for cannot be used."""
+        from survfuse.runtime.device import chosen_device
+
+        return chosen_device(self._device_option)
+
+    @cached_property
+    def ensemble(self) -> "Ensemble":
+        """The bundle's networks; raises BundleError for weights that do not fit."""
+        from survfuse.networks.ensemble import Ensemble
+
+        return Ensemble(load_members(self.bundle), self.bundle.manifest.combinations, self.device)
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """The bundle's tile encoder; raises BundleError for weights that are absent or do not fit."""
+        from survfuse.slide.encoders import load_encoder
+
+        return load_encoder(self.bundle.manifest.slide.encoder, self.bundle.encoder_weights(), self.device, BundleError)
+
+    def predict(
+        self,
+        case: Case,
+        *,
+        modalities: Sequence[str] | None = None,
+        seconds: float | None = None,
+        omit_unusable_slide: bool = False,
+        show: bool = False,
+    ) -> Prediction:
+        """Predict one case from what it has of ``modalities`` (default: all that the bundle uses).
+
+        ``seconds``, counted from the process's start, limit a job's time: tiles that cannot be encoded in time are left
+        out. With ``omit_unusable_slide`` a slide that cannot be read is left out with a warning if the bundle scores
+        such cases. ``show`` prints notes and warnings as they arise; they are always kept in the prediction.
+
+        Raises InputError for inputs that cannot be used, BundleError for a bundle that cannot, and EnvironmentFailure
+        if the machine fails or time is too short.
+        """
+        with recorded(show) as record:
+            tiles, risk = self._risk(case, modalities, seconds, omit_unusable_slide)
+            return self._prediction(case, tiles, risk, record)
+
+    def _risk(
+        self, case: Case, modalities: Sequence[str] | None, seconds: float | None, omit: bool
+    ) -> "tuple[Tiles | None, EnsembleRisk]":
+        bundle = self.bundle
+        used = bundle.modalities if modalities is None else ordered(modalities, bundle.modalities)
+        rna = expression_vector(case, bundle) if modalities is None or "rna" in used else None
+        clinical = clinical_vector(case, bundle) if modalities is None or "clinical" in used else None
+        has = {"slide": "slide" in case.given, "rna": rna is not None, "clinical": clinical is not None}
+        given = ordered((name for name in used if has[name]), bundle.modalities)
+        self._check_scored(given)
+
+        import torch
+
+        if "slide" not in bundle.modalities:
+            stage("slide", "not used by this bundle")
+        ensemble = self.ensemble
+        rna_values, clinical_values = (torch.from_numpy(v) if v is not None else None for v in (rna, clinical))
+        tiles = None
+        if "slide" in given:
+            limit = None
+            if seconds and case.slide is not None:
+                dimension = bundle.manifest.slide.dimension
+                limit = time_limit(seconds, ensemble, rna_values, clinical_values, dimension)
+            try:
+                slide = read_slide(case, bundle, self.device, limit, lambda: self.encoder)
+            except InputError as problem:
+                self._leave_slide_out(problem, given, omit)
+            else:
+                tiles = as_tiles(slide, bundle)
+        features = tiles.features if tiles is not None else None
+        half = tiles is not None and tiles.half and self.device.type == "cuda"
+        return tiles, ensemble(features, rna_values, clinical_values, half=half)
+
+    def _check_scored(self, given: Combination) -> None:
+        """Note what the case lacks; raise InputError if the bundle cannot score what it has."""
+        missing = [name for name in self.bundle.modalities if name not in given]
+        name = combination_name(given)
+        if name not in self.bundle.manifest.combinations:
+            trained = ", ".join(self.bundle.manifest.combinations)
+            raise InputError(f"the case lacks {', '.join(missing) or 'a modality'}; this bundle scores {trained}")
+        if missing:
+            text = f"{', '.join(missing)}; scored by {name}, as the bundle was trained to"
+            stage("missing", Note(text, (text,)))
+
+    def _leave_slide_out(self, problem: InputError, given: Combination, omit: bool) -> None:
+        """Warn that the slide is left out; raise ``problem`` if it must not be."""
+        rest = tuple(name for name in given if name != "slide")
+        scored = combination_name(rest) in self.bundle.manifest.combinations
+        if not (omit or isinstance(problem, NoTissueError)) or not scored:
+            raise problem
+        warn(Note(f"the slide is left out: {problem}", ("the slide is left out",)))
+        self._check_scored(rest)
+
+    def _prediction(self, case: Case, tiles: Tiles | None, risk: "EnsembleRisk", record: Record) -> Prediction:
+        """The prediction for an ensemble's risk, saying what leads to it."""
+        bundle = self.bundle
+        if not math.isfinite(risk.risk):
+            raise InputError(
+                f"the risk is {risk.risk}: features, expression or clinical variables lie beyond all range"
+            )
+        terms = ", ".join(f"{name} {value:+.4f}" for name, value in risk.terms.items())
+        stage("risk", f"{risk.risk:+.4f} = {terms}, baseline {risk.baseline:+.4f}; on {device_name(self.device)}")
+        self._warn_far_beyond(risk.risk)
+        predicted = bundle.calibration.months(risk.risk)
+        months, beyond = float(predicted.months), bool(predicted.beyond)
+        if not math.isfinite(months) or months < 0.0:
+            raise BundleError(f"calibration gives {months} months; expected a finite number of at least 0")
+        last = "; beyond the last observed event" if beyond else ""
+        stage("months", f"{months:.3f} ({bundle.calibration.mode} calibration{last})")
+        curve = bundle.curves[risk.combination] if bundle.curves is not None else None
+        if curve is not None:
+            horizons = bundle.task.horizons
+            survival = curve.survival([risk.risk], horizons)[0]
+            shares = ", ".join(f"{share:.1%} by {at:g} months" for share, at in zip(survival, horizons, strict=True))
+            stage("survival", f"without the event: {shares}")
+        return Prediction(
+            name=case.name,
+            combination=risk.combination,
+            months=months,
+            beyond=beyond,
+            risk=risk.risk,
+            baseline=risk.baseline,
+            terms=risk.terms,
+            member_risks=risk.member_risks.numpy(),
+            attention=risk.attention.numpy() if risk.attention is not None else None,
+            coordinates=tiles.coordinates if tiles is not None else None,
+            notes=tuple(record.notes),
+            warnings=tuple(note.text for note in record.warnings),
+            warning_notes=tuple(record.warnings),
+            demonstration=bundle.demonstration,
+            curve=curve,
+        )
+
+    def _warn_far_beyond(self, risk: float) -> None:
+        low, high = self.bundle.calibration.reference_risks[[0, -1]].tolist()
+        margin = max(high - low, 1.0)  # risks have a spread of about 1; those of a few patients may all be the same
+        if not low - margin <= risk <= high + margin:
+            text = f"{FAR_BEYOND}, {low:.4g} to {high:.4g}: {OTHER_UNITS}"
+            warn(Note(text, (f"{FAR_BEYOND}: {OTHER_UNITS}",)))
+
+
+def announce(bundle: Bundle) -> None:
+    """Say which bundle is used and, if its weights are a demonstration, that its numbers mean nothing clinically."""
+    manifest = bundle.manifest
+    stage("bundle", f"{manifest.purpose}, {count(len(manifest.members), 'member')}, every checksum verified")
+    if bundle.demonstration:
+        stage("notice", f"DEMONSTRATION WEIGHTS. {manifest.notice}")
+
+
+def device_name(device: "torch.device") -> str:
+    """What the log calls ``device``: a GPU's own name, or the CPU with its threads."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {count(torch.get_num_threads(), 'thread')}"

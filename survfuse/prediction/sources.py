@@ -1,0 +1,96 @@
+"""Where cases come from: one case in the platform's layout, a folder of such cases, or a cohort."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from survfuse.bundle.load import Bundle
+from survfuse.inputs.case import Case
+from survfuse.inputs.sockets import is_case, read_case
+from survfuse.runtime.errors import InputError
+from survfuse.slide.registry import ENCODERS
+
+if TYPE_CHECKING:
+    from survfuse.cohort.read import Cohort
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case that cannot be read or predicted, and why."""
+
+    name: str
+    error: InputError
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Cases by name, each read when it is asked for."""
+
+    names: tuple[str, ...]
+    single: bool  # whether the source is one case, and not a collection
+    cohort: "Cohort | None" = None
+    folders: tuple[Path, ...] = ()
+
+    def __iter__(self) -> Iterator[Case | Problem]:
+        for row, name in enumerate(self.names):
+            try:
+                yield _cohort_case(self.cohort, row) if self.cohort is not None else self._folder_case(row)
+            except InputError as error:
+                yield Problem(name, error)
+
+    def _folder_case(self, row: int) -> Case:
+        case = read_case(self.folders[row])
+        return case if self.single else case.called(self.names[row])
+
+
+def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Path) -> Cases:
+    """The cases at ``source``, of which ``modalities`` are to be used.
+
+    One case goes by its slide's name, the cases of a folder by their folders' names, a cohort's by its patients' ids.
+    ``cache`` is a folder for copies of a cohort's features. Raises InputError for a folder that holds none of these,
+    and for a cohort that cannot be read or does not fit the bundle.
+    """
+    if not source.is_dir():
+        raise InputError(f"{source}: expected a folder, with one case, several cases or a cohort")
+    if is_case(source, bundle.task):
+        return Cases((read_case(source, bundle.task).name,), single=True, folders=(source,))
+    folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if any(is_case(folder, bundle.task) for folder in folders):
+        return Cases(tuple(folder.name for folder in folders), single=False, folders=tuple(folders))
+    from survfuse.cohort.read import read_cohort
+
+    cohort = read_cohort(source, cache, modalities=modalities, with_outcomes=False, task=bundle.task)
+    _check_features(cohort, bundle)
+    return Cases(cohort.ids, single=False, cohort=cohort)
+
+
+def _cohort_case(cohort: "Cohort", row: int) -> Case:
+    """One patient of a cohort, by the modalities that it was read with."""
+    rna = None
+    if cohort.expression is not None:
+        values = cohort.expression[row]
+        rna = {gene: float(x) for gene, x in zip(cohort.genes, values.tolist(), strict=True) if not np.isnan(x)}
+    return Case(
+        features=cohort.bags[row].rows(None) if cohort.bags is not None else None,
+        rna=rna,
+        clinical=cohort.clinical[row] if any(cohort.clinical) else None,
+        name=cohort.ids[row],
+        found_by="the cohort",
+    )
+
+
+def _check_features(cohort: "Cohort", bundle: Bundle) -> None:
+    """Raise InputError for features of another length or encoder than the bundle's."""
+    if cohort.bags is None:
+        return
+    settings, length = bundle.manifest.slide, cohort.bags[0].dimension
+    if length != settings.dimension:
+        raise InputError(
+            f"features of length {length}, but the bundle takes {settings.encoder}'s of {settings.dimension}"
+        )
+    aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
+    if cohort.encoder is not None and cohort.encoder not in (settings.encoder, *aliases):
+        raise InputError(f"features of {cohort.encoder!r}, but the bundle takes those of {settings.encoder!r}")

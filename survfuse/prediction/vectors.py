@@ -1,0 +1,100 @@
+"""A case's inputs as the networks of a bundle take them: expression [G], clinical vector [C], tile features [N, D]."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from survfuse.bundle.load import Bundle
+from survfuse.inputs.case import Case
+from survfuse.runtime.clock import TimeLimit
+from survfuse.runtime.errors import BundleError
+from survfuse.runtime.log import count, stage, warn
+from survfuse.slide.registry import ENCODERS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from survfuse.inputs.features import Features
+    from survfuse.slide.encoders import Encoder
+    from survfuse.slide.extract import Extracted
+
+
+def expression_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":
+    """The case's expression [G]; None if it has none, or if the bundle does not use it."""
+    if bundle.expression is None:
+        stage("expression", "not used by this bundle")
+        return None
+    values = case.values("rna")
+    if not values:
+        stage("expression", "none given" if values is None else "none given: the object is empty")
+        return None
+    encoded = bundle.expression.encode(values)
+    stage("expression", *encoded.notes)
+    for warning in encoded.warnings:
+        warn(warning)
+    return encoded.values
+
+
+def clinical_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":
+    """The case's clinical vector [C]; None if no variable is known, or if the bundle does not use any."""
+    if bundle.vocabulary is None:
+        stage("clinical", "not used by this bundle")
+        return None
+    variables = case.values("clinical")
+    if variables is None:
+        stage("clinical", "none given")
+        return None
+    encoded = bundle.vocabulary.encode(variables)
+    if not encoded.known:
+        stage("clinical", f"no variable is known of {count(len(variables), 'key')}")
+        return None
+    stage("clinical", *encoded.notes)
+    return encoded.values
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A slide as networks take it."""
+
+    features: "torch.Tensor"  # [N, D]
+    half: bool  # whether they are of half precision
+    coordinates: "NDArray[np.int64] | None"  # [N, 2], level-0 pixels
+
+
+def read_slide(
+    case: Case, bundle: Bundle, device: "torch.device", limit: TimeLimit | None, encoder: "Callable[[], Encoder]"
+) -> "Features | Extracted":
+    """The case's tile features as given, or extracted from its slide.
+
+    ``encoder`` loads the bundle's encoder, or gives the one that is kept from the slide before. Raises InputError for a
+    slide, mask or features that cannot be read, BundleError for an encoder that cannot be used, and EnvironmentFailure
+    if ``limit`` leaves too few tiles.
+    """
+    if case.features is not None:
+        from survfuse.inputs.features import features_of
+
+        return features_of(case.features, case.name)
+    assert case.slide is not None
+    from survfuse.slide.extract import extract
+    from survfuse.slide.pixels import check_single_file
+
+    check_single_file(case.slide)
+    settings, weights = bundle.manifest.slide, bundle.encoder_weights()
+    return extract(case.slide, case.mask, settings, weights, device, BundleError, encoder=encoder, limit=limit)
+
+
+def as_tiles(slide: "Features | Extracted", bundle: Bundle) -> Tiles:
+    """A slide's features as networks take them; raises InputError for features of another encoder than the bundle's."""
+    from survfuse.inputs.features import Features, check_encoder
+
+    if not isinstance(slide, Features):
+        return Tiles(slide.features, slide.half, slide.origins)
+    settings = bundle.manifest.slide
+    aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
+    check_encoder(slide, slide.name, settings.encoder, aliases, settings.dimension)
+    named_by = f"of {slide.encoder}" if slide.encoder else f"taken to be of {settings.encoder}"
+    tiles = f"{count(len(slide.values), 'tile')} × {settings.dimension}"
+    stage("features", f"{tiles}, {named_by}", *slide.notes)
+    return Tiles(slide.values, slide.half, slide.coordinates)

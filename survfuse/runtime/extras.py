@@ -1,0 +1,33 @@
+"""Packages that only some commands need: the extras of ``pip install 'survfuse[…]'``."""
+
+from importlib.util import find_spec
+
+# Extra → the modules of its packages → the package, as pyproject.toml names it.
+EXTRAS = {
+    "train": {
+        "joblib": "joblib",
+        "lifelines": "lifelines",
+        "matplotlib": "matplotlib",
+        "pandas": "pandas",
+        "scipy": "scipy",
+        "sklearn": "scikit-learn",
+        "sksurv": "scikit-survival",
+        "tensorboard": "tensorboard",
+        "threadpoolctl": "threadpoolctl",
+    }
+}
+
+
+def missing_packages(extra: str) -> list[str]:
+    """The packages of ``extra`` that are not installed. Nothing is imported."""
+    return [package for module, package in EXTRAS[extra].items() if find_spec(module) is None]
+
+
+def extra_with(module: str | None) -> str | None:
+    """The extra that brings ``module``; None if none does.
+
+    >>> extra_with("sklearn.cluster"), extra_with("torch"), extra_with(None)
+    ('train', None, None)
+    """
+    name = (module or "").partition(".")[0]
+    return next((extra for extra, modules in EXTRAS.items() if name in modules), None)

@@ -1,0 +1,73 @@
+"""Torch files read safely: no code in them runs, and they take no more memory than their content needs."""
+
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from survfuse.runtime.errors import SurvfuseError, is_machine_failure
+from survfuse.runtime.memory import at_most, available_memory, check_memory
+
+_SLACK = 2**30  # bytes that reading may take beyond twice the file's content
+# What zipfile raises for a file that is no sound archive.
+NOT_AN_ARCHIVE = (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError)
+
+
+def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> object:
+    """The content of a torch file, which may be tensors and plain containers only.
+
+    ``mapped`` leaves the tensors in the file until they are used, which takes a file that is ``stored_plainly``.
+    Raises ``error`` for any other file, and EnvironmentFailure if its content does not fit into the memory left.
+    """
+    try:
+        bound = 2 * _unpacked(path) + _SLACK
+        with at_most(bound), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd bytes in the file: the value read, or the error, says enough
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except FileNotFoundError as cause:
+        raise error(f"{path.name}: no such file") from cause
+    except SurvfuseError:
+        raise
+    except Exception as cause:
+        # Arbitrary bytes can make the restricted unpickler fail in any way.
+        if not is_machine_failure(cause):
+            raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
+        # Either the machine has run out of memory, or the file asked for more than the bound.
+        left = available_memory()
+        if isinstance(cause, OSError) or (left is not None and left < bound):
+            raise
+        raise error(f"{path.name}: asks for more memory than what it holds accounts for") from cause
+
+
+def read_tensor(path: Path, error: type[SurvfuseError], mapped: bool = False) -> Tensor:
+    """The one dense tensor in a torch file, read as ``load_torch`` reads it; raises ``error`` for anything else."""
+    value = load_torch(path, error, mapped)
+    if not isinstance(value, Tensor):
+        raise error(f"{path.name}: expected a tensor, found {type(value).__name__}")
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        raise error(f"{path.name}: expected a dense tensor, found {value.layout}, {value.dtype}")
+    return value
+
+
+def stored_plainly(path: Path) -> bool:
+    """Whether a file is of torch's zip format with nothing in it compressed, so that its tensors can be mapped."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+    except NOT_AN_ARCHIVE:
+        return False
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes of a file's content once unpacked; raises EnvironmentFailure if what is compressed exceeds the memory."""
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry.file_size for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    except NOT_AN_ARCHIVE:
+        return size
+    if packed:
+        check_memory(sum(packed), f"{path.name}'s compressed entries")
+    return size + sum(packed)

@@ -1,0 +1,47 @@
+"""Where units are fitted: on this machine, one after the other.
+
+Another executor, such as one for a cluster, has the same method. What it must send is small: a unit is names, and
+``fit`` is a function of a module. The data goes by reference: each worker can open the cohort and the protocol itself.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from survfuse.training.member import TrainedMember
+from survfuse.training.training_data import TrainingData
+from survfuse.training.units import Unit
+
+Fit = Callable[[TrainingData, Unit, torch.device], list[TrainedMember]]
+Results = Iterator[tuple[Unit, list[TrainedMember]]]
+
+
+class Executor(Protocol):
+    """Fits units somewhere."""
+
+    @property
+    def device(self) -> torch.device:
+        """The kind of device that units are fitted on."""
+        ...
+
+    def results(self, fit: Fit, data: TrainingData, units: Sequence[Unit]) -> Results:
+        """Each unit with its members, as it ends: in any order, each once. An error of ``fit`` is passed on."""
+        ...
+
+
+class LocalExecutor:
+    """Fits units on this machine, in their order."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    @property
+    def device(self) -> torch.device:
+        """The device that units are fitted on."""
+        return self._device
+
+    def results(self, fit: Fit, data: TrainingData, units: Sequence[Unit]) -> Results:
+        """Each unit with its members, as it ends."""
+        for unit in units:
+            yield unit, fit(data, unit, self._device)

@@ -1,0 +1,54 @@
+"""Fitting one unit: a function without state, which an executor can call anywhere."""
+
+import numpy as np
+import torch
+
+from survfuse.networks.build import build
+from survfuse.networks.families import Family
+from survfuse.networks.sizes import Sizes
+from survfuse.runtime.arrays import Floats
+from survfuse.tasks.modalities import Combination
+from survfuse.training.fit_cox import fit_cox
+from survfuse.training.fit_networks import fit_networks, inner_sizes
+from survfuse.training.member import Fitted, Prepared, TrainedMember
+from survfuse.training.member_risks import network_risks
+from survfuse.training.training_data import TrainingData
+from survfuse.training.units import Unit
+
+
+def fit_unit(data: TrainingData, unit: Unit, device: torch.device) -> list[TrainedMember]:
+    """The trained members of ``unit``, one for each of its splits and in their order.
+
+    The same arguments give the same members, on the CPU to the last bit. Reads and writes no file but the cohort's
+    bags. Raises InputError where a member cannot be fitted.
+    """
+    family, cohort = data.families[unit.family], data.cohort
+    members = [data.prepared(family, data.splits_by_name[name]) for name in unit.splits]
+    sizes = inner_sizes(data.family_sizes(family))
+    if family.linear:
+        clusters = data.clusters(members[0].split) if "slide" in family.modalities else None
+        fitted = fit_cox(family, members, clusters, cohort.times, cohort.events)
+    else:
+        optimisation, seed = data.protocol.optimisation, data.protocol.seed
+        fitted = fit_networks(
+            family, sizes, members, cohort.bags, cohort.times, cohort.events, optimisation, seed, device
+        )
+    return [
+        TrainedMember(family, member.split, own, _risks(data, family, sizes, member, own, device))
+        for member, own in zip(members, fitted, strict=True)
+    ]
+
+
+def _risks(
+    data: TrainingData, family: Family, sizes: Sizes, member: Prepared, fitted: Fitted, device: torch.device
+) -> dict[Combination, Floats]:
+    """The member's risks [n] of its inner and held-out patients; NaN for those it was fitted to."""
+    network = build(family, sizes)
+    network.load_state_dict(fitted.state)
+    rows = np.union1d(member.split.inner, member.split.held_out)
+    scored = network_risks(network, data.cohort.bags, member.inputs, data.combinations(family), rows.tolist(), device)
+    risks = {}
+    for combination, values in scored.items():
+        risks[combination] = np.full(len(data.cohort.ids), np.nan)
+        risks[combination][rows] = values.numpy()
+    return risks
