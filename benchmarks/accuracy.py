@@ -15,9 +15,8 @@ import argparse
 import contextlib
 import io
 import json
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,21 +29,28 @@ from survfuse.cohort.bags import Bag
 from survfuse.cohort.read import Cohort
 from survfuse.cohort.simulate import draw, drawn_phenotypes
 from survfuse.inputs.expression import IDENTITY
-from survfuse.networks.families import FAMILIES, build
+from survfuse.networks.build import build
+from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.files import write_json
 from survfuse.survival.calibration import CONTINUOUS, RANK, Calibration
 from survfuse.survival.metrics import concordance, corrected_difference, paired_difference
-from survfuse.tasks.modalities import MODALITIES, Combination
+from survfuse.tasks.modalities import Combination
+from survfuse.tasks.registry import DEFAULT
+from survfuse.training.executor import LocalExecutor
 from survfuse.training.fit_networks import inner_sizes
 from survfuse.training.folds import nested_splits
 from survfuse.training.member import TrainedMember
 from survfuse.training.member_risks import network_risks
 from survfuse.training.protocol import CANDIDATES, Optimisation, Protocol
 from survfuse.training.stacking import Stacked, stack
+from survfuse.training.state import TrainingState
 from survfuse.training.trainer import Trainer
+from survfuse.training.training_data import TrainingData, known_modalities, training_data
 
 Floats = NDArray[np.float64]
+CPU = torch.device("cpu")
+FAMILIES = families_of(DEFAULT.modalities)
 # Narrower networks than the paper's, and shorter tile features: 176 patients do not fill the paper's, and fifteen
 # cohorts of every family are to be done in an hour.
 SIZES = Sizes(bag=64, attention=32, rna=(64, 32, 16), rank=16, pairs=(16, 8, 8), hidden=32, embedding=8, fused=16)
@@ -85,23 +91,22 @@ def main() -> None:
         tables(options.folder)
 
 
-def _once(path: Path, run: "callable") -> None:
+def _once(path: Path, run: Callable[[], dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_json(path, run())
     print(path.name, flush=True)
 
 
-def trained(cohort: Cohort, protocol: Protocol, families: Sequence[str]) -> tuple[Trainer, list[TrainedMember]]:
-    """Members of ``families`` on every split, without a word on the way."""
-    state = Path(tempfile.mkdtemp())
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            trainer = Trainer(cohort, SIZES, protocol, state)
-            trainer.families = list(families)
-            return trainer, list(trainer.members())
-    finally:
-        shutil.rmtree(state)
+def trained(
+    cohort: Cohort, protocol: Protocol, families: Sequence[str] | None = None
+) -> tuple[TrainingData, list[TrainedMember]]:
+    """Members of ``families`` (default: the candidates) on every split, without output on the way."""
+    data = training_data(cohort, protocol, SIZES)
+    if families is not None:
+        data = replace(data, families={name: FAMILIES[name] for name in families})
+    with tempfile.TemporaryDirectory() as work, contextlib.redirect_stdout(io.StringIO()):
+        return data, Trainer(data, TrainingState(Path(work), data, CPU), LocalExecutor(CPU)).members()
 
 
 # 1. Simulated
@@ -125,8 +130,8 @@ def _drawn(seed: int, tiles: int, interaction: float) -> tuple[Cohort, Cohort, F
 def simulated(seed: int, interaction: float) -> dict:
     """C of each family, the stack and the true hazard on test patients, and nested held-out C in training."""
     training, test, hazard = _drawn(seed, TILES, interaction)
-    trainer, members = trained(training, Protocol(seed=seed, optimisation=OPTIMISATION), list(FAMILIES))
-    risks = new_risks(trainer, members, test)
+    data, members = trained(training, Protocol(seed=seed, optimisation=OPTIMISATION), list(FAMILIES))
+    risks = new_risks(data, members, test)
     stacks = {family: _stacked(members, [family], training) for family in FAMILIES}
     stacks["stack"] = _stacked(members, CANDIDATES, training)
     found = {
@@ -147,39 +152,38 @@ def sampling(seed: int) -> dict:
     found = {}
     for tiles in (32, 512):
         protocol = Protocol(seed=seed, optimisation=replace(OPTIMISATION, tiles=tiles))
-        trainer, members = trained(training, protocol, ["bilinear"])
+        data, members = trained(training, protocol, ["bilinear"])
         of = _stacked(members, ["bilinear"], training)
         found["all" if tiles == 512 else str(tiles)] = {
-            "test": concordance(test.times, test.events, _ensemble(of, new_risks(trainer, members, test))),
+            "test": concordance(test.times, test.events, _ensemble(of, new_risks(data, members, test))),
             "held_out": concordance(training.times, training.events, of.reference),
         }
     return found
 
 
 def _stacked(members: Sequence[TrainedMember], families: Sequence[str], cohort: Cohort) -> Stacked:
-    chosen = [member.scored() for member in members if member.family in families]
-    modalities = MODALITIES if cohort.bags is not None else ("rna", "clinical")
-    return stack(chosen, modalities, cohort.times, cohort.events)
+    chosen = [member.member_risks() for member in members if member.family.name in families]
+    return stack(chosen, known_modalities(cohort), cohort.times, cohort.events)
 
 
-def new_risks(trainer: Trainer, members: Sequence[TrainedMember], test: Cohort) -> dict[tuple[str, str], Floats]:
+def new_risks(data: TrainingData, members: Sequence[TrainedMember], test: Cohort) -> dict[tuple[str, str], Floats]:
     """Each member's risk of each new patient [n], by family and split."""
-    rna = trainer.expression.transformed(test.expression).astype(np.float64)
-    clinical = np.stack([trainer.vocabulary.encode(patient).values for patient in test.clinical]).astype(np.float64)
-    everyone, found, inputs = range(len(test.ids)), {}, {}
+    rna = data.expression.transformed(test.expression).astype(np.float64)
+    clinical = np.stack([data.vocabulary.encode(patient).values for patient in test.clinical]).astype(np.float64)
+    everyone, risks, inputs = range(len(test.ids)), {}, {}
     for member in members:
-        if member.split.name not in inputs:
-            expression, variables = trainer.maps(member.split)
-            inputs[member.split.name] = (expression.apply(rna), variables.apply(clinical))
-        sizes = trainer.family_sizes(member.family)
-        network = build(member.family, inner_sizes(sizes, sizes.stand_ins))
+        split = member.split
+        if split.name not in inputs:
+            maps = data.maps(split)
+            inputs[split.name] = {"rna": maps.expression.apply(rna), "clinical": maps.clinical.apply(clinical)}
+        sizes = data.family_sizes(member.family)
+        network = build(member.family, inner_sizes(sizes))
         network.load_state_dict(member.fitted.state)
-        mapped, variables = inputs[member.split.name]
         own: Combination = network.modalities
-        device = torch.device("cpu")
-        scored = network_risks(network, test.bags, mapped[:, : sizes.components], variables, [own], everyone, device)
-        found[member.family, member.split.name] = scored[own].numpy()
-    return found
+        given = inputs[split.name] | {"rna": inputs[split.name]["rna"][:, : sizes.components]}
+        scored = network_risks(network, test.bags, given, [own], everyone, CPU)
+        risks[member.family.name, split.name] = scored[own].numpy()
+    return risks
 
 
 def _ensemble(stacked: Stacked, risks: Mapping[tuple[str, str], Floats]) -> Floats:
@@ -224,8 +228,8 @@ def _tabular(times, events, expression: Floats, genes: Sequence[str], clinical) 
 def real(cohort: Cohort, seed: int) -> dict:
     """C in each outer fold, of the stack and of its candidates."""
     protocol = Protocol(seed=seed, transform=IDENTITY, optimisation=OPTIMISATION)
-    trainer, members = trained(cohort, protocol, protocol.families(("rna", "clinical")))
-    stacked = _stacked(members, trainer.families, cohort)
+    data, members = trained(cohort, protocol)
+    stacked = _stacked(members, list(data.families), cohort)
     held = dict(stacked.candidates) | {"stack": stacked.reference}
     scores: dict[str, list[float]] = {}
     for rows in _held_out(cohort, protocol):

@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from survfuse.bundle.load import Bundle, load
 from survfuse.cli.main import main as survfuse
 from survfuse.cohort.read import SIMULATION_FILE, Cohort, read_cohort
-from survfuse.prediction.table import cohort_risks
+from survfuse.prediction.many import predicted
+from survfuse.prediction.predictor import Predictor
+from survfuse.prediction.sources import cases_in
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import read_object
 from survfuse.survival.metrics import concordance, percentile_interval, resampled
-from survfuse.tasks.modalities import MODALITIES, combination_name, parse_combination
+from survfuse.tasks.modalities import combination_name, parse_combination
 
 DRAWS = 200  # of the patients, for the interval of a difference
 Floats = NDArray[np.float64]
@@ -44,15 +46,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         for name in bundle.manifest.combinations:
             cohort = read_cohort(options.cohort, Path(cache), modalities=parse_combination(name))
-            risks = _risks(bundle, cohort)
-            found = concordance(cohort.times, cohort.events, risks)
+            risks = _risks(bundle, options.cohort, name, Path(cache))
+            own = concordance(cohort.times, cohort.events, risks)
             beside = ""
-            if options.training is not None and parse_combination(name) != MODALITIES:
-                alone = _risks(_trained(options.training, options.work, name, training), cohort)
+            if options.training is not None and parse_combination(name) != bundle.modalities:
+                lesser = _trained(options.training, options.work, name, training)
+                alone = _risks(lesser, options.cohort, name, Path(cache))
                 beside = f"{concordance(cohort.times, cohort.events, alone):.4f} | {_difference(cohort, risks, alone)}"
             beyond = bundle.calibration.months(risks).beyond.mean()
             spread = f"{risks.mean():+.3f} | {risks.std():.3f} | {beyond:.1%}"
-            print(f"| {name} | {found:.4f} | {beside or ' | '} | {spread} |", flush=True)
+            print(f"| {name} | {own:.4f} | {beside or ' | '} | {spread} |", flush=True)
     truth = concordance(cohort.times, cohort.events, [hazards[patient] for patient in cohort.ids])
     reference = bundle.calibration.reference_risks
     print(f"| true hazard | {truth:.4f} | | | | | |")
@@ -60,9 +63,13 @@ def main() -> None:
     print(f"\n{len(cohort.ids)} patients, {cohort.events.sum()} events; C of the risks, beyond: of the last event")
 
 
-def _risks(bundle: Bundle, cohort: Cohort) -> Floats:
+def _risks(bundle: Bundle, cohort: Path, name: str, cache: Path) -> Floats:
+    """Risks [n] of a cohort's patients by one combination of modalities."""
+    modalities = parse_combination(name)
     with redirect_stdout(sys.stderr):
-        return np.array([found.risk for found in cohort_risks(bundle, cohort)])
+        cases = cases_in(cohort, bundle, modalities, cache)
+        predictions = predicted(Predictor(bundle), cases, len(cases.names), modalities)
+    return np.array([prediction.risk for prediction in predictions])
 
 
 def _trained(cohort: Path, work: Path, name: str, training: list[str]) -> Bundle:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -26,6 +27,8 @@ from survfuse.runtime.errors import EnvironmentFailure, InputError
 from survfuse.slide.registry import ENCODERS
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.weights import embedded_weights
+from survfuse.tasks.chimera3 import TASK
+from survfuse.tasks.task import CohortLayout, OutcomeKeys
 
 TIME = "Time_to_prog_or_FUend"
 
@@ -120,6 +123,60 @@ def test_genes_that_some_patients_lack_are_nan(published, tmp_path):
     frame = pd.DataFrame({name: json.loads(_part(published, name, "RNA").read_text()) for name in found.ids}).T
     assert np.array_equal(found.expression, frame[list(found.genes)].to_numpy(), equal_nan=True)
     assert np.isnan(found.expression[1, found.genes.index(gone)]) and np.isnan(found.expression).sum() == 6
+
+
+# Another task
+
+OTHER = replace(
+    TASK,
+    name="other",
+    modalities=("rna", "clinical"),
+    outcome=OutcomeKeys("relapse", "months", ("relapse",), ("months",), 100.0),
+    missing_codes=("unknown",),
+    plausible={"age": (100.0, 200.0)},
+    layouts=(
+        CohortLayout("theirs", ("patients",), "patients/{id}/{id}.json", "rna/{id}.json", ("tiles/h5",)),
+        CohortLayout("flat", ("variables", "genes"), "variables/{id}_V.json", "genes/{id}_G.json", ("tiles",), True),
+    ),
+    simulated_variables=lambda traits, _: [{"age": 150, "T1": str(bool(t1))} for t1 in traits.t1],
+)
+
+
+def test_a_cohort_of_another_task_is_written_and_read_by_its_description(tmp_path):
+    simulate(tmp_path / "one", 4, 7, genes=9, tiles=2, task=OTHER)
+    written = {path.relative_to(tmp_path / "one").as_posix() for path in (tmp_path / "one").rglob("3S_2*.*")}
+    assert written == {
+        *("patients/3S_2/3S_2.json", "rna/3S_2.json", "tiles/h5/3S_2_HE.pt", "tiles/coordinates/3S_2_HE.npy")
+    }
+    cohort = read_cohort(tmp_path / "one", tmp_path / "cache", task=OTHER)
+    assert cohort.task is OTHER and cohort.bags is None and cohort.expression.shape == (4, 9)
+    stored = json.loads((tmp_path / "one/patients/3S_2/3S_2.json").read_text())
+    assert set(stored) == {"age", "T1", "relapse", "months"} and set(cohort.clinical[1]) == {"age", "T1"}
+    assert (cohort.events[1], cohort.times[1]) == (stored["relapse"] == 1, stored["months"])
+    with pytest.raises(InputError, match="expected patients in folders data/<id>, or in folders clinics, seqs"):
+        read_cohort(tmp_path / "one", tmp_path / "cache")
+    for folder in ("variables", "genes"):
+        (tmp_path / "two" / folder).mkdir(parents=True)
+    rows = []
+    for name in cohort.ids:
+        variables = json.loads((tmp_path / "one/patients" / name / f"{name}.json").read_text())
+        rows.append([name, variables.pop("months"), variables.pop("relapse")])
+        (tmp_path / "two/variables" / f"{name}_V.json").write_text(json.dumps(variables))
+        shutil.copy(tmp_path / "one/rna" / f"{name}.json", tmp_path / "two/genes" / f"{name}_G.json")
+    table = pd.DataFrame(rows, columns=["case_id", "Months", "Relapse"])
+    table.to_csv(tmp_path / "two/outcomes.csv", index=False)
+    other = read_cohort(tmp_path / "two", tmp_path / "cache", task=OTHER)
+    assert np.array_equal(other.times, cohort.times) and other.clinical == cohort.clinical
+    table.loc[0, "Months"] = 100
+    table.to_csv(tmp_path / "two/outcomes.csv", index=False)
+    edit_json(tmp_path / "two/variables/3S_2_V.json", age=70)
+    edit_json(tmp_path / "two/variables/3S_3_V.json", age="Unknown")
+    line = problems(tmp_path / "two", task=OTHER)
+    assert "2 problems" in line and "time: expected months of at least 0 and below 100;" in line
+    assert "3S_2_V.json: clinical variable age: out of its plausible range, 100 to 200" in line
+    assert "expected modalities among rna, clinical, found slide" in problems(
+        tmp_path / "two", None, ["slide"], task=OTHER
+    )
 
 
 # Slides

@@ -4,6 +4,7 @@ A block's tag says what it is:
 
     sh, python              run in order, a page in one folder: a copy of the checkout, with what MATERIAL puts there
     sh image, sh long       run under the marker of that name as well
+    diff                    applied to the folder; the blocks after it run with the changed code
     sh make                 targets of the Makefile, which .ci/run runs
     text output             what the block before printed; numbers may differ, and … stands for anything
     text, json              content
@@ -19,6 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,28 +31,20 @@ from test_reference import GENES, TABLE, VOCABULARY, checkpoint
 
 import survfuse
 from survfuse.bundle.manifest import RESEARCH
-from survfuse.networks.families import FAMILIES
+from survfuse.networks.families import families_of
 from survfuse.slide.registry import ENCODERS
 from survfuse.slide.weights import build_network
+from survfuse.tasks.registry import DEFAULT
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
-RUN, MARKED = ("sh", "python"), {"sh image": "image", "sh long": "long"}
+RUN, MARKED = ("sh", "python", "diff"), {"sh image": "image", "sh long": "long"}
+FAMILIES = families_of(DEFAULT.modalities)
 CONTENT = ("sh make", "text output", "text", "json")
 IMAGE = "survfuse-docs:test"
 # Not part of a checkout, or of no use to a page.
-LEFT_OUT = (
-    ".git",
-    ".venv",
-    ".*_cache",
-    ".hypothesis",
-    "__pycache__",
-    "*.egg-info",
-    "build",
-    "dist",
-    "output",
-    "results",
-)
-SEPARATOR = "\x1e"
+LEFT_OUT = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "output")
+WRITES = "docs/for-researchers.md"  # whose commands write every kind of file
+END = "\x1e"  # of what a block printed
 
 
 @dataclass(frozen=True)
@@ -147,45 +141,56 @@ def run_page(page: str, folder: Path, mark: str | None = None) -> list[tuple[Blo
         session = [wanted.pop(0)]
         while session[0].kind == "python" and wanted and wanted[0].kind == "python":
             session.append(wanted.pop(0))
-        output = run_python(session, folder) if session[0].kind == "python" else run_shell(session[0], folder)
-        printed += zip(session, output, strict=True)
+        printed += zip(session, run_session(session, folder), strict=True)
     return printed
 
 
-def run_shell(block: Block, folder: Path) -> list[str]:
-    text = engine_placed(block.text) if block.kind == "sh image" else block.text
-    return [run(["bash", "-euo", "pipefail", "-c", text], str(block), folder)]
+def run_session(session: list[Block], folder: Path) -> list[str]:
+    """What each block printed. Python blocks that follow one another share one interpreter, as somebody types them."""
+    first, texts = session[0], {str(block): block.text for block in session}
+    if first.kind == "python":
+        program = f"for name, text in {texts!r}.items():\n exec(compile(text, name, 'exec'))\n print({END!r})\n"
+        return run([sys.executable, "-u", "-c", program], first, folder).split(f"{END}\n")[:-1]
+    if first.kind == "diff":
+        return [run(["git", "apply", "--recount", "-"], first, folder, first.text)]
+    text = engine_placed(first.text) if first.kind == "sh image" else first.text
+    return [run(["bash", "-euo", "pipefail", "-c", text], first, folder)]
 
 
-def run_python(session: list[Block], folder: Path) -> list[str]:
-    """Blocks that follow one another share one interpreter, as somebody types them."""
-    parts = [(str(block), block.text) for block in session]
-    program = f"for name, text in {parts!r}:\n exec(compile(text, name, 'exec'))\n print({SEPARATOR!r}, flush=True)\n"
-    return run([sys.executable, "-c", program], parts[0][0], folder).split(f"{SEPARATOR}\n")[:-1]
-
-
-def run(command: list[str], name: str, folder: Path) -> str:
+def run(command: list[str], block: Block, folder: Path, given: str = "") -> str:
+    """What a command printed in ``folder``, with the copy's code; it must succeed."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SURVFUSE_")}
-    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "IMAGE": IMAGE}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    environment |= {"IMAGE": IMAGE, "GIT_CEILING_DIRECTORIES": str(folder.parent)}
+    # Two pages are run at once, each on one core.
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800
+        command,
+        cwd=folder,
+        env=environment,
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1800,
     )
-    assert done.returncode == 0, f"{name} ends with exit code {done.returncode}:\n{done.stdout}"
+    assert done.returncode == 0, f"{block} ends with exit code {done.returncode}:\n{done.stdout}"
     return done.stdout
 
 
+Ran = tuple[Path, list[tuple[Block, str]]]
+
+
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list[tuple[Block, str]]]]:
-    """A page's folder after its blocks were run, and what they printed; once for all tests."""
-    known: dict[str, tuple[Path, list[tuple[Block, str]]]] = {}
-
-    def of(page: str) -> tuple[Path, list[tuple[Block, str]]]:
-        if page not in known:
-            folder = tmp_path_factory.mktemp("page")
-            known[page] = folder, run_page(page, folder)
-        return known[page]
-
-    return of
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Ran]]:
+    """A page's folder after its blocks were run, and what they printed. Pages are run once for all tests, two at a
+    time, and only those that a selected test asks for."""
+    selected = [item for item in request.session.items if "ran" in getattr(item, "fixturenames", ())]
+    pages = dict.fromkeys(item.callspec.params["page"] if hasattr(item, "callspec") else WRITES for item in selected)
+    folders = {page: tmp_path_factory.mktemp("page") for page in pages}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        running = {page: pool.submit(run_page, page, folder) for page, folder in folders.items()}
+        yield lambda page: (folders[page], running[page].result())
 
 
 def marked_pages(mark: str) -> list[str]:
@@ -194,7 +199,7 @@ def marked_pages(mark: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_runs_and_prints_what_the_page_shows(page, ran):
-    folder, printed = ran(page)
+    _, printed = ran(page)
     assert [block for block, _ in printed] == [block for block in blocks(page) if block.kind in RUN]
     check_outputs(page, dict(printed))
 
@@ -386,7 +391,7 @@ def keys(value: object, known: frozenset[str]) -> set[str]:
 
 
 def test_every_key_and_column_that_is_written_is_described(ran):
-    folder, _ = ran("docs/for-researchers.md")
+    folder, _ = ran(WRITES)
     described = {word for code in inline_code("docs/file-formats.md") for word in (code, *re.split(r"[.<>/ ]", code))}
     bundle = json.loads((folder / "model" / "manifest.json").read_text())
     variable = set(bundle["files"]) | set(bundle["combinations"]) | set(FAMILIES)
@@ -406,7 +411,7 @@ def test_every_key_and_column_that_is_written_is_described(ran):
 def test_every_attribute_of_a_feature_file_is_described(ran):
     import h5py
 
-    folder, _ = ran("docs/for-researchers.md")
+    folder, _ = ran(WRITES)
     described = set(inline_code("docs/file-formats.md"))
     with h5py.File(folder / "3S_001_HE.h5") as file:
         names = {*file, *(name for holder in (file, *file.values()) for name in holder.attrs)}

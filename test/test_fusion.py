@@ -5,13 +5,17 @@ import pytest
 import torch
 from torch import nn
 
+from survfuse.networks.build import build
 from survfuse.networks.ensemble import Ensemble, Member
-from survfuse.networks.families import FAMILIES, build
-from survfuse.networks.fusion import Network
+from survfuse.networks.families import families_of
+from survfuse.networks.network import Network
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.runtime.errors import InputError
-from survfuse.tasks.modalities import MODALITIES, all_combinations, combination_name
+from survfuse.tasks.modalities import all_combinations, combination_name
+
+MODALITIES = ("slide", "rna", "clinical")
+FAMILIES = families_of(MODALITIES)
 
 SMALL = Sizes(
     tile=20, bag=12, attention=7, genes=30, rna=(16, 10, 8), clinical=9, rank=5, pairs=(6, 4, 3),
@@ -91,7 +95,7 @@ def paper(family: str, state: State, h: np.ndarray, x: np.ndarray, c: np.ndarray
 def network(family: str, seed: int, sizes: Sizes = SMALL) -> Network:
     """A network with every tensor drawn at random: biases start at zero, where a forgotten one would not show."""
     random = torch.Generator().manual_seed(seed)
-    made = build(family, sizes)
+    made = build(FAMILIES[family], sizes)
     with torch.no_grad():
         for tensor in made.state_dict().values():
             tensor.copy_(0.5 * torch.randn(tensor.shape, generator=random))
@@ -116,7 +120,7 @@ def test_networks_follow_their_sources_formulas(family, seed):
     assert found.risk.item() == pytest.approx(expected, rel=1e-9)
     assert found.terms.shape == (1, len(made.terms))
     assert float((found.terms.sum() + found.bias).detach()) == pytest.approx(expected, rel=1e-9)
-    if "slide" in made.modalities and not made.linear:
+    if "slide" in made.modalities and not made.family.linear:
         assert found.attention[0].tolist() == pytest.approx(
             slide_vector(state, inputs[0].numpy())[1].tolist(), rel=1e-9
         )
@@ -149,7 +153,7 @@ def test_a_missing_modality_is_stood_in_for(family):
             absent = made(*given).risk
             masked = made(100.0 * tiles if "slide" not in combination else tiles, rna, clinical, None, hidden).risk
             vectors, attention = made.encode(tiles, rna, clinical)
-            stand_ins = made.means if made.linear else made.stand_ins
+            stand_ins = made.means if made.family.linear else made.stand_ins
             replaced = {n: v if n in combination else stand_ins[n][None] for n, v in vectors.items()}
             assert torch.allclose(absent, made.fuse(replaced, attention).risk, rtol=1e-5)
         assert torch.allclose(absent, masked, rtol=1e-5)
@@ -158,7 +162,7 @@ def test_a_missing_modality_is_stood_in_for(family):
 def test_fixed_maps_stand_before_the_network():
     """A frozen network on raw inputs is the inner one on inputs mapped by hand."""
     frozen = network("bilinear", 3, FROZEN)
-    inner = build("bilinear", Sizes(**{**vars(SMALL), "genes": 11, "stand_ins": True})).eval()
+    inner = build(FAMILIES["bilinear"], Sizes(**{**vars(SMALL), "genes": 11, "stand_ins": True})).eval()
     own = {
         name: tensor
         for name, tensor in frozen.state_dict().items()
@@ -195,13 +199,13 @@ def test_full_sizes_have_the_sources_parameters():
     }
     for family, number in expected.items():
         with torch.device("meta"):
-            made = build(family, Sizes())
+            made = build(FAMILIES[family], Sizes())
         assert sum(parameter.numel() for parameter in made.parameters()) == number, family
 
 
 def test_weights_start_xavier_normal_and_biases_at_zero():
     torch.manual_seed(0)
-    made = build("bilinear", Sizes(genes=500, rna=(400, 64)))
+    made = build(FAMILIES["bilinear"], Sizes(genes=500, rna=(400, 64)))
     first = made.rna.layers[0]
     assert first.weight.std().item() == pytest.approx((2 / (500 + 400)) ** 0.5, rel=0.02)
     assert all((module.bias == 0).all() for module in made.modules() if isinstance(module, nn.Linear))
@@ -224,7 +228,7 @@ def test_padding_and_the_order_of_tiles_change_nothing(family):
 
 def test_dropout_of_both_branches_is_dropout_of_their_product():
     """Both of a tile's gates survive with (1 − p)², and what is left is scaled by its inverse, as torch's own does."""
-    made = build("bilinear", SMALL)
+    made = build(FAMILIES["bilinear"], SMALL)
     masks = made.dropout(tiles=17)
     assert masks["bag"] == ((17, 12), 0.25) and masks["rna.1"] == ((10,), 0.25)
     assert masks["gate"] == ((17, 7), pytest.approx(1.0 - 0.75**2))
@@ -259,7 +263,7 @@ def members() -> list[Member]:
             for combination in all_combinations(MODALITIES)
             if own & set(combination)
         }
-        made.append(Member(family, sizes, standings, network(family, seed, sizes).state_dict()))
+        made.append(Member(FAMILIES[family], sizes, standings, network(family, seed, sizes).state_dict()))
     return made
 
 
@@ -365,4 +369,68 @@ def test_a_combination_that_was_not_trained_for_is_refused():
 )
 def test_impossible_sizes_are_refused(change):
     with pytest.raises(ValueError, match="expected"):
-        Sizes.from_json(SMALL.to_json() | change)
+        Sizes.from_json(SMALL.to_json() | change).check_pairs(MODALITIES)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "names"),
+    [
+        (("slide",), {"slide", "cox-slide"}),
+        (
+            ("slide", "clinical"),
+            {
+                "bilinear",
+                "bilinear-residual",
+                "concat",
+                "tensor",
+                "low-rank-tensor",
+                "slide",
+                "clinical",
+                "cox-slide",
+                "cox",
+            },
+        ),
+        (MODALITIES, set(FAMILIES)),
+    ],
+)
+def test_a_task_of_other_modalities_has_families_that_fuse_them(modalities, names):
+    families = families_of(modalities)
+    assert set(families) == names
+    pairs = len(modalities) * (len(modalities) - 1) // 2
+    sizes = Sizes(**{**vars(SMALL), "pairs": (6, 4, 3)[:pairs], "stand_ins": True})
+    tiles, rna, clinical = (part[None] for part in case(0))
+    given = {"slide": tiles, "rna": rna, "clinical": clinical}
+    inputs = [given[name] if name in modalities else None for name in MODALITIES]
+    for family in families.values():
+        made = build(family, sizes).eval()
+        with torch.no_grad():
+            fused = made(*inputs)
+        assert set(family.modalities) <= set(modalities)
+        assert float((fused.terms.sum() + fused.bias).detach()) == pytest.approx(float(fused.risk), rel=1e-5, abs=1e-6)
+
+
+def test_terms_are_called_after_what_a_case_has_and_stand_ins_belong_to_the_baseline():
+    """A term of absent modalities alone is the same for every case: it is part of the baseline, and shown nowhere."""
+    baselines = set()
+    for seed in range(3):
+        tiles, rna, _ = case(seed)
+        scored = Ensemble(members(), SCALES)(tiles, rna, None)
+        assert list(scored.terms) == ["slide", "rna", "slide × rna"]
+        assert scored.baseline + sum(scored.terms.values()) == pytest.approx(scored.risk, abs=1e-9)
+        baselines.add(round(scored.baseline, 9))
+    assert len(baselines) == 1
+    alone = Ensemble(members(), SCALES)(None, None, case(0)[2])
+    assert list(alone.terms) == ["clinical"]
+
+
+def test_a_hidden_modality_s_stand_in_is_what_the_baseline_holds():
+    """One concatenation member, by hand: the baseline is (w_c · stand-in + b − location) / scale, on the ensemble's."""
+    made = network("concat", 5, FROZEN)
+    tiles, rna, _ = case(1)
+    weight, scale = MemberWeight(1.0, 0.3, 0.7), RiskScale(0.2, 0.9)
+    member = Member(FAMILIES["concat"], FROZEN, {"slide+rna": weight}, made.state_dict())
+    scored = Ensemble([member], {"slide+rna": scale})(tiles, rna, None)
+    constant = made.risk.weight[0, -FROZEN.clinical :] @ made.stand_ins["clinical"] + made.risk.bias[0]
+    expected = ((float(constant) - weight.location) / weight.scale - scale.location) / scale.scale
+    assert scored.baseline == pytest.approx(expected, rel=1e-5)
+    assert list(scored.terms) == ["slide", "rna"]

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -324,6 +325,20 @@ def test_an_evaluation_gives_the_challenges_figure_first(files, capsys):
     json.dumps(found, allow_nan=False)
     print_evaluation(found)
     assert capsys.readouterr().out.splitlines()[0].startswith("challenge's concordance (months)")
+
+
+def test_an_evaluation_is_at_the_tasks_horizons_and_by_its_columns(files):
+    """Of a task with other horizons and another name of the event: the columns of the first are not the second's."""
+    relapse = replace(DEFAULT.outcome, event_columns=("relapse",))
+    task = replace(DEFAULT, horizons=(36.0,), outcome=relapse)
+    with pytest.raises(InputError, match="the column relapse is missing"):
+        evaluate(*files, draws=2, task=task)
+    files[1].write_text(files[1].read_text().replace("Progression", "Relapse"))
+    risks, times, events = simulated(40, seed=8)
+    area = auc_at(times, events, times, events, risks, [36.0])[36.0]
+    assert {month: figure["value"] for month, figure in evaluate(*files, draws=2, task=task)["auc"].items()} == {
+        "36": area
+    }
 
 
 @pytest.mark.parametrize(

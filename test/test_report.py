@@ -167,6 +167,13 @@ def test_drawings_show_the_figures(held, found):
     assert [axes.get_title() for axes in calibration_drawing(held).axes] == ["12 months", "24 months", "60 months"]
 
 
+def test_figures_and_drawings_are_at_the_horizons_given(held, found):
+    one = replace(held, horizons=(24.0,))
+    figures = summary(one, draws=25)
+    assert figures == found | {"auc": {"24": found["auc"]["24"]}}
+    assert [axes.get_title() for axes in calibration_drawing(one).axes] == ["24 months"]
+
+
 class Page(HTMLParser):
     """Tags opened and closed in order, ids, and every attribute that would load or run something."""
 
@@ -216,6 +223,17 @@ def test_text_is_escaped_and_what_is_held_out_is_said(written):
     assert text.index('<div class="notice">Simulated') < text.index("<h1>")
     assert text.count('<span class="tag held">nested held-out</span>') == 4
     assert text.index("used in fitting") > text.index("Loss curves")
+
+
+def test_the_report_of_simulated_patients_begins_with_their_notice(bundle):
+    """What training wrote beside a bundle of simulated patients: the page's first words are the bundle's own notice."""
+    notice = json.loads((bundle / "manifest.json").read_text())["notice"]
+    assert "simulated patients" in notice
+    folder = bundle.with_name(f"{bundle.name}.training")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.partition("<body>\n")[2].startswith(f'<div class="notice">{notice}</div>\n<h1>')
+    assert page.count(notice) == 1
+    assert json.loads((folder / "report.json").read_text())["facts"]["notice"] == notice
 
 
 def test_the_same_input_gives_the_same_bytes(held, written, tmp_path):

@@ -477,7 +477,7 @@ def task_of(*modalities: str) -> Task:
     [
         (("clinical",), (), ["clinical"]),
         (("slide",), (), ["cox-slide"]),
-        (("rna", "clinical"), (3,), ["clinical", "cox-rna", "cox-rna+clinical", "cox", "bilinear"]),
+        (("rna", "clinical"), (3,), ["clinical", "cox-rna", "cox", "bilinear"]),
         (("clinical", "slide"), (3,), ["clinical", "cox-slide", "cox", "bilinear"]),
     ],
 )

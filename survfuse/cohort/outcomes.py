@@ -100,9 +100,12 @@ def _add_row(table: OutcomesTable, line: int, cells: Mapping[str, str], keys: Ou
     if not patient:
         problems.add("no case_id", file=table.name, line=line)
         return
-    outcome: Outcome | None = None
+    event, months = None, None
     with problems.collect(patient, table.name, line):
-        outcome = Outcome(read_event(cells["event"]), read_months(cells["time"], keys.most_months))
+        event = read_event(cells["event"])
+    with problems.collect(patient, table.name, line):
+        months = read_months(cells["time"], keys.most_months)
+    outcome = Outcome(event, months) if event is not None and months is not None else None
     before = table.outcomes.setdefault(patient, outcome)
     if None not in (before, outcome) and before != outcome:
         problems.add("another outcome than in an earlier line", patient, table.name, line)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from survfuse.runtime.errors import InputError
@@ -34,6 +33,25 @@ class Problem:
         return re.sub(rf"(?<![A-Za-z0-9]){re.escape(self.patient)}(?![A-Za-z0-9])", "<id>", text)
 
 
+@dataclass(frozen=True)
+class _Collecting:
+    """Adds an InputError of its block to ``problems``."""
+
+    problems: "Problems"
+    patient: str | None
+    file: str | None
+    line: int | None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, InputError):
+            return False
+        self.problems.add(str(error), self.patient, self.file, self.line)
+        return True
+
+
 @dataclass
 class Problems:
     """All problems so far."""
@@ -44,13 +62,9 @@ class Problems:
         """Add a problem: of ``patient``, and of ``line`` in ``file``, where it has them."""
         self.listed.append(Problem(text, patient, file, line))
 
-    @contextmanager
-    def collect(self, patient: str | None = None, file: str | None = None, line: int | None = None) -> Iterator[None]:
-        """Add an InputError that the block raises, and go on after the block."""
-        try:
-            yield
-        except InputError as error:
-            self.add(str(error), patient, file, line)
+    def collect(self, patient: str | None = None, file: str | None = None, line: int | None = None) -> "_Collecting":
+        """A context that adds an InputError raised in its block, and goes on after the block."""
+        return _Collecting(self, patient, file, line)
 
     def raise_any(self, what: str) -> None:
         """Raise InputError that lists all problems of ``what``, patient by patient, if there are any."""

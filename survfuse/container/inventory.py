@@ -55,7 +55,7 @@ def name_licences(bom: Bom, environment: Path) -> None:
         if component.licenses or component.name.lower() not in packages:
             continue
         package = packages[component.name.lower()]
-        named = (package.metadata.get("License") or "").strip()
+        named = (package.metadata["License"] or "").strip() if "License" in package.metadata else ""
         files = [file for file in package.files or () if TERMS.match(file.name) and ".dist-info" in str(file)]
         if named not in ("", "UNKNOWN") and "\n" not in named:
             component.licenses.add(DisjunctiveLicense(name=named))

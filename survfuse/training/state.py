@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import survfuse
+from survfuse import __version__
 from survfuse.networks.families import Family
 from survfuse.runtime.files import atomic_path
 from survfuse.tasks.modalities import combination_name, parse_combination
@@ -114,7 +114,7 @@ def fingerprint(data: TrainingData, device: torch.device) -> str:
     cohort, digest = data.cohort, hashlib.sha256()
     protocol = {name: value for name, value in asdict(data.protocol).items() if name not in ("fusion", "calibration")}
     facts: dict[str, object] = {
-        "release": survfuse.__version__, "protocol": protocol, "sizes": data.sizes.to_json(),
+        "release": __version__, "protocol": protocol, "sizes": data.sizes.to_json(),
         "device": device.type, "threads": torch.get_num_threads(), "torch": torch.__version__,
         "ids": cohort.ids, "genes": cohort.genes, "clinical": [dict(patient) for patient in cohort.clinical],
     }  # fmt: skip

@@ -1,0 +1,316 @@
+"""One predictor: job, command and Python say the same of the same case, whatever the case has."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import CASES, DEMONSTRATION, FEATURES, MASK, PLACES, SLIDE, end_of, months
+
+import survfuse
+from survfuse.bundle.manifest import RESEARCH, Manifest, MemberEntry, member_file
+from survfuse.bundle.save import Tables, save
+from survfuse.cli.main import main
+from survfuse.inputs.clinical import fit_vocabulary
+from survfuse.inputs.expression import Expression
+from survfuse.networks.build import build
+from survfuse.networks.families import families_of
+from survfuse.networks.sizes import Sizes
+from survfuse.networks.weighting import MemberWeight, RiskScale
+from survfuse.slide.settings import SlideSettings
+from survfuse.survival.calibration import Calibration
+from survfuse.tasks.modalities import all_combinations, combination_name
+from survfuse.tasks.registry import DEFAULT
+
+RNA = json.loads((CASES / "interf1" / PLACES["rna"]).read_text())
+CLINICAL = json.loads((CASES / "interf1" / PLACES["clinical"]).read_text())
+
+
+@pytest.fixture(scope="module")
+def model() -> survfuse.Model:
+    with redirect_stdout(None):
+        return survfuse.demonstration(device="cpu")
+
+
+@pytest.fixture
+def patients(tmp_path) -> Path:
+    """Six patients in the published layout, all with the inputs of one sample case."""
+    root = tmp_path / "patients"
+    for number in range(6):
+        add_patient(root, f"P{number}", RNA, CLINICAL)
+    return root
+
+
+def add_patient(root: Path, name: str, rna: dict, clinical: dict) -> None:
+    folder = root / "data" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}_RNA.json").write_text(json.dumps(rna))
+    (folder / f"{name}_CD.json").write_text(json.dumps(clinical))
+    features = root / "features/features"
+    features.mkdir(parents=True, exist_ok=True)
+    shutil.copy(FEATURES, features / f"{name}_HE.h5")
+
+
+def predict(source: Path, out: Path, *options: str, model: Path = DEMONSTRATION) -> list[dict[str, str]]:
+    assert main(["predict", str(source), "--model", str(model), "--out", str(out), *options]) == 0
+    return list(csv.DictReader(io.StringIO(out.read_text())))
+
+
+def test_job_command_and_python_predict_the_same(case, output, tmp_path, model):
+    assert end_of(case, output) == 0
+    (row,) = predict(case, tmp_path / "p.csv")
+    prediction = model.predict(case)
+    assert months(output) == float(row["months"]) == prediction.months
+    assert row["case_id"] == prediction.name == "3S_002_HE"
+    assert prediction.demonstration and prediction.combination == "slide+rna+clinical"
+
+
+def test_a_slide_in_python_gives_the_job_s_months(tmp_path, output, model):
+    assert end_of(CASES / "interf0", output) == 0
+    places = {name: CASES / "interf0" / PLACES[name] for name in ("rna", "clinical")}
+    prediction = model.predict(survfuse.Case(slide=str(SLIDE), mask=MASK, **places))
+    assert prediction.months == months(output)
+    assert prediction.coordinates.shape == (11, 2) and len(prediction.attention) == 11
+    starts = {round(place * 224 / 0.499) for place in range(7)}
+    assert set(prediction.coordinates.ravel().tolist()) <= starts
+
+
+def test_inputs_in_memory_are_those_of_the_files(model):
+    expected = model.predict(CASES / "interf1").months
+    with h5py.File(FEATURES, "r") as file:
+        array, coords = file["features"][:], file["coords"][:]
+    for features in (FEATURES, str(FEATURES), array, array.astype(np.float64), torch.from_numpy(array), array[None]):
+        for rna, clinical in ((RNA, CLINICAL), (pd.Series(RNA), pd.Series(CLINICAL))):
+            case = survfuse.Case(features=features, rna=rna, clinical=clinical)
+            assert model.predict(case).months == pytest.approx(expected, rel=1e-9)
+    assert model.predict(CASES / "interf1").coordinates.tolist() == coords.tolist()
+
+
+def test_a_pandas_row_s_nan_is_a_gene_or_a_variable_that_is_not_there(model):
+    rna, clinical = pd.Series(RNA), pd.Series(CLINICAL, dtype=object)
+    rna["TP53"], clinical["age"] = np.nan, np.nan
+    row = model.predict(survfuse.Case(rna=rna, clinical=clinical))
+    without = model.predict(
+        survfuse.Case(
+            rna={gene: value for gene, value in RNA.items() if gene != "TP53"},
+            clinical={name: value for name, value in CLINICAL.items() if name != "age"},
+        )
+    )
+    assert row.months == without.months
+    assert any("1 missing gene imputed" in note.text for _, note in row.notes)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "a case needs"),
+        ({"mask": "m.tif", "rna": RNA}, "a tissue mask belongs to a slide"),
+        ({"slide": "s.tif", "features": "f.h5"}, "either a slide or its tile features"),
+        ({"rna": 3.0}, "rna: expected a JSON file, a mapping or a pandas row, found float"),
+    ],
+)
+def test_a_case_that_is_none_is_refused(inputs, message):
+    with pytest.raises(survfuse.InputError, match=message):
+        survfuse.Case(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.zeros((3, 1280), dtype=np.float32), "every feature of 3 tiles is 0"),
+        (np.full((3, 1280), np.nan, dtype=np.float32), "tile 0 are NaN or infinite"),
+        (np.ones((3, 1280), dtype=np.int64), "floating-point"),
+        (np.ones((3, 7), dtype=np.float32), "features of length 7"),
+        (np.ones(7, dtype=np.float32), "found shape"),
+        ([[1.0]], "found list|features of length 1"),
+    ],
+)
+def test_features_in_memory_are_refused_as_those_of_a_file_are(model, features, message):
+    with pytest.raises(survfuse.InputError, match=message):
+        model.predict(survfuse.Case(features=features, rna=RNA, clinical=CLINICAL))
+
+
+def test_the_python_package_prints_nothing_but_that_weights_are_a_demonstration(capfd):
+    model = survfuse.demonstration(device="cpu")
+    prediction = model.predict(survfuse.Case(rna={gene: 50.0 * value for gene, value in RNA.items()}))
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 1 and "DEMONSTRATION WEIGHTS" in out and err == ""
+    assert any("another scale" in warning for warning in prediction.warnings)
+
+
+def test_survival_is_the_bundle_s_curve_at_the_risk(model):
+    prediction = model.predict(CASES / "interf1")
+    curve = json.loads((DEMONSTRATION / "survival.json").read_text())[prediction.combination]
+    for month, share in zip((12, 60), prediction.survival([12, 60]), strict=True):
+        hazard = max(h for h, time in zip(curve["hazard"], curve["times"], strict=True) if time <= month)
+        risk = curve["coefficient"] * (prediction.risk - curve["centre"])
+        assert share == pytest.approx(np.exp(-hazard * np.exp(risk)), rel=1e-9)
+
+
+def test_every_combination_has_terms_of_what_it_has_and_they_sum_to_the_risk(model):
+    whole = {"features": FEATURES, "rna": RNA, "clinical": CLINICAL}
+    for combination in all_combinations(DEFAULT.modalities):
+        given = {key: whole["features" if key == "slide" else key] for key in combination}
+        inputs = {"features" if key == "slide" else key: value for key, value in given.items()}
+        prediction = model.predict(survfuse.Case(**inputs))
+        assert prediction.baseline + sum(prediction.terms.values()) == pytest.approx(prediction.risk, abs=1e-9)
+        named = {part for name in prediction.terms for part in re.findall(r"slide|rna|clinical", name)}
+        assert named <= set(combination)
+
+
+def test_many_cases_in_order_and_every_one_that_cannot_be_used_is_named(model):
+    good = survfuse.Case(clinical=CLINICAL, name="good")
+    found = model.predict_many([CASES / "interf1", good], progress=False)
+    assert [each.name for each in found] == ["3S_002_HE", "good"]
+    bad = [survfuse.Case(clinical=CLINICAL | {"age": 400}, name=name) for name in ("a", "b")]
+    with pytest.raises(survfuse.InputError, match="2 of 3 cases cannot be predicted: a, b: .*age: out of its"):
+        model.predict_many([bad[0], good, bad[1]], progress=False)
+
+
+def test_columns_are_ascii_in_one_order_and_sum_to_the_risk(patients, tmp_path):
+    rows = predict(patients, tmp_path / "p.csv")
+    assert tuple(rows[0])[:4] == ("case_id", "risk", "months", "baseline")
+    terms = list(rows[0])[4:]
+    assert terms[:3] == ["slide", "rna", "clinical"] and terms[3:6] == [
+        "slide_x_rna",
+        "slide_x_clinical",
+        "rna_x_clinical",
+    ]
+    assert (tmp_path / "p.csv").read_bytes().isascii()
+    for row in rows:
+        parts = [float(row[name]) for name in ("baseline", *terms) if row[name]]
+        assert sum(parts) == pytest.approx(float(row["risk"]), abs=1e-9)
+    assert tuple(predict(patients, tmp_path / "q.csv", "--modalities", "rna")[0]) == tuple(rows[0])
+
+
+def test_a_patient_without_variables_has_empty_cells_for_them(patients, tmp_path):
+    add_patient(patients, "P0", RNA, {"age": -1})
+    first, second, *_ = predict(patients, tmp_path / "p.csv")
+    assert first["clinical"] == "" and first["rna_x_clinical"] == "" and second["clinical"] != ""
+
+
+def test_the_first_patient_of_a_cohort_may_have_no_known_variable(tmp_path):
+    """A bundle of clinical variables and of expression: columns come from the bundle, not from the first patient."""
+    bundle = two_models(tmp_path / "bundle")
+    root = tmp_path / "patients"
+    for name, age in (("A", -1), ("B", 70), ("C", 60)):
+        add_patient(root, name, {"X": 2.0, "Y": 5.0 + age}, {"age": age})
+    rows = predict(root, tmp_path / "p.csv", model=bundle)
+    assert list(rows[0]) == ["case_id", "risk", "months", "baseline", "rna", "clinical"]
+    assert [row["clinical"] == "" for row in rows] == [True, False, False]
+
+
+def two_models(root: Path) -> Path:
+    """A bundle of two untrained linear models, of clinical variables and of expression."""
+    ages = [{"age": age} for age in (55, 65, 75, 85)]
+    vocabulary = fit_vocabulary(ages, ["age"], DEFAULT)
+    expression = Expression.fit(("X", "Y"), np.array([[1.0, 2.0], [3.0, 70.0], [2.0, 40.0], [5.0, 60.0]]))
+    sizes = Sizes(genes=2, clinical=len(vocabulary.columns))
+    families = [families_of(DEFAULT.modalities)[name] for name in ("clinical", "cox-rna")]
+    combinations = all_combinations(("rna", "clinical"))
+    entries = tuple(
+        MemberEntry(
+            member_file(number),
+            family.name,
+            sizes.to_json(),
+            {
+                combination_name(chosen): MemberWeight(0.5, 0.0, 1.0)
+                for chosen in combinations
+                if set(family.modalities) <= set(chosen)
+            },
+        )
+        for number, family in enumerate(families)
+    )
+    scales = {combination_name(chosen): RiskScale(0.0, 1.0) for chosen in combinations}
+    calibration = Calibration.fit([10.0, 20.0, 30.0, 40.0], [1, 0, 1, 1], [-1.0, 0.0, 0.5, 1.0])
+    tables = Tables(calibration, expression, vocabulary, None, None)
+    slide = SlideSettings("efficientnet-lite0", 1280)
+    manifest = Manifest(RESEARCH, "For a test.", {}, slide, scales, entries, tables.present())
+    torch.manual_seed(0)
+    save(root, manifest, [build(family, sizes).state_dict() for family in families], tables)
+    return root
+
+
+def test_the_command_warns_where_the_job_warns_with_counts_and_names(patients, tmp_path, capsys):
+    for name in ("P1", "P3"):
+        add_patient(patients, name, {gene: 50.0 * value for gene, value in RNA.items()}, CLINICAL | {"sex": "X"})
+    predict(patients, tmp_path / "p.csv")
+    out, err = capsys.readouterr()
+    assert "warning: 2 of 6 cases (P1, P3): expression is on another scale than the training cohort's" in err
+    assert "2 of 6 cases (P1, P3): unknown category, counted as missing: sex" in out
+    assert "6 of 6 cases (P0, P1, P2 and 3 more): extra genes ignored" in out
+    assert "DEMONSTRATION WEIGHTS" in out
+
+
+@pytest.fixture
+def scaled(tmp_path):
+    """Features of the sample case times a factor, in a cohort and as a case of the platform."""
+
+    def make(factor: float) -> tuple[Path, Path]:
+        root, case = tmp_path / "cohort", Path(shutil.copytree(CASES / "interf1", tmp_path / "case"))
+        add_patient(root, "P0", RNA, CLINICAL)
+        for file in (root / "features/features/P0_HE.h5", case / PLACES["slide"] / FEATURES.name):
+            with h5py.File(file, "r+") as opened:
+                opened["features"][...] = factor * opened["features"][:]
+        return root, case
+
+    return make
+
+
+def test_a_risk_far_beyond_the_reference_is_warned_of_by_both(scaled, tmp_path, capsys):
+    cohort, case = scaled(1e4)
+    assert end_of(case, tmp_path / "out") == 0
+    assert "warning: the risk is far beyond those of the reference patients" in capsys.readouterr().err
+    predict(cohort, tmp_path / "p.csv")
+    assert "warning: 1 of 1 case (P0): the risk is far beyond those of the reference" in capsys.readouterr().err
+
+
+def test_a_risk_beyond_all_range_is_refused_by_both(scaled, tmp_path, capsys):
+    cohort, case = scaled(1e37)
+    assert end_of(case, tmp_path / "out") == 2
+    assert "lie beyond all range" in capsys.readouterr().err
+    command = ["predict", str(cohort), "--model", str(DEMONSTRATION), "--out", str(tmp_path / "p.csv")]
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert "P0: the risk is" in err and "lie beyond all range" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_a_folder_of_cases_goes_by_the_folders_names(tmp_path, output):
+    rows = predict(CASES, tmp_path / "p.csv")
+    assert [row["case_id"] for row in rows] == ["interf0", "interf1"]
+    for row in rows:
+        assert end_of(CASES / row["case_id"], output / row["case_id"]) == 0
+        assert months(output / row["case_id"]) == float(row["months"])
+
+
+def test_every_case_of_a_folder_that_cannot_be_read_is_named(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        shutil.copytree(CASES / "interf1", tmp_path / "cases" / name)
+    for name in ("a", "c"):
+        (tmp_path / "cases" / name / PLACES["rna"]).write_text("[]")
+    command = ["predict", str(tmp_path / "cases"), "--model", str(DEMONSTRATION), "--out", str(tmp_path / "p.csv")]
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert "2 of 3 cases cannot be predicted: a, c: " in err and "expected one JSON object" in err
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_the_command_leaves_its_tables_alone_behind(patients, tmp_path):
+    (tmp_path / "out").mkdir()
+    for file in (patients / "features/features").iterdir():  # compressed: copies have to be made
+        with h5py.File(file, "r") as stored:
+            values, coords = stored["features"][:], stored["coords"][:]
+        with h5py.File(file, "w") as stored:
+            stored.create_dataset("features", data=values, compression="gzip")
+            stored["coords"] = coords
+    predict(patients, tmp_path / "out" / "p.csv", "--survival", str(tmp_path / "out" / "s.csv"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p.csv", "s.csv"]
