@@ -75,6 +75,7 @@ def test_the_curve_is_that_of_the_reference_and_of_scikit_survival(published):
     assert fitted.survival[1:] == pytest.approx(survival, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(outcomes, st.lists(st.integers(-5, 5), min_size=1, max_size=30), st.integers(-6, 6))
 def test_rank_mode_follows_the_paper_step_by_step(pairs, reference, risk):
     calibration = table(pairs, reference, RANK)
@@ -135,6 +136,7 @@ def test_months_never_rise_by_a_single_bit(pairs, reference, risk, steps):
     assert (np.diff(months) <= 0.0).all()
 
 
+@settings(deadline=None)
 @given(outcomes, st.lists(st.floats(-3, 3), min_size=1, max_size=30), risk_values)
 def test_months_lie_where_people_were_followed(pairs, reference, risk):
     calibration = table(pairs, reference)

@@ -152,7 +152,7 @@ def run_session(session: list[Block], folder: Path) -> list[str]:
         program = f"for name, text in {texts!r}.items():\n exec(compile(text, name, 'exec'))\n print({END!r})\n"
         return run([sys.executable, "-u", "-c", program], first, folder).split(f"{END}\n")[:-1]
     if first.kind == "diff":
-        return [run(["git", "apply", "--recount", "-"], first, folder, first.text)]
+        return [run(["git", "apply", "-"], first, folder, first.text)]
     text = engine_placed(first.text) if first.kind == "sh image" else first.text
     return [run(["bash", "-euo", "pipefail", "-c", text], first, folder)]
 

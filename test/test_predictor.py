@@ -171,7 +171,7 @@ def test_many_cases_in_order_and_every_one_that_cannot_be_used_is_named(model):
     found = model.predict_many([CASES / "interf1", good], progress=False)
     assert [each.name for each in found] == ["3S_002_HE", "good"]
     bad = [survfuse.Case(clinical=CLINICAL | {"age": 400}, name=name) for name in ("a", "b")]
-    with pytest.raises(survfuse.InputError, match="2 of 3 cases cannot be predicted: a, b: .*age: out of its"):
+    with pytest.raises(survfuse.InputError, match=r"2 of 3 cases cannot be predicted: a, b: .*age: out of its"):
         model.predict_many([bad[0], good, bad[1]], progress=False)
 
 
@@ -252,21 +252,22 @@ def test_the_command_warns_where_the_job_warns_with_counts_and_names(patients, t
 
 @pytest.fixture
 def scaled(tmp_path):
-    """Features of the sample case times a factor, in a cohort and as a case of the platform."""
+    """The sample case with features of another magnitude, in a cohort and as a case of the platform."""
 
-    def make(factor: float) -> tuple[Path, Path]:
+    def make(largest: float) -> tuple[Path, Path]:
         root, case = tmp_path / "cohort", Path(shutil.copytree(CASES / "interf1", tmp_path / "case"))
         add_patient(root, "P0", RNA, CLINICAL)
         for file in (root / "features/features/P0_HE.h5", case / PLACES["slide"] / FEATURES.name):
             with h5py.File(file, "r+") as opened:
-                opened["features"][...] = factor * opened["features"][:]
+                values = opened["features"][:].astype(np.float64)
+                opened["features"][...] = (largest / np.abs(values).max() * values).astype(np.float32)
         return root, case
 
     return make
 
 
 def test_a_risk_far_beyond_the_reference_is_warned_of_by_both(scaled, tmp_path, capsys):
-    cohort, case = scaled(1e4)
+    cohort, case = scaled(1e5)
     assert end_of(case, tmp_path / "out") == 0
     assert "warning: the risk is far beyond those of the reference patients" in capsys.readouterr().err
     predict(cohort, tmp_path / "p.csv")
@@ -274,7 +275,7 @@ def test_a_risk_far_beyond_the_reference_is_warned_of_by_both(scaled, tmp_path, 
 
 
 def test_a_risk_beyond_all_range_is_refused_by_both(scaled, tmp_path, capsys):
-    cohort, case = scaled(1e37)
+    cohort, case = scaled(3e38)
     assert end_of(case, tmp_path / "out") == 2
     assert "lie beyond all range" in capsys.readouterr().err
     command = ["predict", str(cohort), "--model", str(DEMONSTRATION), "--out", str(tmp_path / "p.csv")]

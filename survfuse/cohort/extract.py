@@ -25,6 +25,7 @@ from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import Task
 
 _MASK = "_mask"  # ends the stem of a slide's mask
+# What features depend on, as their file states it.
 _DECIDING = ("encoder", "tile_px", "tile_mpp", "min_coverage", "mask", "weights_sha256")
 
 
@@ -58,8 +59,8 @@ def extract_cohort(
     slide is passed over if its features are complete and were made with the same settings, weights and mask. If a
     slide fails, it is named and the others are still done.
 
-    Raises InputError that lists all failures at the end; at once if there are no slides, if the encoder cannot be
-    loaded, and if the machine fails.
+    Raises InputError that lists all failures at the end, or at once if there are no slides or the encoder cannot be
+    loaded; EnvironmentFailure, at once, if the machine fails.
     """
     if weights is not None and not weights.is_file():
         raise InputError(f"{weights}: no such weight file")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     class PandasRow(Protocol):
         """A pandas Series: values by name."""
 
-        def to_dict(self) -> Mapping[Hashable, object]: ...
+        def to_dict(self) -> Mapping[Hashable, object]:
+            """The values by name."""
 
     FilePath = str | os.PathLike[str]
     FeatureValues = NDArray[np.floating] | torch.Tensor

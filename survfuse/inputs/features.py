@@ -1,7 +1,7 @@
 """Tile features on disk, in the field's layouts.
 
 HDF5 as CLAM and TRIDENT write it: ``features`` [N, D] or [1, N, D] and ``coords`` [N, 2] in level-0 pixels, with
-TRIDENT's attributes. Torch files as CHIMERA published them: one tensor [N, D].
+TRIDENT's attributes. Torch files as the challenge published them: one tensor [N, D].
 
 A file's own statement of its size is compared with the memory that is left before it is believed.
 """

@@ -69,17 +69,19 @@ def _nearest(tiles: Tensor, centres: Tensor) -> Tensor:
 
 
 class SharesPool(Pool):
-    """cluster_shares of one bag."""
+    """One bag's ``cluster_shares``, counted in parts."""
 
     def __init__(self, centres: Tensor) -> None:
         self._centres = centres
         self._counts = torch.zeros(len(centres), dtype=torch.int64, device=centres.device)
 
     def add(self, tiles: Tensor) -> None:
+        """Count the next tiles [n, tile]."""
         nearest = _nearest(tiles.to(self._centres.dtype), self._centres)
         self._counts += (nearest.unsqueeze(-1) == torch.arange(len(self._centres), device=nearest.device)).sum(0)
 
     def result(self) -> tuple[Tensor, Tensor]:
+        """Shares of clusters [1, K] and the same attention [1, N] for every tile."""
         counts = self._counts.cpu()
         number = int(counts.sum())
         share = counts.to(self._centres.dtype) / number

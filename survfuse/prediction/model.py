@@ -38,8 +38,8 @@ class Model:
         """Predict one case: a ``Case``, or the path of a case in the platform's layout.
 
         ``modalities`` are those to use (default: all that the case has and the model uses). The prediction holds the
-        months, the risk [standard deviations of the reference risks] with its terms, and every note and warning; nothing
-        is printed. Raises InputError for a case that cannot be used, BundleError for weights that cannot, and
+        months, the risk in standard deviations of the reference risks with its terms, and every note and warning;
+        nothing is printed. Raises InputError for a case that cannot be used, BundleError for weights that cannot, and
         EnvironmentFailure if the machine fails.
 
         >>> import survfuse

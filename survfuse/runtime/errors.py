@@ -1,7 +1,4 @@
-"""The errors a user meets, each with the exit code of a process that it ends.
-
-0 is success; 1 is an unforeseen error, which is shown with its traceback.
-"""
+"""The errors a user meets. Which exit code each has is in ``exits``."""
 
 import errno
 import os
@@ -25,8 +22,6 @@ _MACHINE_ERRNOS = (
 class SurvfuseError(Exception):
     """A foreseen failure; its message is one line that says what was expected and what was found."""
 
-    exit_code = 1
-
     def line(self) -> str:
         """The class and message on one line, as a command or job ends with.
 
@@ -39,8 +34,6 @@ class SurvfuseError(Exception):
 class InputError(SurvfuseError):
     """A case, a cohort or a value on the command line that cannot be used."""
 
-    exit_code = 2
-
 
 class NoTissueError(InputError):
     """A slide on which no tile is tissue."""
@@ -49,13 +42,9 @@ class NoTissueError(InputError):
 class BundleError(SurvfuseError):
     """A bundle that is absent, damaged, unknown or unfit for what is asked of it."""
 
-    exit_code = 3
-
 
 class EnvironmentFailure(SurvfuseError):
     """A failure of the machine: disk, memory or device; or a signal that ended the process."""
-
-    exit_code = 4
 
 
 def check_extra(extra: str, purpose: str) -> None:

@@ -1,4 +1,7 @@
-"""How a process ends: one line on stderr and an exit code."""
+"""How a process ends: one line on stderr and an exit code.
+
+0 is success; 1 is an unforeseen error, which is shown with its traceback.
+"""
 
 import io
 import signal
@@ -8,8 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-from survfuse.runtime.errors import EnvironmentFailure, SurvfuseError, as_survfuse_error
+from survfuse.runtime.errors import BundleError, EnvironmentFailure, InputError, SurvfuseError, as_survfuse_error
 from survfuse.runtime.watch import is_supervised
+
+EXIT_CODES = {InputError: 2, BundleError: 3, EnvironmentFailure: 4, SurvfuseError: 1}  # the first that fits
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -49,7 +54,7 @@ def report(failure: SurvfuseError) -> int:
     """Print a failure's line on stderr, if that is open, and return its exit code."""
     with suppress(OSError):
         print(f"survfuse: {failure.line()}", file=sys.stderr, flush=True)
-    return failure.exit_code
+    return next(code for error, code in EXIT_CODES.items() if isinstance(failure, error))
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -31,6 +31,7 @@ class SharedStatus:
 
     @output.setter
     def output(self, path: str) -> None:
+        """State it."""
         self._set_text(0, self._PATH, path)
 
     def begin(self, name: str) -> int | None:

@@ -218,7 +218,7 @@ def _tissue(values: NDArray[Any], axis: int = -1) -> Bools:
     return tissue
 
 
-def _dtype(page: "TiffPage") -> np.dtype[Any]:
+def _dtype(page: "TiffPage") -> np.dtype[np.generic]:
     if page.dtype is None:
         raise ValueError("samples of an unknown type")
     return page.dtype
