@@ -1,5 +1,6 @@
 """Encoders: true architectures, published outputs, and batching that changes nothing."""
 
+import subprocess
 import sys
 import types
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import MASK, SLIDE
+from conftest import MASK, ROOT, SLIDE
 from encoder_precision import loaded
 from safetensors.torch import save_file
 from torch import nn
@@ -224,3 +225,13 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     with pytest.raises(InputError, match="cannot be read as a torch file"):
         load_encoder("uni", tmp_path / "evil.bin", CPU)
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_registry_and_what_a_bundle_states_are_read_without_torch():
+    """A job's parent, the commands' help and a bundle's checks read these; torch alone takes more than a second."""
+    light = ("slide.registry", "slide.settings", "bundle.manifest", "inputs.sockets", "networks.families")
+    light += ("networks.weighting", "tasks.registry", "runtime.exits", "runtime.memory", "container.supervisor")
+    script = "".join(f"import survfuse.{module}\n" for module in light)
+    script += "import sys; print(sorted({'torch', 'timm', 'pandas', 'scipy', 'typer'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "[]\n"), ended.stderr

@@ -26,6 +26,7 @@ from survfuse.runtime.files import sha256
 from survfuse.slide.encoders import load_encoder
 from survfuse.slide.settings import SlideSettings
 from survfuse.survival.calibration import CONTINUOUS
+from survfuse.tasks.registry import DEFAULT
 
 KINDS = ("bilinear", "bilinear-residual", "concat")
 SMALL = SlideSettings("some-encoder", 12)
@@ -539,6 +540,7 @@ def test_unreadable_absent_and_repeated_checkpoints_are_refused(tmp_path, sides,
         ({"settings": SlideSettings("some-encoder", 12, mpp=-1.0)}, "tile resolution"),
         ({"mode": "guess"}, "expected rank or continuous"),
         ({"weights": Path("absent.pt"), "settings": SlideSettings("some-encoder", 12)}, "unknown encoder"),
+        ({"task": replace(DEFAULT, modalities=("slide", "rna"))}, "the reference's networks read slide, rna, clinical"),
     ],
 )
 def test_unusable_settings_are_refused(tmp_path, sides, options, message):

@@ -40,7 +40,7 @@ NOTICE = (
     "optimistic. For research use. Not a medical device."
 )
 # How the reference treats its inputs, in words; the bundle's tables do the same.
-POLICIES = {
+_POLICIES = {
     "expression": "raw values, not transformed; a gene that a case lacks counts 0",
     "categories": "told apart to the letter; one that the vocabulary lacks gives zeros in every column of its variable",
     "-1": "a number where the variable is numeric, and a category where the vocabulary has it",
@@ -85,7 +85,7 @@ def import_reference(
     inputs = Inputs(settings.dimension, len(symbols), vocabulary)
     members = [(path, *family_and_sizes(path, inputs)) for path in checkpoints]
     manifest = _manifest(members, {"genes": genes, "clinical": clinical, "calibration": calibration}, settings)
-    for name, policy in POLICIES.items():
+    for name, policy in _POLICIES.items():
         stage("policy", f"{name}: {policy}")
     _write(out, manifest, tables, converted_states(checkpoints, inputs), weights)
     families = ", ".join(dict.fromkeys(family for _, family, _ in members))
@@ -128,7 +128,7 @@ def _manifest(
             for (path, family, _), digest in zip(members, digests, strict=True)
         ],
         **{name: {"file": path.name, "sha256": sha256(path)} for name, path in sides.items()},
-        "policies": POLICIES,
+        "policies": _POLICIES,
         "reference_risks": "in-sample, of the patients that the checkpoints were trained on",
     }
     entries = [

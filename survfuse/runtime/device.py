@@ -35,7 +35,7 @@ CHOICES = ("auto", "cpu", "cuda")
 DRIVER = Path("/proc/driver/nvidia/version")
 NODES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"))
 # By CUDA's major version, for all its minor versions: docs.nvidia.com/deploy/cuda-compatibility, Table 1.
-OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+_OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 # What torch raises for a failing runtime, lack of memory, a build without CUDA and a failed start.
 _CUDA_ERRORS = (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError)
 
@@ -175,7 +175,7 @@ def _described(reason: str) -> str:
     cuda = torch.version.cuda
     if cuda is None:
         return f"{text}for no CUDA"
-    oldest = OLDEST_DRIVER.get(int(cuda.split(".")[0]))
+    oldest = _OLDEST_DRIVER.get(int(cuda.split(".")[0]))
     return f"{text}for CUDA {cuda}" + (f", which needs driver {oldest} or newer" if oldest else "")
 
 

@@ -21,7 +21,7 @@ from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tissue import find_tissue
 from survfuse.slide.weights import embedded_digest
 
-FEWEST_TILES = 32  # that must be encoded within a time limit for a prediction; all of them, if the slide has fewer
+_FEWEST_TILES = 32  # that must be encoded within a time limit for a prediction; all of them, if the slide has fewer
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,6 @@ def _check_limit(encoded: int, tiles: int, limit: TimeLimit | None) -> None:
     if limit is None or encoded == tiles:
         return
     used = f"time limit of {limit.seconds:g} s: {encoded:,} of {count(tiles, 'tissue tile')} encoded in time"
-    if encoded < min(FEWEST_TILES, tiles):
-        raise EnvironmentFailure(f"{used}, expected at least {min(FEWEST_TILES, tiles)}")
+    if encoded < min(_FEWEST_TILES, tiles):
+        raise EnvironmentFailure(f"{used}, expected at least {min(_FEWEST_TILES, tiles)}")
     warn(f"{used}, spread evenly over the tissue; the others are left out")

