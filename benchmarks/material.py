@@ -27,7 +27,8 @@ from survfuse.bundle.manifest import RESEARCH, Manifest, MemberEntry, member_fil
 from survfuse.bundle.save import Tables, save
 from survfuse.inputs.clinical import Categorical, Numeric, Vocabulary
 from survfuse.inputs.expression import Expression, ScaleRange
-from survfuse.networks.families import build
+from survfuse.networks.build import build
+from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.slide.grid import Grid
@@ -267,7 +268,7 @@ def _profile() -> NDArray[np.float64]:
 
 def _state(sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    return build("bilinear", sizes).state_dict()
+    return build(families_of(TASK.modalities)["bilinear"], sizes).state_dict()
 
 
 def _variables(root: Path) -> None:

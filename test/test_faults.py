@@ -65,7 +65,7 @@ def test_killed_while_it_writes_only_another_name_is_left(tmp_path):
     script = (
         "import os, signal, sys; import survfuse.runtime.files as files;"
         "files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
-        "from survfuse.job import main; main(sys.argv[1:])"
+        "from survfuse.container.job import main; main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", script, "--input", str(CASES / "interf1"), "--output", str(tmp_path / "output")]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode == -signal.SIGKILL
@@ -93,7 +93,7 @@ def test_an_output_on_a_full_device_ends_in_code_4(tmp_path, output, capsys, mon
     output.mkdir()
     (output / "full").symlink_to("/dev/full")
     monkeypatch.setattr("survfuse.container.job.discard", lambda path: path.unlink(missing_ok=True))
-    code = __import__("survfuse.container.job").job.main(["--input", str(CASES / "interf1"), "--output", str(output)])
+    code = main(["--input", str(CASES / "interf1"), "--output", str(output)])
     assert code == 4 and not (output / OUTPUT_FILE).exists()
     assert "cannot be written (No space left on device)" in capsys.readouterr().err
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from conftest import FEATURES, end_of, give_slide, months, run_job
 
-import survfuse.inputs.features as featurefile
 from survfuse.inputs.features import read_features
 from survfuse.runtime.errors import EnvironmentFailure, InputError
 from survfuse.runtime.memory import at_most, available_memory, check_memory
@@ -376,6 +375,6 @@ def test_a_slip_of_memory_is_the_files_only_where_there_is_memory(tmp_path, monk
     (tmp_path / "x.pt").write_bytes(pt(Room()))
     with pytest.raises(InputError, match="asks for more memory"):
         read_features(tmp_path / "x.pt")
-    monkeypatch.setattr(featurefile, "available_memory", lambda: 1000)
+    monkeypatch.setattr("survfuse.runtime.torch_files.available_memory", lambda: 1000)
     with pytest.raises(MemoryError):
         read_features(tmp_path / "x.pt")

@@ -93,7 +93,7 @@ def test_a_byte_order_mark_and_numbers_as_text_change_nothing(case, tmp_path, ca
     assert plain == spelt
     said = capsys.readouterr()
     assert said.err == ""
-    assert f"{PLACE['rna']}: a byte-order mark was passed over" in said.out
+    assert f"{PLACE['rna']}: byte-order mark ignored" in said.out
     assert f"{len(text)} numbers given as text" in said.out and "numbers given as text: age" in said.out
 
 

@@ -117,7 +117,7 @@ def test_extracted_features_open_as_clam_and_trident_open_theirs(tmp_path):
 
 def test_the_features_route_imports_nothing_that_only_slides_or_training_need(output):
     script = (
-        "import sys; from survfuse.job import main; code = main(sys.argv[1:]);"
+        "import sys; from survfuse.container.job import main; code = main(sys.argv[1:]);"
         "heavy = {'timm', 'torchvision', 'openslide', 'PIL', 'SimpleITK', 'tifffile', 'pandas', 'scipy', 'sklearn',"
         " 'lifelines', 'sksurv', 'matplotlib', 'sympy', 'torch._dynamo'};"
         "print('imported:', sorted(heavy & set(sys.modules))); sys.exit(code)"
@@ -290,7 +290,7 @@ def test_a_machine_that_fails_while_reading_is_not_the_inputs_fault(case, output
     give_features(case, BAG)
     monkeypatch.setattr(torch, "load", fail)
     monkeypatch.setattr(
-        "survfuse.inputs.features.available_memory", lambda: 0
+        "survfuse.runtime.torch_files.available_memory", lambda: 0
     )  # else it is the file that asks for too much
     assert end_of(case, output) == 4
 
@@ -318,13 +318,13 @@ def test_networks_run_on_the_device_that_was_chosen(output, monkeypatch):
             used.append(device)
             super().__init__(members, scored)
 
-    monkeypatch.setattr("survfuse.runtime.device.chosen_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("survfuse.runtime.device.chosen_device", lambda _: torch.device("meta"))
     monkeypatch.setattr("survfuse.networks.ensemble.Ensemble", Recorded)
     monkeypatch.setattr(
         "survfuse.slide.extract.extract",
-        lambda *given, **named: used.append(given[4]) or extract(*given[:4], torch.device("cpu"), *given[5:], **named),
+        lambda *given, **_: used.append(given[4]) or extract(*given[:4], torch.device("cpu"), *given[5:]),
     )
-    monkeypatch.setattr(job, "_device_name", str)
+    monkeypatch.setattr("survfuse.prediction.predictor.device_name", str)
     assert end_of(CASES / "interf0", output) == 0
     assert used == [torch.device("meta")] * 2
 
@@ -364,7 +364,7 @@ def test_expression_on_another_scale_is_warned_of_on_stderr(case, output, capsys
 def test_a_mounted_bundle_comes_before_the_demonstrations(case, output, tmp_path, monkeypatch, capsys):
     mounted = Path(shutil.copytree(DEMONSTRATION, tmp_path / "model"))
     edit_json(mounted / "manifest.json", purpose="research", notice="of a team's own")
-    monkeypatch.setattr(job, "MOUNTED_MODEL", mounted)
+    monkeypatch.setattr("survfuse.container.model.MOUNTED_MODEL", mounted)
     monkeypatch.setenv("SURVFUSE_REQUIRE_MODEL", "1")
     assert end_of(case, output) == 0
     assert "DEMONSTRATION" not in capsys.readouterr().out
@@ -373,13 +373,13 @@ def test_a_mounted_bundle_comes_before_the_demonstrations(case, output, tmp_path
 def test_a_mounted_folder_without_a_bundle_is_never_passed_over(case, output, tmp_path, monkeypatch, capsys):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights.pt").write_text("x")
-    monkeypatch.setattr(job, "MOUNTED_MODEL", tmp_path / "model")
+    monkeypatch.setattr("survfuse.container.model.MOUNTED_MODEL", tmp_path / "model")
     assert end_of(case, output) == 3
     assert "holds no bundle" in capsys.readouterr().err
 
 
 def test_a_required_model_forbids_the_demonstration(case, output, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(job, "MOUNTED_MODEL", tmp_path / "absent")
+    monkeypatch.setattr("survfuse.container.model.MOUNTED_MODEL", tmp_path / "absent")
     monkeypatch.setenv("SURVFUSE_REQUIRE_MODEL", "1")
     assert end_of(case, output) == 3
     assert end_of(case, output, DEMONSTRATION) == 3
@@ -433,7 +433,7 @@ def test_failures_of_the_machine_and_unforeseen_ones(case, output, monkeypatch, 
     def fail(*_):
         raise raised
 
-    monkeypatch.setattr(job, "_read_slide", fail)
+    monkeypatch.setattr("survfuse.prediction.predictor.read_slide", fail)
     assert end_of(case, output) == code
     message = capsys.readouterr().err
     assert ("Traceback" in message) == (code == 1)

@@ -17,6 +17,7 @@ from grand_challenge_forge.forge import generate_algorithm_template
 from grand_challenge_forge.utils import directly_import_module
 
 import survfuse.container.job as job
+from survfuse.container.model import MOUNTED_MODEL, RESOURCES
 from survfuse.inputs.sockets import read_case
 from survfuse.tasks.chimera3 import TASK
 
@@ -243,8 +244,8 @@ def test_job_reads_and_writes_where_the_template_does(template, monkeypatch):
     ((input_root, output_root, model, *others),) = given
     assert model is None and others == [None, None]
     package = PurePosixPath(copied((ROOT / "Dockerfile").read_text())["survfuse"])
-    resources = package.parent / job.RESOURCES.relative_to(ROOT)
-    ours = {str(path) for path in (input_root, output_root, job.MOUNTED_MODEL, resources)}
+    resources = package.parent / RESOURCES.relative_to(ROOT)
+    ours = {str(path) for path in (input_root, output_root, MOUNTED_MODEL, resources)}
     assert ours == absolute_paths(template)
 
 

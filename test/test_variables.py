@@ -12,6 +12,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from survfuse.inputs.clinical import Categorical, Numeric, Vocabulary, fit_vocabulary
 from survfuse.inputs.expression import IDENTITY, Expression
 from survfuse.runtime.errors import BundleError, InputError
+from survfuse.tasks.registry import DEFAULT
 
 GENES = tuple(f"G{place}" for place in range(40))
 
@@ -28,6 +29,10 @@ def values():
 @pytest.fixture(scope="module")
 def expression(values):
     return Expression.fit(GENES, values)
+
+
+def texts(encoded) -> list[str]:
+    return [note.text for note in encoded.notes]
 
 
 def as_case(row: np.ndarray) -> dict[str, float]:
@@ -51,9 +56,9 @@ def test_missing_genes_take_the_training_mean_and_are_counted(expression, values
     del case["G3"], case["G4"]
     found = expression.encode(case | {"EXTRA": 1.0})
     assert found.values[3] == found.values[4] == 0.0  # the standardised mean
-    assert "38 genes of 40 read" in found.notes[0]
-    assert "2 missing genes imputed with the training mean" in found.notes
-    assert "1 extra gene ignored" in found.notes
+    assert "38 genes of 40 read" in found.notes[0].text
+    assert "2 missing genes imputed with the training mean" in texts(found)
+    assert "1 extra gene ignored" in texts(found)
 
 
 def test_identity_keeps_raw_values_and_imputes_the_raw_mean():
@@ -117,7 +122,7 @@ PATIENTS = [
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    return fit_vocabulary(PATIENTS, list(PATIENTS[0]))
+    return fit_vocabulary(PATIENTS, list(PATIENTS[0]), DEFAULT)
 
 
 def named(vocabulary: Vocabulary, variables: dict) -> dict[str, float]:
@@ -158,8 +163,8 @@ def test_an_unknown_category_is_missing_never_another_and_is_said(vocabulary):
     encoded = vocabulary.encode(PATIENTS[0] | {"substage": "T1x"})
     found = dict(zip(vocabulary.columns, encoded.values.tolist(), strict=True))
     assert [found[name] for name in ("substage=T1e", "substage=T1m", "substage missing")] == [0.0, 0.0, 1.0]
-    assert "unknown category, counted as missing: substage" in encoded.notes
-    assert not any("T1x" in note for note in encoded.notes)  # names of fields, never patients' values
+    assert "unknown category, counted as missing: substage" in texts(encoded)
+    assert not any("T1x" in note for note in texts(encoded))  # names of fields, never patients' values
 
 
 def test_a_column_constant_in_training_has_no_weight(vocabulary):
@@ -168,15 +173,15 @@ def test_a_column_constant_in_training_has_no_weight(vocabulary):
     odd = vocabulary.encode(PATIENTS[0] | {"tumor": "Recurrence", "sex": None})
     found = dict(zip(vocabulary.columns, odd.values.tolist(), strict=True))
     assert found["tumor=Primary"] == found["tumor missing"] == found["sex missing"] == 0.0
-    assert any(note.endswith("no weight: sex, tumor") for note in odd.notes)
-    assert "unknown category, counted as missing: tumor" in odd.notes
+    assert any(note.endswith("no weight: sex, tumor") for note in texts(odd))
+    assert "unknown category, counted as missing: tumor" in texts(odd)
 
 
 def test_outcomes_are_dropped_and_extras_said(vocabulary):
     encoded = vocabulary.encode(PATIENTS[0] | {"progression": 1, "Time_to_prog_or_FUend": 9, "hospital": "X"})
     assert encoded.values.tolist() == vocabulary.encode(PATIENTS[0]).values.tolist()
-    assert "outcome keys dropped: progression, Time_to_prog_or_FUend" in encoded.notes
-    assert "not in the bundle's vocabulary, ignored: hospital" in encoded.notes
+    assert "outcome keys dropped: progression, Time_to_prog_or_FUend" in texts(encoded)
+    assert "not in the bundle's vocabulary, ignored: hospital" in texts(encoded)
 
 
 IMPLAUSIBLE = {
@@ -194,7 +199,7 @@ def test_implausible_or_unreadable_values_are_refused(vocabulary, name, value):
 
 def test_spelling_that_is_unambiguous_is_accepted(vocabulary):
     assert named(vocabulary, PATIENTS[0] | {"sex": " male ", "age": "60"}) == named(vocabulary, PATIENTS[0])
-    twins = Vocabulary((), (Categorical("x", ("A", "a")),))
+    twins = Vocabulary((), (Categorical("x", ("A", "a")),), (), ())
     assert named(twins, {"x": "a"})["x=a"] == 1.0
 
 
@@ -207,6 +212,8 @@ def test_the_published_vocabulary_gives_its_published_columns(reference):
             Categorical(entry["name"], tuple(name for name in entry["categories"] if name != "-1"))
             for entry in published["categorical"]
         ),
+        DEFAULT.missing_codes,
+        DEFAULT.outcome.keys,
     )
     patient = {"age": 71, "no_instillations": 15, "sex": "Male", "smoking": "Yes", "tumor": "Primary", "stage": "T1HG"}
     patient |= {"substage": "T1m", "grade": "G3", "reTUR": "Yes", "LVI": "No", "variant": "UCC"}
@@ -226,7 +233,7 @@ def test_the_published_vocabulary_gives_its_published_columns(reference):
 
 @given(st.dictionaries(st.sampled_from(["age", "sex", "stage", "no_instillations", "other"]), st.text(max_size=6)))
 def test_any_text_is_encoded_or_named(variables):
-    vocabulary = fit_vocabulary(PATIENTS, list(PATIENTS[0]))
+    vocabulary = fit_vocabulary(PATIENTS, list(PATIENTS[0]), DEFAULT)
     try:
         found = vocabulary.encode(variables)
     except InputError as error:
@@ -247,10 +254,10 @@ def test_numbers_spelt_as_text_keep_a_variable_numeric():
     patients = [
         patient | {"age": str(patient["age"]), "nodes": text} for patient, text in zip(PATIENTS, "123", strict=True)
     ]
-    vocabulary = fit_vocabulary([PATIENTS[0] | {"nodes": 4}, *patients[1:]], [*PATIENTS[0], "nodes"])
+    vocabulary = fit_vocabulary([PATIENTS[0] | {"nodes": 4}, *patients[1:]], [*PATIENTS[0], "nodes"], DEFAULT)
     assert [entry.name for entry in vocabulary.numeric] == ["age", "no_instillations", "nodes"]
     with pytest.raises(InputError, match="age"):
-        fit_vocabulary([*PATIENTS, PATIENTS[0] | {"age": "old"}], ["age"])
+        fit_vocabulary([*PATIENTS, PATIENTS[0] | {"age": "old"}], ["age"], DEFAULT)
 
 
 @pytest.mark.parametrize(

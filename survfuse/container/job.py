@@ -73,7 +73,7 @@ def run(
 
 def _run(input_root: Path, output: Path, model: Path | None, seconds: float | None, omit: bool) -> None:
     case = read_case(input_root)
-    stage("case", f"{case.name}: {case.described()}, {case.found_by}")
+    stage("case", f"{case.name}: {case.described()}, sockets from {case.found_by}")
     case = case.loaded()  # errors in the small inputs show before anything heavy is loaded
     bundle = chosen_bundle(model)
     announce(bundle)

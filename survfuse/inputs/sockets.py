@@ -64,7 +64,7 @@ def read_case(root: Path, task: Task = DEFAULT) -> Case:
         rna=rna,
         clinical=clinical,
         name=slide.stem if slide is not None else "a case without slide",
-        found_by=f"sockets from {found_by}",
+        found_by=found_by,
     )
 
 
