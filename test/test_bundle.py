@@ -88,7 +88,7 @@ def test_a_bit_flipped_anywhere_in_the_manifest_is_found(copy):
 def test_numbers_beyond_all_range_are_refused(copy):
     path = copy / "manifest.json"
     path.write_text(path.read_text().replace('"schema_version": 3', '"other": 1e999, "schema_version": 3', 1))
-    with pytest.raises(BundleError, match=r"manifest\.json: not usable JSON \(1e999 is no finite number\)"):
+    with pytest.raises(BundleError, match=r"manifest\.json: not usable JSON \(1e999 is not a finite number\)"):
         load(copy)
 
 

@@ -129,7 +129,7 @@ def test_literals_have_no_place_in_the_jobs_own_list(case, output, capsys, liter
     path = case / "inputs.json"
     path.write_text(path.read_text().replace('"kind"', f'"x": {literal}, "kind"', 1))
     assert end_of(case, output) == 2
-    assert f"inputs.json: not usable JSON ({literal} is no finite number)" in capsys.readouterr().err
+    assert f"inputs.json: not usable JSON ({literal} is not a finite number)" in capsys.readouterr().err
 
 
 def test_names_from_outside_cannot_forge_lines(case, output, capsys):
@@ -160,7 +160,7 @@ def test_any_json_value_is_read_as_pythons_reader_does(tmp_path_factory, value):
     try:
         read_json(path, InputError)
     except InputError as error:
-        assert holds and "is no finite number" in str(error)
+        assert holds and "is not a finite number" in str(error)
     else:
         assert not holds
 

@@ -417,7 +417,7 @@ def test_the_log_says_how_many_tiles_are_damaged(slide_case, output, capsys, pix
     give_slide(slide_case, "s.tif", bytes(data))
     shutil.rmtree(slide_case / PLACES["mask"])
     assert end_of(slide_case, output) == 0
-    assert "tissue tiles cannot be read, or have no pixels in it, and are left out" in capsys.readouterr().err
+    assert "tissue tiles cannot be read or have no pixels, and are left out" in capsys.readouterr().err
 
 
 # --- masks ---
@@ -449,7 +449,7 @@ def marked() -> np.ndarray:
         (np.zeros_like, "the mask is empty; tissue found by saturation"),
         (
             lambda mask: np.full_like(mask, 255),
-            "the mask marks the whole slide, glass as well; tissue found by saturation",
+            "the mask marks the whole slide, including glass; tissue found by saturation",
         ),
         (lambda mask: (mask == 0).astype(np.uint8), "as one that is inverted does; tissue found by saturation"),
     ],
@@ -534,7 +534,7 @@ def test_masks_that_cannot_be_meant_are_not(pixels):
 
 
 MASKS_REFUSED = {
-    "of another shape": (lambda m: tiff_of(m[:, ::3]), "has another shape than the slide's"),
+    "of another shape": (lambda m: tiff_of(m[:, ::3]), "is not of the slide's shape"),
     "a PNG": (lambda m: pyvips.Image.new_from_array(m).pngsave_buffer(), "cannot be read as a TIFF mask"),
     "empty": (lambda _: b"", "cannot be read as a TIFF mask"),
     "cut off": (lambda _: MASK.read_bytes()[: len(MASK.read_bytes()) // 2], "no page can be read"),

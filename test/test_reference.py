@@ -566,7 +566,7 @@ SIDES = [
     ("clinical", with_entry("numeric", name=5, mean=0.0, scale=1.0), "objects with name, mean, scale"),
     ("clinical", with_entry("numeric", name="x", mean=0.0, scale=0.0), "a scale above 0 of x"),
     ("clinical", with_entry("numeric", name="x", mean="a", scale=1.0), "a mean and a scale above 0 of x"),
-    ("clinical", with_entry("numeric", name="x", mean=math.inf, scale=1.0), "Infinity is no finite number"),
+    ("clinical", with_entry("numeric", name="x", mean=math.inf, scale=1.0), "Infinity is not a finite number"),
     ("clinical", with_entry("categorical", name="x", categories=[1, 2]), "strings as categories of x"),
     ("clinical", with_entry("categorical", name="x", categories="ab"), "strings as categories of x"),
     ("clinical", with_entry("categorical", name="x", categories=["a", "a"]), "distinct variables"),
@@ -577,7 +577,7 @@ SIDES = [
     ("calibration", {**TABLE, "km_probs": [1.0, 0.9]}, "as many as survival values"),
     ("calibration", {**TABLE, "km_probs": [1.0, 0.9, 0.95, 0.7, 0.5]}, "survival that never increases"),
     ("calibration", {**TABLE, "train_risks": []}, "expected 'train_risks', an array of finite numbers"),
-    ("calibration", {**TABLE, "train_risks": [1.0, math.nan]}, "NaN is no finite number"),
+    ("calibration", {**TABLE, "train_risks": [1.0, math.nan]}, "NaN is not a finite number"),
     ("calibration", {**TABLE, "train_risks": [[1.0]]}, "expected 'train_risks', an array of finite numbers"),
     ("calibration", {**TABLE, "train_risks": ["1.0"]}, "expected 'train_risks', an array of finite numbers"),
 ]

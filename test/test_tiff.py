@@ -130,8 +130,8 @@ def less_coded(tile: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("edit", "why", "lost"),
     [
-        (lambda tile: bytes(len(tile)), "is no JPEG of 240 × 176 px", False),
-        (lambda tile: b"\xff\xd8\xff" + bytes(len(tile) - 3), "is no JPEG of 240 × 176 px", False),
+        (lambda tile: bytes(len(tile)), "is not a JPEG of 240 × 176 px", False),
+        (lambda tile: b"\xff\xd8\xff" + bytes(len(tile) - 3), "is not a JPEG of 240 × 176 px", False),
         (lambda tile: tile[:-2] + b"\0\0", "is a JPEG without an end", True),
         (half_of, "is a JPEG without an end", True),
         (less_coded, "premature end of data", True),
@@ -288,7 +288,7 @@ def test_a_frame_larger_than_its_tile_is_not_decoded(even, tmp_path, monkeypatch
     levels = TiffLevels(path, True)
     decoded = []
     monkeypatch.setattr("survfuse.slide.tiff.decode", lambda *jpeg: decoded.append(jpeg))
-    with pytest.raises(DamagedTileError, match="is no JPEG of 240 × 176 px"):
+    with pytest.raises(DamagedTileError, match="is not a JPEG of 240 × 176 px"):
         levels.read((2048, 2048), *place, 10, 10)
     assert not decoded
     levels.close()

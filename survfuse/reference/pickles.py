@@ -24,18 +24,19 @@ def is_pickle(path: Path) -> bool:
 
 
 def unpickled(path: Path, trust: bool) -> object:
-    """The content of a pickle, read by joblib; raises InputError unless the user trusts it and it can be read."""
+    """The content of a pickle, read by joblib, which takes the ``train`` extra.
+
+    Raises InputError unless the user trusts it and it can be read.
+    """
     if not trust:
         raise InputError(
             f"{path.name}: a pickle, and reading one can run any code that its author put there; "
             "give the table as JSON, or pass --trust-pickles if you trust where the file comes from"
         )
     warn(f"{path.name}: reading a pickle, which can run any code, because --trust-pickles vouches for it")
-    try:
-        import joblib
-        import sklearn  # noqa: F401  (what the pickles hold; without it joblib fails in many ways)
-    except ImportError as cause:
-        raise InputError(f"{path.name}: reading it takes scikit-learn, from survfuse's train extra") from cause
+    import joblib
+    import sklearn  # noqa: F401  (what the pickles hold; without it joblib fails in many ways)
+
     try:
         content: object = joblib.load(path)
     except Exception as cause:

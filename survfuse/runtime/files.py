@@ -44,7 +44,7 @@ def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) ->
         return values
 
     def refused(literal: str) -> NoReturn:
-        raise error(f"{path.name}: not usable JSON ({literal} is no finite number)")
+        raise error(f"{path.name}: not usable JSON ({literal} is not a finite number)")
 
     def finite(digits: str) -> float:
         number = float(digits)
@@ -61,7 +61,7 @@ def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) ->
         what, where = cause.msg.removesuffix(" at"), f"line {cause.lineno}, column {cause.colno}"
         raise error(f"{path.name}: not valid JSON ({what if text else 'the file is empty'}; {where})") from cause
     except RecursionError as cause:
-        raise error(f"{path.name}: not usable JSON (nested too deep)") from cause
+        raise error(f"{path.name}: not usable JSON (nested too deeply)") from cause
     except ValueError as cause:  # Python limits the digits of an integer
         raise error(f"{path.name}: not usable JSON (a number of too many digits)") from cause
     except OSError as cause:

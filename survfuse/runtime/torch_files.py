@@ -38,7 +38,7 @@ def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> 
         left = available_memory()
         if isinstance(cause, OSError) or (left is not None and left < bound):
             raise
-        raise error(f"{path.name}: asks for more memory than what it holds accounts for") from cause
+        raise error(f"{path.name}: asks for more memory than its content needs") from cause
 
 
 def read_tensor(path: Path, error: type[SurvfuseError], mapped: bool = False) -> Tensor:

@@ -74,7 +74,7 @@ def extract(
         origins = tissue.origins[rows]
         if damaged:
             kept = count(len(tissue.origins), "tissue tile")
-            warn(f"{slide.name}: {damaged:,} of {kept} cannot be read, or have no pixels in it, and are left out")
+            warn(f"{slide.name}: {damaged:,} of {kept} cannot be read or have no pixels, and are left out")
         _check_limit(len(features), len(tissue.origins) - damaged, limit)
         precision = str(ready.precision).removeprefix("torch.")
         if not features.isfinite().all():

@@ -34,11 +34,11 @@ def mask_problem(share: Floats, slide: Slide, grid: Grid) -> str | None:
     check_colour(slide.name, inside)
     glass = is_glass(inside).mean()
     if share.sum() * math.prod(grid.side) >= _WHOLE * math.prod(slide.size):
-        return "marks the whole slide, glass as well" if glass >= _GLASS_IN_WHOLE else None
+        return "marks the whole slide, including glass" if glass >= _GLASS_IN_WHOLE else None
     if outside is not None and glass >= _GLASS_INVERTED:
         within, without = is_stained(inside).mean(), is_stained(outside).mean()
         if within < _STAINED_INSIDE and without > _STAINED_OUTSIDE:
-            return "marks glass and leaves out what is stained, as one that is inverted does"
+            return "marks glass and leaves out what is stained, as an inverted mask does"
     return None
 
 

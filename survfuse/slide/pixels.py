@@ -171,7 +171,7 @@ def check_single_file(path: Path) -> None:
     except (openslide.OpenSlideError, OSError):
         return  # opening the slide will say what is wrong
     if vendor is not None and (vendor not in _SINGLE_FILE or path.suffix.lower() in (".vms", ".vmu")):
-        raise InputError(f"{path.name}: a slide of several files ({vendor}); expected one file that holds it all")
+        raise InputError(f"{path.name}: a slide in several files ({vendor}); expected a single file")
 
 
 def _is_reduced(size: tuple[int, int], whole: tuple[int, int]) -> bool:

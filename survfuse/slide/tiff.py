@@ -117,7 +117,7 @@ class TiffLevels:
             raise DamagedTileError(f"{where}: {cause.strerror}") from cause
         stated, place = frame_header(data)
         if stated != level.tile:
-            raise DamagedTileError(f"{where} is no JPEG of {level.tile[0]} × {level.tile[1]} px")
+            raise DamagedTileError(f"{where} is not a JPEG of {level.tile[0]} × {level.tile[1]} px")
         if not has_end(data, place):  # a decoder would invent what is missing
             raise LostTileError(f"{where} is a JPEG without an end")
         try:
