@@ -51,8 +51,8 @@ def verify(bundle: options.BundleArgument) -> None:
 def flat_facts(value: object, name: str = "") -> Iterator[tuple[str, str]]:
     """Each fact in a JSON ``value`` as (name, text): nested names joined by dots, plain arrays as one fact.
 
-    >>> list(flat_facts({"patients": 9, "protocol": {"folds": 5}, "months": [62.0, 170.0]}))
-    [('patients', '9'), ('protocol.folds', '5'), ('months', '62.0, 170.0')]
+    >>> list(flat_facts({"patients": 9, "protocol": {"folds": 5}, "months": [62.5, 170.0]}))
+    [('patients', '9'), ('protocol.folds', '5'), ('months', '62.5, 170')]
     >>> list(flat_facts([{"file": "a.pt"}, {"file": "b.pt"}], "checkpoints"))
     [('checkpoints.1.file', 'a.pt'), ('checkpoints.2.file', 'b.pt')]
     """
