@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 FAR_BEYOND = "the risk is far beyond those of the reference patients"
 OTHER_UNITS = "features, expression or clinical variables may be in other units than the bundle was trained on"
-
 BEYOND_ALL_RANGE = "features, expression or clinical variables lie beyond all range"
 
 
@@ -137,9 +136,7 @@ class Predictor:
         """The prediction for an ensemble's risk, saying what leads to it."""
         bundle = self.bundle
         if not math.isfinite(risk.risk):
-            raise InputError(
-                f"the risk is {risk.risk}: features, expression or clinical variables lie beyond all range"
-            )
+            raise InputError(f"the risk is {risk.risk}: {BEYOND_ALL_RANGE}")
         terms = ", ".join(f"{name} {value:+.4f}" for name, value in risk.terms.items())
         stage("risk", f"{risk.risk:+.4f} = {terms}, baseline {risk.baseline:+.4f}; on {device_name(self.device)}")
         self._warn_far_beyond(risk.risk)

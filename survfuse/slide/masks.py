@@ -240,8 +240,6 @@ def _check_aspect(name: str, mask: tuple[int, int], slide: tuple[int, int]) -> N
     narrow = max(mask[0] - 1, 1) / (mask[1] + 1) * slide[1] / slide[0]
     off = max(1.0 / wide - 1.0, narrow - 1.0, 0.0)
     if off > _ASPECT_REFUSE:
-        raise InputError(
-            f"{name}: {mask[0]} × {mask[1]} px is not of the slide's shape, {slide[0]} × {slide[1]} px"
-        )
+        raise InputError(f"{name}: {mask[0]} × {mask[1]} px is not of the slide's shape, {slide[0]} × {slide[1]} px")
     if off > _ASPECT_WARN:
         warn(f"{name}: {mask[0]} × {mask[1]} px is stretched by {off:.1%} to the slide's {slide[0]} × {slide[1]} px")
