@@ -451,7 +451,7 @@ def marked() -> np.ndarray:
             lambda mask: np.full_like(mask, 255),
             "the mask marks the whole slide, including glass; tissue found by saturation",
         ),
-        (lambda mask: (mask == 0).astype(np.uint8), "as one that is inverted does; tissue found by saturation"),
+        (lambda mask: (mask == 0).astype(np.uint8), "as an inverted mask does; tissue found by saturation"),
     ],
     ids=["empty", "all ones", "inverted"],
 )
@@ -526,7 +526,7 @@ def test_masks_that_may_be_meant_are_left_alone(pixels, kinds, columns):
 
 def test_masks_that_cannot_be_meant_are_not(pixels):
     shown = scene(pixels, "glass", "tissue", "tissue", "glass")
-    assert "is inverted" in judged(shown, np.tile([1, 0, 0, 1], (10, 1)))
+    assert "inverted mask" in judged(shown, np.tile([1, 0, 0, 1], (10, 1)))
     assert "whole slide" in judged(shown, np.ones((10, 4)))
     assert "is empty" in judged(shown, np.zeros((10, 4)))
     with pytest.raises(InputError, match="has no colour"):
