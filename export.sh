@@ -49,7 +49,7 @@ trap 'exit 130' INT HUP
 
 # What is not the bundle's: the folder's own README, and what file managers leave behind.
 pack_model() {
-  [[ -f $model/manifest.json ]] || fail "$model holds no bundle (no manifest.json); see README.md, Your own cohort" 3
+  [[ -f $model/manifest.json ]] || fail "$model holds no bundle (no manifest.json); see docs/for-teams.md" 3
   tar --create --directory "$model" --exclude ./README.md --exclude ./.gitkeep --exclude ./.gitignore \
     --exclude .DS_Store --sort name --format posix --pax-option delete=atime,delete=ctime --owner 0 --group 0 \
     --numeric-owner --mode u=rwX,go=rX . | "$compress" -n >"$part/$name-model.tar.gz"

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 from survfuse.bundle.load import load as load_bundle
 from survfuse.bundle.manifest import DEMONSTRATION
+from survfuse.bundle.place import check_place
 from survfuse.container.model import RESOURCES
 from survfuse.prediction.model import Model
 from survfuse.runtime.errors import InputError, check_extra
 from survfuse.runtime.log import stage
-from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder, unknown
+from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder
 from survfuse.slide.registry import check_weights, find_spec
 from survfuse.slide.settings import SlideSettings
+from survfuse.tasks.modalities import check_modalities
 from survfuse.tasks.registry import DEFAULT
 
 if TYPE_CHECKING:
@@ -186,25 +188,26 @@ def train(
     table = Path(outcomes) if outcomes is not None else None
     if table is not None:
         check_is_file(table)
-    chosen = tuple(modalities) if modalities is not None else DEFAULT.modalities
-    for name in chosen:
-        if name not in DEFAULT.modalities:
-            raise InputError(unknown("modality", name, DEFAULT.modalities))
+    chosen = modalities if modalities is not None else DEFAULT.modalities
+    check_modalities(chosen, DEFAULT.modalities)
+    _check_draws(draws)
     settings = _slide_settings(encoder, mpp, SlideSettings.min_coverage, assume_mpp)
     weight_file = _weight_file(weights)
     state = Path(work) if work is not None else bundle.with_name(f"{bundle.name}.training")
+    check_place(bundle, remains=state.is_dir())  # `train` looks closer, once its imports are there
 
     check_extra("train", "train")
     from survfuse.cohort.read import read_cohort
     from survfuse.networks.sizes import Sizes
     from survfuse.runtime.device import chosen_device
+    from survfuse.training.executor import LocalExecutor
     from survfuse.training.protocol import Protocol
     from survfuse.training.train import check_out, train
 
     check_out(bundle, state)
-    place = chosen_device(device)
+    executor = LocalExecutor(chosen_device(device))
     patients = read_cohort(root, state / "features", table, chosen)
-    train(patients, protocol or Protocol(), sizes or Sizes(), settings, bundle, state, weight_file, place, draws)
+    train(patients, protocol or Protocol(), sizes or Sizes(), settings, bundle, state, weight_file, executor, draws)
     return bundle
 
 
@@ -231,11 +234,19 @@ def evaluate(predictions: str | Path, outcomes: str | Path, *, draws: int = 1000
     predicted, observed = Path(predictions), Path(outcomes)
     check_is_file(predicted)
     check_is_file(observed)
+    _check_draws(draws)
+    if seed < 0:
+        raise InputError(f"seed: expected a whole number of at least 0, found {seed}")
 
     check_extra("train", "evaluate")
     from survfuse.evaluation.evaluate import evaluate
 
     return evaluate(predicted, observed, draws, seed)
+
+
+def _check_draws(draws: int) -> None:
+    if draws < 1:
+        raise InputError(f"draws: expected at least 1 bootstrap draw, found {draws}")
 
 
 def _weight_file(weights: str | Path | None) -> Path | None:

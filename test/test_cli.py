@@ -71,6 +71,13 @@ def calls(monkeypatch) -> dict[str, dict[str, object]]:
 # Help
 
 
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    """Help without colours, which these variables would force."""
+    for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.parametrize("name", [None, *COMMANDS])
 def test_help_fits_80_columns_and_names_every_option(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")

@@ -281,7 +281,7 @@ def test_outcomes_that_contradict_each_other_are_named(published, tmp_path):
     line = problems(published, table, ("clinical",))
     assert f"3S_1: 3S_1_CD.json: states another {TIME} than given.csv" in line
     assert "3S_2: 3S_2_CD.json: states another progression than given.csv" in line
-    assert "3S_2: given.csv, line 5: another outcome than in an earlier line" in line
+    assert "3S_2: given.csv, line 5: its outcome differs from an earlier line's" in line
     assert "3S_5: given.csv, line 6: time: expected months" in line
     assert "3S_9: is in given.csv, but there is no folder data/3S_9" in line
     assert "3S_3:" not in line and "3S_4:" not in line and "3S_6:" not in line

@@ -230,7 +230,8 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
 def test_the_registry_and_what_a_bundle_states_are_read_without_torch():
     """A job's parent, the commands' help and a bundle's checks read these; torch alone takes more than a second."""
     light = ("slide.registry", "slide.settings", "bundle.manifest", "inputs.sockets", "networks.families")
-    light += ("networks.weighting", "tasks.registry", "runtime.exits", "runtime.memory", "container.supervisor")
+    light += ("networks.weighting", "networks.sizes", "bundle.load", "bundle.save", "bundle.place", "tasks.registry")
+    light += ("runtime.exits", "runtime.memory", "container.supervisor")
     script = "".join(f"import survfuse.{module}\n" for module in light)
     script += "import sys; print(sorted({'torch', 'timm', 'pandas', 'scipy', 'typer'} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60)

@@ -188,7 +188,8 @@ def test_a_command_without_its_extra_names_it_on_one_line(tmp_path):
     packages = ", ".join(EXTRAS["train"].values())
     for name, arguments in (("train", [tmp_path, "--out", tmp_path / "out"]), ("evaluate", [table, table])):
         done = without_extra("cli.main", name, *arguments)
-        line = f"survfuse: EnvironmentFailure: {name} needs {packages}: pip install 'survfuse[train]'\n"
+        install = "pip install '.[train]' in the checkout of survfuse"
+        line = f"survfuse: EnvironmentFailure: {name} needs {packages}: {install}\n"
         assert (done.returncode, done.stderr) == (4, line)
     assert not (tmp_path / "out").exists()
 
@@ -196,7 +197,7 @@ def test_a_command_without_its_extra_names_it_on_one_line(tmp_path):
 def test_a_missing_package_of_an_extra_is_named_wherever_it_is_imported():
     error = as_survfuse_error(ModuleNotFoundError("No module named 'sklearn'", name="sklearn.cluster"))
     assert isinstance(error, EnvironmentFailure)
-    assert str(error) == "scikit-learn is not installed: pip install 'survfuse[train]'"
+    assert str(error) == "scikit-learn is not installed: pip install '.[train]' in the checkout of survfuse"
     assert as_survfuse_error(ModuleNotFoundError("No module named 'torch'", name="torch")) is None
 
 

@@ -27,7 +27,7 @@ from survfuse.networks.sizes import Sizes
 from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.slide.settings import SlideSettings
 from survfuse.survival.calibration import Calibration
-from survfuse.tasks.modalities import all_combinations, combination_name
+from survfuse.tasks.modalities import all_combinations, combination_name, ordered
 from survfuse.tasks.registry import DEFAULT
 
 RNA = json.loads((CASES / "interf1" / PLACES["rna"]).read_text())
@@ -199,7 +199,7 @@ def test_a_patient_without_variables_has_empty_cells_for_them(patients, tmp_path
 
 def test_the_first_patient_of_a_cohort_may_have_no_known_variable(tmp_path):
     """A bundle of clinical variables and of expression: columns come from the bundle, not from the first patient."""
-    bundle = two_models(tmp_path / "bundle")
+    bundle = linear_models(tmp_path / "bundle", "clinical", "cox-rna")
     root = tmp_path / "patients"
     for name, age in (("A", -1), ("B", 70), ("C", 60)):
         add_patient(root, name, {"X": 2.0, "Y": 5.0 + age}, {"age": age})
@@ -208,14 +208,21 @@ def test_the_first_patient_of_a_cohort_may_have_no_known_variable(tmp_path):
     assert [row["clinical"] == "" for row in rows] == [True, False, False]
 
 
-def two_models(root: Path) -> Path:
-    """A bundle of two untrained linear models, of clinical variables and of expression."""
+@pytest.fixture
+def clinical_only(tmp_path) -> Path:
+    """A bundle that uses clinical variables and nothing else."""
+    return linear_models(tmp_path / "clinical-only", "clinical")
+
+
+def linear_models(root: Path, *names: str) -> Path:
+    """A bundle of untrained linear models of the families ``names``, of clinical variables or of expression."""
     ages = [{"age": age} for age in (55, 65, 75, 85)]
     vocabulary = fit_vocabulary(ages, ["age"], DEFAULT)
     expression = Expression.fit(("X", "Y"), np.array([[1.0, 2.0], [3.0, 70.0], [2.0, 40.0], [5.0, 60.0]]))
     sizes = Sizes(genes=2, clinical=len(vocabulary.columns))
-    families = [families_of(DEFAULT.modalities)[name] for name in ("clinical", "cox-rna")]
-    combinations = all_combinations(("rna", "clinical"))
+    families = [families_of(DEFAULT.modalities)[name] for name in names]
+    modalities = ordered((name for family in families for name in family.modalities), DEFAULT.modalities)
+    combinations = all_combinations(modalities)
     entries = tuple(
         MemberEntry(
             member_file(number),
@@ -231,7 +238,7 @@ def two_models(root: Path) -> Path:
     )
     scales = {combination_name(chosen): RiskScale(0.0, 1.0) for chosen in combinations}
     calibration = Calibration.fit([10.0, 20.0, 30.0, 40.0], [1, 0, 1, 1], [-1.0, 0.0, 0.5, 1.0])
-    tables = Tables(calibration, expression, vocabulary, None, None)
+    tables = Tables(calibration, expression if "rna" in modalities else None, vocabulary, None, None)
     slide = SlideSettings("efficientnet-lite0", 1280)
     manifest = Manifest(RESEARCH, "For a test.", {}, slide, scales, entries, tables.present())
     torch.manual_seed(0)
@@ -315,3 +322,134 @@ def test_the_command_leaves_its_tables_alone_behind(patients, tmp_path):
             stored["coords"] = coords
     predict(patients, tmp_path / "out" / "p.csv", "--survival", str(tmp_path / "out" / "s.csv"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p.csv", "s.csv"]
+
+
+def test_what_is_said_while_a_case_is_read_belongs_to_its_prediction(tmp_path, capsys, model):
+    """Three ways in; the warning of a socket without its file is said once for each case, and nowhere else."""
+    roots = [Path(shutil.copytree(CASES / "interf0", tmp_path / "cases" / name)) for name in ("a", "b")]
+    for root in roots:
+        shutil.rmtree(root / "images")
+    prediction = model.predict(roots[0])
+    assert capsys.readouterr() == ("", "")
+    slides = [text for text in prediction.warnings if "listed among the sockets" in text]
+    assert len(slides) == len(set(slides)) >= 1
+    command = ["predict", str(roots[0]), "--model", str(DEMONSTRATION), "--out", str(tmp_path / "one.csv")]
+    assert main(command) == 0
+    assert [capsys.readouterr().err.count(text) for text in slides[:1]] == [1]
+    command[1] = str(tmp_path / "cases")
+    assert main(command) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if slides[0] in line] == [f"survfuse: warning: 2 of 2 cases (a, b): {slides[0]}"]
+
+
+def test_a_warning_about_the_device_is_part_of_every_prediction(monkeypatch):
+    def without_gpu(option):
+        survfuse.runtime.log.warn("the GPU cannot be used")
+        return torch.device("cpu")
+
+    monkeypatch.setattr("survfuse.runtime.device.chosen_device", without_gpu)
+    with redirect_stdout(None):
+        fresh = survfuse.demonstration()
+    predictions = fresh.predict_many([survfuse.Case(clinical=CLINICAL)] * 2, progress=False)
+    assert [each.warnings.count("the GPU cannot be used") for each in predictions] == [1, 1]
+
+
+def test_paths_that_are_no_case_are_named_with_the_others(tmp_path, model):
+    cases = [CASES / "interf1", tmp_path / "one", None, survfuse.Case(features=np.zeros((3, 1280), np.float32))]
+    with pytest.raises(survfuse.InputError) as refused:
+        model.predict_many(cases, progress=False)
+    text = str(refused.value)
+    assert text.startswith("3 of 4 cases cannot be predicted: ")
+    assert all(f"case {number}" in text for number in (2, 3, 4)) and "case 1" not in text
+
+
+def test_reasons_of_many_kinds_are_counted(tmp_path, model):
+    cases = [tmp_path / f"none{number}" for number in range(30)]
+    with pytest.raises(survfuse.InputError, match=r"30 of 30 cases cannot be predicted: .*; and 22 more reasons$"):
+        model.predict_many(cases, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "message"),
+    [
+        (["clinical", "rnaa"], "unknown modality 'rnaa'"),
+        ("clinical", "modalities: expected a list of names"),
+    ],
+)
+def test_modalities_that_are_unknown_are_refused(model, modalities, message):
+    case = survfuse.Case(rna=RNA, clinical=CLINICAL)
+    for predict in (model.predict, lambda case, **options: model.predict_many([case], **options)):
+        with pytest.raises(survfuse.InputError, match=message):
+            predict(case, modalities=modalities)
+
+
+def test_what_the_user_leaves_out_is_not_said_to_be_missing(model):
+    notes = {name: note.text for name, note in model.predict(CASES / "interf1", modalities=["clinical"]).notes}
+    assert notes["left out"].startswith("slide, rna; scored by clinical") and "missing" not in notes
+
+
+@pytest.mark.parametrize("months", [[-1.0], [np.nan], [np.inf], [[12.0, 24.0]], ["a"], [None]])
+def test_survival_is_of_months_only(model, months):
+    prediction = model.predict(survfuse.Case(clinical=CLINICAL))
+    with pytest.raises(survfuse.InputError, match="survival: expected"):
+        prediction.survival(months)
+
+
+def test_a_row_with_a_name_twice_is_refused_as_a_file_is():
+    with pytest.raises(survfuse.InputError, match="rna: TP53 is given more than once"):
+        survfuse.Case(rna=pd.Series([1.0, 2.0], index=["TP53", "TP53"]))
+
+
+@pytest.mark.parametrize("value", [np.array([71, 72]), torch.tensor([71, 72])])
+def test_a_value_is_a_single_one(value):
+    with pytest.raises(survfuse.InputError, match="clinical: expected a single value of age"):
+        survfuse.Case(clinical={"age": value})
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda values: values[::-1, ::-1][::-1, ::-1],
+        lambda values: values.astype(">f4"),
+        lambda values: values.astype(np.longdouble),
+        pd.DataFrame,
+    ],
+)
+def test_features_of_any_floating_array_are_the_same(model, convert):
+    values = np.random.default_rng(0).normal(size=(20, 1280)).astype(np.float32)
+    predicted = [model.predict(survfuse.Case(features=given)).risk for given in (values, convert(values))]
+    assert predicted[0] == predicted[1]
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(1280).to_sparse(), torch.empty(3, 1280, device="meta")])
+def test_tensors_without_values_in_place_are_refused(model, tensor):
+    with pytest.raises(survfuse.InputError, match="expected a dense tensor of features"):
+        model.predict(survfuse.Case(features=tensor))
+
+
+def test_a_file_that_is_not_json_is_refused_by_all_whether_or_not_it_is_used(tmp_path, output, capsys, clinical_only):
+    root = Path(shutil.copytree(CASES / "interf1", tmp_path / "case"))
+    (root / PLACES["rna"]).write_text("{")
+    assert end_of(root, output, clinical_only) == 2
+    command = ["predict", str(root), "--model", str(clinical_only), "--out", str(tmp_path / "p.csv")]
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("not valid JSON") == 2
+    with pytest.raises(survfuse.InputError, match="not valid JSON"):
+        survfuse.load(clinical_only).predict(root)
+
+
+def test_two_tables_cannot_share_a_file(patients, tmp_path, capsys):
+    command = ["predict", str(patients), "--model", str(DEMONSTRATION)]
+    assert main([*command, "--out", str(tmp_path / "p.csv"), "--survival", str(tmp_path / "p.csv")]) == 2
+    assert "--out and --survival: expected two files" in capsys.readouterr().err
+    assert not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("options", [{"draws": 0}, {"draws": -3}])
+def test_draws_are_at_least_one(tmp_path, options):
+    for name in ("predictions.csv", "outcomes.csv"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(survfuse.InputError, match="draws: expected at least 1"):
+        survfuse.evaluate(tmp_path / "predictions.csv", tmp_path / "outcomes.csv", **options)
+    with pytest.raises(survfuse.InputError, match="draws: expected at least 1"):
+        survfuse.train(tmp_path, tmp_path / "bundle", **options)

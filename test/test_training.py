@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,7 +209,7 @@ def test_a_run_killed_after_its_bundle_was_placed_is_finished(cohort, bundle, tm
     assert survfuse([*command, "--calibration=rank"]) == 2  # the same members, another bundle
     assert "not empty" in capsys.readouterr().err
     assert survfuse(command) == 0
-    assert "was finished before" in capsys.readouterr().out and not kept[-1].exists()
+    assert "is already complete" in capsys.readouterr().out and not kept[-1].exists()
     same_bytes(bundle, out)
     assert survfuse(command) == 2
 
@@ -260,10 +261,11 @@ def test_members_of_a_unit_follow_from_its_arguments_alone(cohort, tmp_path):
     protocol = Protocol(folds=2, inner=2, optimisation=Optimisation(epochs=4))
     read = read_cohort(cohort, tmp_path)
     first, again = (training_data(read, protocol, SIZES) for _ in range(2))
-    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
     one = {unit: fit_unit(first, unit, CPU) for unit in units(first)}
     other = {unit: fit_unit(again, pickle.loads(pickle.dumps(unit)), CPU) for unit in reversed(units(again))}
-    torch.use_deterministic_algorithms(False)
+    assert torch.equal(torch.get_rng_state(), before) and not torch.are_deterministic_algorithms_enabled()
     assert len(one) == 5 * 2 + 2
     for unit, members in one.items():
         assert [member.split.name for member in members] == list(unit.splits)
@@ -273,8 +275,20 @@ def test_members_of_a_unit_follow_from_its_arguments_alone(cohort, tmp_path):
             assert all(np.array_equal(x, same.risks[key], equal_nan=True) for key, x in member.risks.items())
 
 
+def test_units_that_threads_fit_are_those_of_one_after_the_other(cohort, tmp_path):
+    protocol = Protocol(folds=2, inner=2, fusion="concat", optimisation=Optimisation(epochs=3))
+    data = training_data(read_cohort(cohort, tmp_path), protocol, SIZES)
+    wanted = units(data)
+    expected = [fit_unit(data, unit, CPU) for unit in wanted]
+    with ThreadPoolExecutor(2) as pool:
+        fitted = list(pool.map(lambda unit: fit_unit(data, unit, CPU), wanted))
+    for members, same in zip(fitted, expected, strict=True):
+        for member, other in zip(members, same, strict=True):
+            assert all(torch.equal(value, other.fitted.state[name]) for name, value in member.fitted.state.items())
+
+
 def test_the_order_in_which_units_end_does_not_change_the_bundle(cohort, auto, tmp_path, monkeypatch):
-    monkeypatch.setattr("survfuse.training.train.LocalExecutor", Elsewhere)
+    monkeypatch.setattr("survfuse.training.executor.LocalExecutor", Elsewhere)
     assert survfuse(["train", str(cohort), "--out", str(tmp_path / "bundle"), *AUTO]) == 0
     same_bytes(auto, tmp_path / "bundle")
 
@@ -454,7 +468,7 @@ def test_complete_cases_alone_can_be_trained_for(cohort, tmp_path, capsys):
     assert list(load(root).manifest.combinations) == [FULL]
     command = ["predict", str(cohort), "--model", str(root), "--out", str(tmp_path / "p.csv"), "--modalities", "rna"]
     assert survfuse(command) == 2
-    assert f"the case lacks slide, clinical; this bundle scores {FULL}" in capsys.readouterr().err
+    assert f"slide, clinical left out as asked; this bundle scores {FULL}" in capsys.readouterr().err
     assert not (tmp_path / "p.csv").exists()
 
 

@@ -91,7 +91,7 @@ def load(root: Path, task: Task = DEFAULT) -> Bundle:
     if value.get("schema_version") != SCHEMA_VERSION:
         version = value.get("schema_version")
         older = type(version) is int and version < SCHEMA_VERSION
-        hint = "; freeze it again with train, which goes on from the members it has kept" if older else ""
+        hint = "; train it again with this release" if older else ""
         raise BundleError(f"schema version {brief(version)} is not the one this release reads, {SCHEMA_VERSION}{hint}")
     if value.get(SELF) != manifest_digest(value):
         raise BundleError(f"{MANIFEST}: its sha256 is not the one it states; the file was changed or damaged")

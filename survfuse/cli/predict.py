@@ -5,6 +5,7 @@ from typing import Annotated
 
 from survfuse.cli import options
 from survfuse.cli.options import INPUTS, MACHINE
+from survfuse.runtime.errors import InputError
 
 REFUSE, OMIT = "refuse", "omit"
 
@@ -40,6 +41,8 @@ def predict(
     """Score a case, a folder of cases or a cohort with a bundle."""
     options.output_file(out)
     options.output_file(survival)
+    if survival is not None and survival.resolve() == out.resolve():
+        raise InputError(f"--out and --survival: expected two files, found {out} for both")
 
     from survfuse.prediction.table import predict
 

@@ -30,7 +30,9 @@ class Problem:
         text = ": ".join(part for part in (self.file, self.text) if part)
         if not self.patient:
             return text
-        return re.sub(rf"(?<![A-Za-z0-9]){re.escape(self.patient)}(?![A-Za-z0-9])", "<id>", text)
+        # A number may stand for itself: only in a file's name is it taken for the patient.
+        after = r"(?=[_.][A-Za-z])" if self.patient.isdecimal() else "(?![A-Za-z0-9])"
+        return re.sub(rf"(?<![A-Za-z0-9]){re.escape(self.patient)}{after}", "<id>", text)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One patient's inputs, as files or as values in memory."""
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     FeatureValues = NDArray[np.floating] | torch.Tensor
     Values = Mapping[str, object] | PandasRow
 
+UNNAMED = "case"  # the name of a case in memory that was given none
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, eq=False)
 class Case:
     """One patient's inputs; what the patient lacks is None.
 
@@ -81,7 +82,7 @@ class Case:
         self._set("features", feature_values)
         self._set("rna", _path_or_mapping(rna, "rna"))
         self._set("clinical", _path_or_mapping(clinical, "clinical"))
-        self._set("name", name or (file.stem if isinstance(file, Path) else "case"))
+        self._set("name", name or (file.stem if isinstance(file, Path) else UNNAMED))
         self._set("found_by", found_by)
         if not self.given:
             raise InputError(
@@ -143,12 +144,25 @@ def _path_or_mapping(value: object, field: str) -> Path | Mapping[str, object] |
     if isinstance(value, (str, os.PathLike)):
         return Path(value)
     if isinstance(value, Mapping):
-        return {str(key): _as_python(entry) for key, entry in value.items()}
+        return _by_name(value.items(), field)
     to_dict = getattr(value, "to_dict", None)  # a pandas row
     if not callable(to_dict):
         raise InputError(f"{field}: expected a JSON file, a mapping or a pandas row, found {type(value).__name__}")
-    row = {str(key): _as_python(entry) for key, entry in to_dict().items()}
+    row = _by_name(getattr(value, "items", to_dict().items)(), field)
     return {key: entry for key, entry in row.items() if entry is not None and entry == entry}  # NaN is not itself
+
+
+def _by_name(entries: "Iterable[tuple[Hashable, object]]", field: str) -> dict[str, object]:
+    """Entries by name; raises InputError for a name that comes twice and for a value that is not a single one."""
+    values: dict[str, object] = {}
+    for key, entry in entries:
+        name = str(key)
+        if name in values:
+            raise InputError(f"{field}: {name[:80]} is given more than once")
+        if getattr(entry, "ndim", 0) != 0:
+            raise InputError(f"{field}: expected a single value of {name[:80]}, found {type(entry).__name__}")
+        values[name] = _as_python(entry)
+    return values
 
 
 def _as_python(value: object) -> object:

@@ -91,16 +91,26 @@ def _checked(features: Features, path: Path, go_on: Callable[[], None]) -> Featu
 
 
 def _in_memory(source: "Tensor | NDArray[np.floating]", name: str) -> "Tensor":
-    """Features [N, D] of a tensor or array; raises InputError for anything else."""
+    """Features [N, D] of a dense tensor, an array or a DataFrame; raises InputError for anything else."""
+    import numpy as np
     import torch
 
-    try:
-        values = torch.as_tensor(source)
-    except (TypeError, ValueError, RuntimeError) as cause:
-        raise InputError(f"{name}: expected features as an array or tensor, found {type(source).__name__}") from cause
+    if isinstance(source, torch.Tensor):
+        values = source.detach()
+        if values.layout is not torch.strided or values.is_meta or values.is_quantized:
+            raise InputError(f"{name}: expected a dense tensor of features, found {values.layout} on {values.device}")
+    else:
+        array = np.asarray(source)
+        if array.dtype.kind in "iub":
+            raise InputError(f"{name}: expected features of floating-point numbers, found {array.dtype}")
+        if array.dtype.kind != "f":
+            raise InputError(f"{name}: expected features as an array or tensor, found {type(source).__name__}")
+        # torch takes neither the other byte order, nor strides below 0, nor more than 8 bytes.
+        size = min(array.dtype.itemsize, 8)
+        values = torch.from_numpy(np.ascontiguousarray(array, dtype=f"f{size}"))
     if not values.is_floating_point():
         raise InputError(f"{name}: expected features of floating-point numbers, found {values.dtype}")
-    return two_dimensional(Path(name), values.detach().cpu())
+    return two_dimensional(Path(name), values.cpu())
 
 
 def largest_values(path: Path, values: "Tensor", first: int) -> "Tensor":

@@ -63,7 +63,7 @@ def read_case(root: Path, task: Task = DEFAULT) -> Case:
         features=slide if features else None,
         rna=rna,
         clinical=clinical,
-        name=slide.stem if slide is not None else "a case without slide",
+        name=slide.stem if slide is not None else root.resolve().name or "case",
         found_by=found_by,
     )
 
@@ -99,7 +99,7 @@ def _socket(entry: object, number: int, known: Mapping[str, str]) -> tuple[str, 
         raise InputError(f"inputs.json: entry {number} has no 'interface' or 'socket' object with a slug")
     place = inner.get("relative_path") or known.get(slug, "")
     if not isinstance(place, str) or "\0" in place:
-        raise InputError(f"inputs.json: relative_path of {slug[:80]} is no path")
+        raise InputError(f"inputs.json: relative_path of {slug[:80]} is not a path")
     if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
         raise InputError(f"inputs.json: relative_path of {slug[:80]} leads outside the input folder")
     return slug, place

@@ -1,7 +1,7 @@
 """What every network shares: an encoder for each modality, stand-ins for missing ones, and additive terms.
 
 Three encoders turn the modalities into vectors: gated-attention multiple-instance learning over the slide's tiles
-(M), a small perceptron over expression (r), and the clinical vector as it is (c). The families differ in how they
+(M), a multilayer perceptron over expression (r), and the clinical vector as it is (c). The families differ in how they
 fuse them into a risk, a log relative hazard: larger is worse.
 """
 

@@ -5,16 +5,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from survfuse.inputs.case import Case
 from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.predictor import Predictor
-from survfuse.prediction.sources import Problem
+from survfuse.prediction.sources import UnusableCase
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import Note, count, listing, progress, stage, warn
+from survfuse.runtime.log import Note, count, listing, progress, recorded, stage, warn
 
 _NAMES = 3  # shown of the cases that a line is true of
+_TEXTS = 8  # shown of the reasons why cases cannot be predicted
 
 
 def predicted(
     predictor: Predictor,
-    cases: Iterable[Case | Problem],
+    cases: Iterable[Case | UnusableCase],
     number: int,
     modalities: Sequence[str] | None = None,
     omit_unusable_slide: bool = False,
@@ -22,23 +23,30 @@ def predicted(
 ) -> list[Prediction]:
     """The predictions of ``number`` cases, in their order.
 
-    Raises one InputError for all the cases that cannot be predicted, once the others have been.
+    What is said while a case is read belongs to its prediction. Raises one InputError for all the cases that cannot be
+    predicted, once the others have been.
     """
-    predictions, problems = [], list[Problem]()
-    for case in progress(cases, number, "scoring") if show_progress else cases:
-        if isinstance(case, Problem):
+    predictor.chosen(modalities)
+    predictions, problems = [], list[UnusableCase]()
+    source = iter(cases)
+    for _ in progress(range(number), number, "scoring") if show_progress else range(number):
+        with recorded(show=False) as said:
+            case = next(source)
+        if isinstance(case, UnusableCase):
             problems.append(case)
             continue
         try:
-            predictions.append(predictor.predict(case, modalities=modalities, omit_unusable_slide=omit_unusable_slide))
+            predictions.append(
+                predictor.predict(case, modalities=modalities, omit_unusable_slide=omit_unusable_slide, said=said)
+            )
         except InputError as error:
-            problems.append(Problem(case.name, error))
+            problems.append(UnusableCase(case.name, error))
     if problems:
         raise _of_all(problems, number) from problems[0].error
     return predictions
 
 
-def _of_all(problems: Sequence[Problem], number: int) -> InputError:
+def _of_all(problems: Sequence[UnusableCase], number: int) -> InputError:
     """One error for every problem; those that are alike are counted."""
     if len(problems) == 1:
         return InputError(f"{problems[0].name}: {problems[0].error}")
@@ -46,6 +54,8 @@ def _of_all(problems: Sequence[Problem], number: int) -> InputError:
     for problem in problems:
         names_by_text.setdefault(str(problem.error), []).append(problem.name)
     texts = [f"{listing(names, _NAMES)}: {text}" for text, names in names_by_text.items()]
+    if len(texts) > _TEXTS:
+        texts[_TEXTS:] = [f"and {len(texts) - _TEXTS:,} more reasons"]
     return InputError(f"{len(problems):,} of {count(number, 'case')} cannot be predicted: {'; '.join(texts)}")
 
 

@@ -1,15 +1,18 @@
 """A bundle as Python code uses it: ``survfuse.load`` gives one."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from survfuse.bundle.load import Bundle
-from survfuse.inputs.case import Case
+from survfuse.inputs.case import UNNAMED, Case
 from survfuse.inputs.sockets import read_case
 from survfuse.prediction.many import predicted
 from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.predictor import Predictor
+from survfuse.prediction.sources import UnusableCase
+from survfuse.runtime.errors import InputError
+from survfuse.runtime.log import recorded
 
 
 class Model:
@@ -52,7 +55,9 @@ class Model:
         >>> bool(abs(prediction.baseline + sum(prediction.terms.values()) - prediction.risk) < 1e-9)
         True
         """
-        return self._predictor.predict(_as_case(case), modalities=modalities)
+        with recorded(show=False) as said:
+            given = self._case(case)
+        return self._predictor.predict(given, modalities=modalities, said=said)
 
     def predict_many(
         self,
@@ -64,11 +69,31 @@ class Model:
         """Predict several cases, given as for ``predict``, in their order.
 
         With ``progress`` a bar is shown on a terminal, and a line every ten seconds elsewhere. Raises one InputError
-        that names every case that cannot be used, after the others have been tried.
+        that names every case that cannot be used, after the others have been tried; a ``Case`` without a name goes by
+        its place in the list, from 1.
+
+        >>> import survfuse
+        >>> from contextlib import redirect_stdout
+        >>> with redirect_stdout(None):
+        ...     model = survfuse.demonstration(device="cpu")
+        >>> cases = [survfuse.Case(clinical={"age": age, "sex": "Male"}) for age in (50, 80)]
+        >>> len(model.predict_many(cases, progress=False))
+        2
         """
-        given = [_as_case(case) for case in cases]
-        return predicted(self._predictor, given, len(given), modalities, show_progress=progress)
+        given = list(cases)
+        return predicted(self._predictor, self._cases(given), len(given), modalities, show_progress=progress)
 
+    def _cases(self, given: "Sequence[Case | str | os.PathLike[str]]") -> Iterator[Case | UnusableCase]:
+        for number, source in enumerate(given, start=1):
+            try:
+                case = self._case(source)
+                yield case.called(f"case {number}") if case.name == UNNAMED else case
+            except InputError as error:
+                yield UnusableCase(f"case {number}", error)
 
-def _as_case(case: "Case | str | os.PathLike[str]") -> Case:
-    return case if isinstance(case, Case) else read_case(Path(case))
+    def _case(self, case: "Case | str | os.PathLike[str]") -> Case:
+        if isinstance(case, Case):
+            return case
+        if not isinstance(case, (str, os.PathLike)):
+            raise InputError(f"expected a Case or the path of a case, found {type(case).__name__}")
+        return read_case(Path(case), self.bundle.task)

@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from survfuse.runtime.arrays import Floats
-from survfuse.runtime.errors import BundleError
+from survfuse.runtime.errors import BundleError, InputError
 from survfuse.runtime.log import Note
 from survfuse.survival.curves import SurvivalCurve
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """One case's predicted time, the risk behind it and its additive parts.
 
-    ``risk`` is a log relative hazard in standard deviations of the reference risks: larger is worse. It equals
+    ``risk`` is a log relative hazard, rescaled to standard deviations of the reference risks: larger is worse. It is
     ``baseline`` + the sum of ``terms``. A term is called after the modalities that it depends on; what a case lacks has
     no term, and the constants that stand in for it belong to the baseline.
     """
@@ -38,8 +38,26 @@ class Prediction:
     curve: SurvivalCurve | None = field(repr=False)
 
     def survival(self, months: ArrayLike) -> Floats:
-        """Probability of no event by each of ``months`` [T]: [T]. Raises BundleError if the bundle has no curves."""
+        """Probability of no event by each of ``months`` [T]: [T].
+
+        It stays what it is at the last follow-up from there on. Raises InputError for anything but finite months of at
+        least 0, and BundleError if the bundle has no curves.
+
+        >>> import survfuse
+        >>> from contextlib import redirect_stdout
+        >>> with redirect_stdout(None):  # demonstration weights announce themselves
+        ...     model = survfuse.demonstration(device="cpu")
+        >>> prediction = model.predict(survfuse.Case(clinical={"age": 71, "sex": "Male"}))
+        >>> float(prediction.survival(0)[0])
+        1.0
+        """
         if self.curve is None:
             raise BundleError("the bundle holds no survival curves")
-        survival: Floats = self.curve.survival([self.risk], np.atleast_1d(np.asarray(months, dtype=np.float64)))[0]
+        try:
+            at = np.atleast_1d(np.asarray(months, dtype=np.float64))
+        except (TypeError, ValueError) as cause:
+            raise InputError("survival: expected months as numbers") from cause
+        if at.ndim != 1 or not (np.isfinite(at) & (at >= 0.0)).all():
+            raise InputError("survival: expected a list of months, finite and at least 0")
+        survival: Floats = self.curve.survival([self.risk], at)[0]
         return survival

@@ -15,7 +15,7 @@ from survfuse.prediction.time_estimate import time_limit
 from survfuse.prediction.vectors import Tiles, as_tiles, clinical_vector, expression_vector, read_slide
 from survfuse.runtime.errors import BundleError, InputError, NoTissueError
 from survfuse.runtime.log import Note, Record, count, recorded, stage, warn
-from survfuse.tasks.modalities import Combination, combination_name, ordered
+from survfuse.tasks.modalities import Combination, check_modalities, combination_name, ordered
 
 if TYPE_CHECKING:
     import torch
@@ -35,13 +35,15 @@ class Predictor:
         """``device`` is auto, cpu or cuda; None takes SURVFUSE_DEVICE, else auto."""
         self.bundle = bundle
         self._device_option = device
+        self._said_of_device = Record()
 
     @cached_property
     def device(self) -> "torch.device":
         """Where layers over tiles run; raises EnvironmentFailure if a device that was asked for cannot be used."""
         from survfuse.runtime.device import chosen_device
 
-        return chosen_device(self._device_option)
+        with recorded(show=False) as self._said_of_device:  # it is true of every case that is predicted
+            return chosen_device(self._device_option)
 
     @cached_property
     def ensemble(self) -> "Ensemble":
@@ -65,36 +67,53 @@ class Predictor:
         seconds: float | None = None,
         omit_unusable_slide: bool = False,
         show: bool = False,
+        said: Record | None = None,
     ) -> Prediction:
         """Predict one case from what it has of ``modalities`` (default: all that the bundle uses).
 
         ``seconds``, counted from the process's start, limit a job's time: tiles that cannot be encoded in time are left
         out. With ``omit_unusable_slide`` a slide that cannot be read is left out with a warning if the bundle scores
-        such cases. ``show`` prints notes and warnings as they arise; they are always kept in the prediction.
+        such cases. ``show`` prints notes and warnings as they arise; they are always kept in the prediction, after
+        those that were ``said`` while the case was read.
 
         Raises InputError for inputs that cannot be used, BundleError for a bundle that cannot, and EnvironmentFailure
         if the machine fails or time is too short.
         """
-        with recorded(show) as record:
-            tiles, risk = self._risk(case, modalities, seconds, omit_unusable_slide)
+        used = self.chosen(modalities)
+        with recorded(show, said) as record:
+            if modalities is None:
+                case = case.loaded()  # a file that is not JSON is refused, whether or not the bundle uses it
+            tiles, risk = self._risk(case, used, seconds, omit_unusable_slide)
             return self._prediction(case, tiles, risk, record)
 
+    def chosen(self, modalities: Sequence[str] | None) -> Combination:
+        """Those of ``modalities`` that the bundle uses; None: all of them.
+
+        Raises InputError for a name that is not one of the task's modalities.
+        """
+        if modalities is None:
+            return self.bundle.modalities
+        check_modalities(modalities, self.bundle.task.modalities)
+        return ordered(modalities, self.bundle.modalities)
+
     def _risk(
-        self, case: Case, modalities: Sequence[str] | None, seconds: float | None, omit: bool
+        self, case: Case, used: Combination, seconds: float | None, omit: bool
     ) -> "tuple[Tiles | None, EnsembleRisk]":
         bundle = self.bundle
-        used = bundle.modalities if modalities is None else ordered(modalities, bundle.modalities)
-        rna = expression_vector(case, bundle) if modalities is None or "rna" in used else None
-        clinical = clinical_vector(case, bundle) if modalities is None or "clinical" in used else None
+        left_out = [name for name in bundle.modalities if name not in used]
+        rna = expression_vector(case, bundle) if "rna" not in left_out else None
+        clinical = clinical_vector(case, bundle) if "clinical" not in left_out else None
         has = {"slide": "slide" in case.given, "rna": rna is not None, "clinical": clinical is not None}
-        given = ordered((name for name in used if has[name]), bundle.modalities)
-        self._check_scored(given)
+        given = tuple(name for name in used if has[name])
+        self._check_scored(given, used)
 
         import torch
 
         if "slide" not in bundle.modalities:
             stage("slide", "not used by this bundle")
         ensemble = self.ensemble
+        for note in self._said_of_device.warnings:
+            warn(note)
         rna_values, clinical_values = (torch.from_numpy(v) if v is not None else None for v in (rna, clinical))
         tiles = None
         if "slide" in given:
@@ -105,32 +124,36 @@ class Predictor:
             try:
                 slide = read_slide(case, bundle, self.device, limit, lambda: self.encoder)
             except InputError as problem:
-                self._leave_slide_out(problem, given, omit)
+                self._leave_slide_out(problem, given, used, omit)
             else:
                 tiles = as_tiles(slide, bundle)
         features = tiles.features if tiles is not None else None
         half = tiles is not None and tiles.half and self.device.type == "cuda"
         return tiles, ensemble(features, rna_values, clinical_values, half=half)
 
-    def _check_scored(self, given: Combination) -> None:
-        """Note what the case lacks; raise InputError if the bundle cannot score what it has."""
-        missing = [name for name in self.bundle.modalities if name not in given]
+    def _check_scored(self, given: Combination, used: Combination) -> None:
+        """Note what is not ``given`` of what is ``used``; raise InputError if the bundle cannot score the rest."""
+        missing = ", ".join(name for name in used if name not in given)
+        left_out = ", ".join(name for name in self.bundle.modalities if name not in used)
         name = combination_name(given)
         if name not in self.bundle.manifest.combinations:
             trained = ", ".join(self.bundle.manifest.combinations)
-            raise InputError(f"the case lacks {', '.join(missing) or 'a modality'}; this bundle scores {trained}")
-        if missing:
-            text = f"{', '.join(missing)}; scored by {name}, as the bundle was trained to"
-            stage("missing", Note(text, (text,)))
+            lacks = [f"the case lacks {missing}"] if missing else []
+            lacks += [f"{left_out} left out as asked"] if left_out else []
+            raise InputError(f"{'; '.join(lacks) or 'the case lacks a modality'}; this bundle scores {trained}")
+        for title, names in (("missing", missing), ("left out", left_out)):
+            if names:
+                text = f"{names}; scored by {name}, as the bundle was trained to"
+                stage(title, Note(text, (text,)))
 
-    def _leave_slide_out(self, problem: InputError, given: Combination, omit: bool) -> None:
+    def _leave_slide_out(self, problem: InputError, given: Combination, used: Combination, omit: bool) -> None:
         """Warn that the slide is left out; raise ``problem`` if it must not be."""
         rest = tuple(name for name in given if name != "slide")
         scored = combination_name(rest) in self.bundle.manifest.combinations
         if not (omit or isinstance(problem, NoTissueError)) or not scored:
             raise problem
         warn(Note(f"the slide is left out: {problem}", ("the slide is left out",)))
-        self._check_scored(rest)
+        self._check_scored(rest, used)
 
     def _prediction(self, case: Case, tiles: Tiles | None, risk: "EnsembleRisk", record: Record) -> Prediction:
         """The prediction for an ensemble's risk, saying what leads to it."""

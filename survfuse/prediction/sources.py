@@ -1,6 +1,6 @@
 """Where cases come from: one case in the platform's layout, a folder of such cases, or a cohort."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Problem:
+class UnusableCase:
     """A case that cannot be read or predicted, and why."""
 
     name: str
@@ -30,20 +30,15 @@ class Cases:
     """Cases by name, each read when it is asked for."""
 
     names: tuple[str, ...]
-    single: bool  # whether the source is one case, and not a collection
-    cohort: "Cohort | None" = None
-    folders: tuple[Path, ...] = ()
+    read: Callable[[int], Case]  # the case at a place among the names
+    single: bool = False  # whether the source is one case, and not a collection
 
-    def __iter__(self) -> Iterator[Case | Problem]:
-        for row, name in enumerate(self.names):
+    def __iter__(self) -> Iterator[Case | UnusableCase]:
+        for index, name in enumerate(self.names):
             try:
-                yield _cohort_case(self.cohort, row) if self.cohort is not None else self._folder_case(row)
+                yield self.read(index)
             except InputError as error:
-                yield Problem(name, error)
-
-    def _folder_case(self, row: int) -> Case:
-        case = read_case(self.folders[row])
-        return case if self.single else case.called(self.names[row])
+                yield UnusableCase(name, error)
 
 
 def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Path) -> Cases:
@@ -56,15 +51,17 @@ def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Pat
     if not source.is_dir():
         raise InputError(f"{source}: expected a folder, with one case, several cases or a cohort")
     if is_case(source, bundle.task):
-        return Cases((read_case(source, bundle.task).name,), single=True, folders=(source,))
+        case = read_case(source, bundle.task)
+        return Cases((case.name,), lambda _: case, single=True)
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
     if any(is_case(folder, bundle.task) for folder in folders):
-        return Cases(tuple(folder.name for folder in folders), single=False, folders=tuple(folders))
+        names = tuple(folder.name for folder in folders)
+        return Cases(names, lambda index: read_case(folders[index], bundle.task).called(names[index]))
     from survfuse.cohort.read import read_cohort
 
     cohort = read_cohort(source, cache, modalities=modalities, with_outcomes=False, task=bundle.task)
     _check_features(cohort, bundle)
-    return Cases(cohort.ids, single=False, cohort=cohort)
+    return Cases(cohort.ids, lambda row: _cohort_case(cohort, row))
 
 
 def _cohort_case(cohort: "Cohort", row: int) -> Case:

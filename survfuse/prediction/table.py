@@ -20,11 +20,10 @@ from survfuse.networks.terms import ascii_name
 from survfuse.prediction.many import predicted, say_notes
 from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.predictor import Predictor, announce
-from survfuse.prediction.sources import Problem, cases_in
+from survfuse.prediction.sources import UnusableCase, cases_in
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import write_text
 from survfuse.runtime.log import count, stage
-from survfuse.tasks.modalities import ordered
 
 Row = Mapping[str, str | float]
 
@@ -54,8 +53,8 @@ def predict(
     if survival is not None and bundle.curves is None:
         raise InputError(f"{model}: holds no survival curves, which --survival asks for")
     announce(bundle)
-    chosen = bundle.modalities if modalities is None else ordered(modalities, bundle.modalities)
     predictor = Predictor(bundle, device)
+    chosen = predictor.chosen(modalities)
     with _cache_folder(cache, out) as folder:
         cases = cases_in(source, bundle, chosen, folder)
         stage("cases", f"{count(len(cases.names), 'case')}, scored by {', '.join(chosen)}")
@@ -71,9 +70,9 @@ def predict(
     stage("written", f"{out}: {count(len(predictions), 'case')}")
 
 
-def _shown(predictor: Predictor, case: Case | Problem, modalities: Sequence[str] | None, omit: bool) -> Prediction:
+def _shown(predictor: Predictor, case: Case | UnusableCase, modalities: Sequence[str] | None, omit: bool) -> Prediction:
     """One case's prediction, with its stages as a job prints them."""
-    if isinstance(case, Problem):
+    if isinstance(case, UnusableCase):
         raise case.error
     return predictor.predict(case, modalities=modalities, omit_unusable_slide=omit, show=True)
 

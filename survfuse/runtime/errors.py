@@ -54,7 +54,7 @@ def check_extra(extra: str, purpose: str) -> None:
 
 
 def _install(extra: str) -> str:
-    return f"pip install 'survfuse[{extra}]'"
+    return f"pip install '.[{extra}]' in the checkout of survfuse"
 
 
 def is_machine_failure(error: BaseException) -> bool:

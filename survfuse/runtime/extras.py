@@ -1,4 +1,4 @@
-"""Packages that only some commands need: the extras of ``pip install 'survfuse[…]'``."""
+"""Packages that only some commands need: the extras of ``pip install '.[…]'``."""
 
 from importlib.util import find_spec
 

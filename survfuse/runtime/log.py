@@ -52,9 +52,12 @@ _recording: ContextVar[tuple[Record, bool] | None] = ContextVar("recording", def
 
 
 @contextmanager
-def recorded(show: bool) -> Iterator[Record]:
-    """Keep what the block says in a record, and print it as well if ``show``."""
-    record = Record()
+def recorded(show: bool, before: Record | None = None) -> Iterator[Record]:
+    """Keep what the block says in a record, and print it as well if ``show``.
+
+    The record begins with what was said ``before``, which is not printed again.
+    """
+    record = Record(list(before.notes), list(before.warnings)) if before is not None else Record()
     token = _recording.set((record, show))
     try:
         yield record

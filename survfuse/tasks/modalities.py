@@ -6,7 +6,19 @@ A task lists its modalities; everything that is ordered by modality follows that
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
+from survfuse.runtime.errors import InputError
+from survfuse.runtime.suggestions import unknown
+
 Combination = tuple[str, ...]  # of modalities, in the task's order
+
+
+def check_modalities(names: Sequence[str], modalities: Sequence[str]) -> None:
+    """Raise InputError unless each of ``names`` is one of ``modalities``."""
+    if isinstance(names, str):
+        raise InputError(f"modalities: expected a list of names, such as [{names[:80]!r}], found one string")
+    for name in names:
+        if name not in modalities:
+            raise InputError(unknown("modality", name, modalities))
 
 
 def ordered(names: Iterable[str], modalities: Sequence[str]) -> Combination:

@@ -1,7 +1,8 @@
 """Where units are fitted: on this machine, one after the other.
 
-Another executor, such as one for a cluster, has the same method. What it must send is small: a unit is names, and
-``fit`` is a function of a module. The data goes by reference: each worker can open the cohort and the protocol itself.
+Another executor, such as one for a cluster, is given to ``train`` and has the same method. A unit is a few names, and
+``fit`` is a function of a module, so that both are small to send. ``data`` is in memory, with the cohort's features
+mapped: an executor whose workers are elsewhere is made with the cohort's path, and they open the cohort there.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,5 +1,9 @@
 """Fitting one unit: a function without state, which an executor can call anywhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
 import numpy as np
 import torch
 
@@ -15,13 +19,36 @@ from survfuse.training.member_risks import network_risks
 from survfuse.training.training_data import TrainingData
 from survfuse.training.units import Unit
 
+_ONE_AT_A_TIME = Lock()  # torch has one random generator for all threads of a process
+
 
 def fit_unit(data: TrainingData, unit: Unit, device: torch.device) -> list[TrainedMember]:
     """The trained members of ``unit``, one for each of its splits and in their order.
 
-    The same arguments give the same members, on the CPU to the last bit. Reads and writes no file but the cohort's
-    bags. Raises InputError where a member cannot be fitted.
+    The same arguments and number of threads give the same members, on the CPU to the last bit; torch's random state is
+    left as it was. In one process, units are fitted one at a time. Reads and writes no file but the cohort's bags.
+    Raises InputError where a member cannot be fitted.
     """
+    with (
+        _ONE_AT_A_TIME,
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        _deterministic(device),
+    ):
+        return _fit_unit(data, unit, device)
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Let torch use deterministic algorithms only, on a CPU, so that the same training gives the same bytes."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(device.type == "cpu" or before[0], warn_only=before[1])
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _fit_unit(data: TrainingData, unit: Unit, device: torch.device) -> list[TrainedMember]:
     family, cohort = data.families[unit.family], data.cohort
     members = [data.prepared(family, data.splits_by_name[name]) for name in unit.splits]
     sizes = inner_sizes(data.family_sizes(family))

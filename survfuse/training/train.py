@@ -1,7 +1,6 @@
 """Train an ensemble on a cohort, and write its bundle and report."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from survfuse.runtime.log import count, stage
 from survfuse.slide.encoders import load_encoder
 from survfuse.slide.settings import SlideSettings
 from survfuse.survival.metrics import concordance
-from survfuse.training.executor import LocalExecutor
+from survfuse.training.executor import Executor, LocalExecutor
 from survfuse.training.freeze import freeze
 from survfuse.training.held_out import ensemble_stacks, held_out
 from survfuse.training.member import TrainedMember
@@ -45,14 +44,14 @@ def train(
     out: Path,
     work: Path,
     weights: Path | None = None,
-    device: torch.device | None = None,
+    executor: Executor | None = None,
     draws: int = 500,
 ) -> None:
     """Train on ``cohort`` what ``work`` does not hold yet, write the bundle to ``out`` and the report to ``work``.
 
     ``sizes`` are the networks' widths (those set by the data are replaced), ``settings`` say how the cohort's tile
-    features were made, and ``weights`` is the tile encoder's weight file, to be carried in the bundle. Networks are
-    fitted on ``device`` (default: the CPU). ``draws`` are the bootstrap draws of the report's intervals.
+    features were made, and ``weights`` is the tile encoder's weight file, to be carried in the bundle. Units are
+    fitted by ``executor`` (default: this machine's CPU). ``draws`` are the bootstrap draws of the report's intervals.
 
     The bundle appears whole, and only then are the members kept in ``work`` removed. A run that was killed and is
     started again ends with the same bundle; on the CPU the same cohort and protocol give the same bytes.
@@ -67,19 +66,18 @@ def train(
             "see --encoder"
         )
     stage("cohort", f"{count(len(cohort.ids), 'patient')}, {count(int(cohort.events.sum()), 'event')}")
-    place = device or torch.device("cpu")
-    with _deterministic(place):
-        data = training_data(cohort, protocol, sizes)
-        state = TrainingState(work, data, place)
-        if (out / MANIFEST).exists():
-            if not _written_by(data, state, out):
-                check_place(out)
-            stage("resumed", f"{out} was finished before")
-        else:
-            if weights is not None:
-                load_encoder(settings.encoder, weights, torch.device("cpu"))  # an unusable file fails before training
-            members = Trainer(data, state, LocalExecutor(place)).members()
-            _write(data, state, members, settings, out, work, weights, draws)
+    where = executor or LocalExecutor(torch.device("cpu"))
+    data = training_data(cohort, protocol, sizes)
+    state = TrainingState(work, data, where.device)
+    if (out / MANIFEST).exists():
+        if not _written_by(data, state, out):
+            check_place(out)
+        stage("resumed", f"{out} is already complete")
+    else:
+        if weights is not None:
+            load_encoder(settings.encoder, weights, torch.device("cpu"))  # an unusable file fails before training
+        members = Trainer(data, state, where).members()
+        _write(data, state, members, settings, out, work, weights, draws)
     state.clear()
     stage("written", str(out))
 
@@ -129,14 +127,3 @@ def _written_by(data: TrainingData, state: TrainingState, root: Path) -> bool:
         return False
     facts = training_facts(data, state.fingerprint)
     return {name: stated.get(name) for name in facts} == facts
-
-
-@contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """Let torch use deterministic algorithms alone, on a CPU, so that the same training gives the same bytes."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(device.type == "cpu" or before[0], warn_only=before[1])
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
