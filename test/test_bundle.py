@@ -224,7 +224,7 @@ def test_other_schema_versions_are_refused(copy, version):
     edit_json(copy / "manifest.json", schema_version=version)
     with pytest.raises(BundleError, match="schema version") as refused:
         load(copy)
-    assert ("freeze it again" in str(refused.value)) == (version in (0, 1, 2))
+    assert ("train it again" in str(refused.value)) == (version in (0, 1, 2))
 
 
 def test_nan_weights_and_wrong_shapes_are_named(copy):
