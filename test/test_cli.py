@@ -425,3 +425,10 @@ def test_log_lines_are_neither_wrapped_nor_coloured(tmp_path):
     )  # fmt: skip
     assert ended.returncode == 0 and ended.stderr == ""
     assert ended.stdout.splitlines()[-1].endswith(f"{root}: 2 simulated patients") and "\x1b" not in ended.stdout
+
+
+def test_a_folder_that_is_not_there_is_said_before_anything_is_read(calls, tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text("")
+    line = refusal(capsys, ["evaluate", str(table), str(table), "--json", str(tmp_path / "none" / "figures.json")])
+    assert line.startswith("InputError: ") and "none: no such folder" in line and not calls
