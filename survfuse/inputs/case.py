@@ -98,6 +98,8 @@ class Case:
 
     def loaded(self) -> "Case":
         """The same case with its JSON files read; raises InputError for one that is not an object."""
+        if not isinstance(self.rna, Path) and not isinstance(self.clinical, Path):
+            return self
         rna, clinical = self.values("rna"), self.values("clinical")
         return Case(self.slide, self.mask, self.features, rna, clinical, self.name, self.found_by)
 

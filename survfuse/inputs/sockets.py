@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from survfuse.inputs.case import Case
+from survfuse.inputs.case import UNNAMED, Case
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import read_json
 from survfuse.runtime.log import listing, warn
@@ -63,7 +63,7 @@ def read_case(root: Path, task: Task = DEFAULT) -> Case:
         features=slide if features else None,
         rna=rna,
         clinical=clinical,
-        name=slide.stem if slide is not None else root.resolve().name or "case",
+        name=slide.stem if slide is not None else root.resolve().name or UNNAMED,
         found_by=found_by,
     )
 
