@@ -16,11 +16,11 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, Protocol
 
 import boto3
-import sagemaker_shim
 from botocore.config import Config
 from conftest import ROOT
 from moto.server import ThreadedMotoServer
@@ -139,7 +139,7 @@ class Host:
             "PATH": os.defpath,
             "TMPDIR": str(places["tmp"]),
         }
-        runner = [sys.executable, *runner_arguments(Path(sagemaker_shim.__file__).parent.parent, tasks)]
+        runner = [sys.executable, *runner_arguments(Path(distribution("sagemaker-shim").locate_file("")), tasks)]
         return ended_with_children(runner, told, places["tmp"])
 
 
