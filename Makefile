@@ -57,7 +57,7 @@ lint: setup
 
 setup: $(VENV)/.ready
 
-# Packages by their hashes alone; this one is built with the locked build backend.
+# Packages are installed by their hashes only; this one is built with the locked build backend.
 $(VENV)/.ready: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo 'survfuse needs Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/one' >&2; exit 1; }
@@ -116,7 +116,7 @@ $(LAZYSLIDE)/.ready: | setup
 	$(LAZYSLIDE)/bin/pip install --quiet --disable-pip-version-check lazyslide==0.13.0
 	@touch $@
 
-# The demonstration bundle in resources/, from simulated patients alone: a few minutes.
+# The demonstration bundle in resources/, trained only on simulated patients: a few minutes.
 demo-bundle: setup
 	rm -rf build/demonstration build/demonstration.training resources/demonstration
 	$(PY) -m survfuse simulate build/demonstration --patients 500 --seed 1 --tiles 48 \

@@ -3,7 +3,7 @@
 #
 #   IMAGE             its name (survfuse:VERSION)
 #   CONTAINER_ENGINE  docker or podman (docker where it runs, else podman)
-#   BASE_IMAGE        another base than the Dockerfile's
+#   BASE_IMAGE        a base image in place of the Dockerfile's
 #   BUILD_FLAGS       further flags for the engine's build, split at spaces
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -2,8 +2,8 @@
 # Writes what is uploaded to the platform: the image and the bundle, each checked first.
 #
 #   ./export.sh          image and bundle
-#   ./export.sh image    the image alone, when only code changed
-#   ./export.sh model    the bundle alone, when only weights changed
+#   ./export.sh image    only the image, if only code changed
+#   ./export.sh model    only the bundle, if only weights changed
 #
 #   MODEL             the bundle (model/)
 #   EXPORT            where the files go (build/export)

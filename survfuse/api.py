@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from survfuse.bundle.demonstration import DEMONSTRATION_BUNDLE, announce_demonstration
 from survfuse.bundle.load import load as load_bundle
-from survfuse.bundle.manifest import DEMONSTRATION
 from survfuse.bundle.place import check_place
-from survfuse.container.model import RESOURCES
 from survfuse.prediction.model import Model
+from survfuse.runtime.device_choice import check_device
 from survfuse.runtime.errors import InputError, check_extra
 from survfuse.runtime.log import stage
 from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder
@@ -41,9 +41,9 @@ def load(model: str | Path, *, device: str | None = None) -> Model:
     >>> model.modalities
     ('slide', 'rna', 'clinical')
     """
+    check_device(device)
     bundle = load_bundle(Path(model))
-    if bundle.demonstration:
-        stage("notice", f"DEMONSTRATION WEIGHTS. {bundle.manifest.notice}")
+    announce_demonstration(bundle)
     return Model(bundle, device)
 
 
@@ -51,8 +51,13 @@ def demonstration(*, device: str | None = None) -> Model:
     """The demonstration bundle that comes with the package, trained on simulated patients: it means nothing clinically.
 
     ``device`` is as in ``load``. It announces itself on stdout.
+
+    >>> model = demonstration(device="cpu")  # doctest: +ELLIPSIS
+    [...] notice       DEMONSTRATION WEIGHTS. ...
+    >>> model.bundle.demonstration
+    True
     """
-    return load(RESOURCES / DEMONSTRATION, device=device)
+    return load(DEMONSTRATION_BUNDLE, device=device)
 
 
 def extract(
@@ -93,6 +98,7 @@ def extract(
     """
     source = Path(slide_or_cohort)
     check_exists(source)
+    check_device(device)
     settings = _slide_settings(encoder, mpp, min_coverage, assume_mpp)
     weight_file = _weight_file(weights)
     check_weights(find_spec(encoder), weight_file)
@@ -185,6 +191,7 @@ def train(
     """
     root, bundle = Path(cohort), Path(out)
     check_is_folder(root)
+    check_device(device)
     table = Path(outcomes) if outcomes is not None else None
     if table is not None:
         check_is_file(table)

@@ -138,7 +138,7 @@ OTHER = replace(
         CohortLayout("theirs", ("patients",), "patients/{id}/{id}.json", "rna/{id}.json", ("tiles/h5",)),
         CohortLayout("flat", ("variables", "genes"), "variables/{id}_V.json", "genes/{id}_G.json", ("tiles",), True),
     ),
-    simulated_variables=lambda traits, _: [{"age": 150, "T1": str(bool(t1))} for t1 in traits.t1],
+    simulated_variables=lambda traits, _: [{"age": 150, "T1": str(bool(t1))} for t1 in traits.advanced],
 )
 
 
@@ -207,7 +207,7 @@ def test_slides_of_a_patient_are_those_that_the_csv_lists(reference_layout, tmp_
     frame.to_csv(reference_layout / "outcomes.csv", index=False)
     line = problems(reference_layout)
     assert "3S_3: outcomes.csv, line 4: the slide 3S_3_HE is listed for 3S_2 as well" in line
-    assert "3S_2: 3S_3_HE.pt: is called after 3S_3" in line
+    assert "3S_2: 3S_3_HE.pt: is named after 3S_3" in line
 
 
 def test_clams_two_folders_are_one_slide_each(reference_layout, tmp_path):
@@ -279,9 +279,9 @@ def test_outcomes_that_contradict_each_other_are_named(published, tmp_path):
     table = tmp_path / "given.csv"
     frame.to_csv(table, index=False)
     line = problems(published, table, ("clinical",))
-    assert f"3S_1: 3S_1_CD.json: states another {TIME} than given.csv" in line
-    assert "3S_2: 3S_2_CD.json: states another progression than given.csv" in line
-    assert "3S_2: given.csv, line 5: its outcome differs from an earlier line's" in line
+    assert f"3S_1: 3S_1_CD.json: {TIME} differs from given.csv" in line
+    assert "3S_2: 3S_2_CD.json: progression differs from given.csv" in line
+    assert "3S_2: given.csv, line 5: its outcome differs from an earlier line" in line
     assert "3S_5: given.csv, line 6: time: expected months" in line
     assert "3S_9: is in given.csv, but there is no folder data/3S_9" in line
     assert "3S_3:" not in line and "3S_4:" not in line and "3S_6:" not in line
@@ -352,10 +352,10 @@ def test_every_problem_is_listed_at_once(published, tmp_path):
         "3S_1: 3S_1_HE.pt: cannot be read as a torch file",
         "3S_2: 3S_2_HE.pt: features of tile 41 are NaN or infinite",
         "3S_2: 3S_2_CD.json: no such file",
-        "3S_2: data/3S_2/3S_1_CD.json: is called after another patient",
+        "3S_2: data/3S_2/3S_1_CD.json: is not named after its folder's patient",
         "3S_3: 3S_3_RNA.json: no such file",
-        "3S_3: data/3S_3/3S_4_RNA.json: is called after another patient",
-        "3S_4: data/3S_4/3S_5_HE_mask.tif: is called after another patient",
+        "3S_3: data/3S_3/3S_4_RNA.json: is not named after its folder's patient",
+        "3S_4: data/3S_4/3S_5_HE_mask.tif: is not named after its folder's patient",
         "3S_5: no features 3S_5_HE*.pt or .h5 in features/features",
         "features/3S_7_HE.pt: no patient of that name",
         "features/features: both 3S_6_HE_2.h5 and 3S_6_HE_2.pt",
@@ -643,7 +643,7 @@ def test_a_broken_slide_stops_no_other_and_a_second_run_goes_on(slides, tmp_path
     extract_cohort(slides, None, SETTINGS, None, CPU)
     second = _extracted(slides)
     assert {name for name in second if second[name] != first.get(name)} == {"3A_1_HE.h5", "3A_2_HE.h5", "3A_3_HE.h5"}
-    assert "4 slides, 1 with features already" in capsys.readouterr().out
+    assert "4 slides, 1 already extracted" in capsys.readouterr().out
 
     # What was written is a cohort's: one bag of two slides, the same features as one slide alone gives.
     for name in ("3A_1", "3A_2", "3A_3"):
@@ -685,11 +685,11 @@ def test_files_that_do_not_belong_together_are_reported(slides):
     found, failures = find_slides(slides)
     assert [slide.path.name for slide in found] == ["3A_1_HE.tif", "3A_2_HE_2.tif"]
     assert {failure.name: failure.cause.split()[0:3] for failure in failures} == {
-        "3A_1/3A_2_HE_3.tif": ["is", "called", "after"],
-        "3A_1/3A_3_HE_mask.tif": ["is", "called", "after"],
-        "3A_2/3A_2_HE.svs": ["another", "file", "is"],
-        "3A_2/3A_2_HE.tif": ["another", "file", "is"],
-        "3A_2/3A_2_HE_4_mask.mha": ["is", "the", "mask"],
+        "3A_1/3A_2_HE_3.tif": ["is", "not", "named"],
+        "3A_1/3A_3_HE_mask.tif": ["is", "not", "named"],
+        "3A_2/3A_2_HE.svs": ["there", "is", "another"],
+        "3A_2/3A_2_HE.tif": ["there", "is", "another"],
+        "3A_2/3A_2_HE_4_mask.mha": ["is", "a", "mask"],
         "3A_3/3A_3_HE.tif": ["has", "2", "masks:"],
     }
 
@@ -713,3 +713,11 @@ def test_what_ails_the_machine_or_the_encoder_ends_the_run(slides, monkeypatch, 
 
 def _part(root: Path, name: str, part: str) -> Path:
     return root / "data" / name / f"{name}_{part}.json"
+
+
+def test_a_whole_bag_keeps_the_half_precision_that_every_slide_has():
+    half, single = torch.randn(3, 4).half(), torch.randn(2, 4)
+    assert Bag([half]).whole().dtype == torch.float16 and torch.equal(Bag([half, half]).whole(), torch.cat([half] * 2))
+    assert torch.equal(Bag([half, single]).whole(), torch.cat([half.float(), single]))
+    bfloat = half.bfloat16()
+    assert torch.equal(Bag([half, bfloat]).whole().float(), torch.cat([half.float(), bfloat.float()]))

@@ -61,7 +61,7 @@ class Machine:
         patch.setattr(device, "NODES", (root / "nvidiactl", root / "nvidia0"))
         patch.setattr(torch.version, "cuda", "12.8")
         patch.setattr(torch, "__version__", "2.9.1+cu128")
-        for name in (device.VARIABLE, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG"):
+        for name in ("SURVFUSE_DEVICE", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG"):
             patch.setenv(name, "")  # so that what the code sets is put back afterwards
             patch.delenv(name)
         self.says(lambda: False)
@@ -228,7 +228,7 @@ def test_a_driver_whose_gpus_were_not_given_to_the_container(machine, capfd):
     machine.has_driver(OPEN, nodes=False)
     chosen_device()
     line = warned(capfd)
-    assert "no GPU is given to this process (docker run --gpus all" in line and "580.65.06" in line
+    assert "this process was given no GPU (docker run --gpus all" in line and "580.65.06" in line
 
 
 def test_a_torch_without_cuda_says_so(machine, monkeypatch, capfd):
@@ -246,7 +246,7 @@ def test_gpus_hidden_on_purpose_are_no_warning(machine, capfd, visible):
     machine.set("CUDA_VISIBLE_DEVICES", visible)
     assert chosen_device() == CPU
     assert capfd.readouterr().err == ""
-    with pytest.raises(EnvironmentFailure, match=f"--device cuda: CUDA_VISIBLE_DEVICES={visible} hides every GPU"):
+    with pytest.raises(EnvironmentFailure, match=f"device cuda: CUDA_VISIBLE_DEVICES={visible} hides every GPU"):
         chosen_device("cuda")
 
 
@@ -319,11 +319,11 @@ def test_sums_that_come_out_wrong_are_noticed(monkeypatch):
     device._compute()
     assert synchronised
     monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *a: convolution(*a) + 1.0)
-    with pytest.raises(RuntimeError, match="come out wrong"):
+    with pytest.raises(RuntimeError, match="give wrong results"):
         device._compute()
     monkeypatch.setattr(torch.nn.functional, "conv2d", convolution)
     monkeypatch.setattr(torch, "ones", lambda *shape, **_: ones(*shape) * 2.0)
-    with pytest.raises(RuntimeError, match="come out wrong"):
+    with pytest.raises(RuntimeError, match="give wrong results"):
         device._compute()
 
 

@@ -119,7 +119,7 @@ def test_a_heap_that_hdf5_does_not_come_back_from_is_given_up(case, tmp_path):
     assert ended.returncode == 2 and list((tmp_path / "output").iterdir()) == []
     (line,) = ended.stderr.splitlines()
     refused = line.startswith("survfuse: InputError: x.h5: cannot be read as HDF5")
-    assert refused or line == "survfuse: InputError: x.h5: a library that reads it did not come back within 2 s"
+    assert refused or line == "survfuse: InputError: x.h5: a library did not return from reading it within 2 s"
 
 
 # --- the harness ---

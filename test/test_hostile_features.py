@@ -71,7 +71,7 @@ def test_types_layouts_and_missing_coords_are_the_same_features(case, tmp_path, 
         assert end_of(case, tmp_path / name) == 0
         found.add(months(tmp_path / name))
         absent = name.lower().endswith(".h5") and name != "a link within.h5"
-        assert ("no coords, which are not needed" in capsys.readouterr().out) == absent
+        assert ("no coords (not needed)" in capsys.readouterr().out) == absent
     assert len(found) == 1
 
 
@@ -107,7 +107,7 @@ def test_tiles_of_zeros_are_counted(case, output, capsys):
     values[[2, 5]] = 0.0
     give_slide(case, "x.h5", h5(of(values)))
     assert end_of(case, output) == 0
-    assert "2 tiles with features of 0 alone" in capsys.readouterr().out
+    assert "2 tiles with all features 0" in capsys.readouterr().out
 
 
 # --- refusals ---

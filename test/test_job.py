@@ -358,7 +358,7 @@ def test_expression_on_another_scale_is_warned_of_on_stderr(case, output, capsys
     expression = json.loads((case / PLACES["rna"]).read_text())
     (case / PLACES["rna"]).write_text(json.dumps({gene: 40.0 * value for gene, value in expression.items()}))
     assert end_of(case, output) == 0
-    assert "another scale than the training cohort's" in capsys.readouterr().err
+    assert "a different scale from the training cohort's" in capsys.readouterr().err
 
 
 def test_a_mounted_bundle_comes_before_the_demonstrations(case, output, tmp_path, monkeypatch, capsys):

@@ -4,12 +4,15 @@ Modules are read and not run, so an import inside a function or for type checker
 """
 
 import ast
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+import survfuse
 
 # The rooms from the ground up; a room imports only from lower levels. One direction, since a case goes one way: from
 # files to vectors, through networks to a risk, from a risk to months. Whatever is used at every station lies lowest.
@@ -223,6 +226,20 @@ def test_nothing_outside_tasks_names_the_task():
 
 def test_importing_a_room_costs_nothing():
     assert filled_packages(MODULES) == []
+
+
+def test_every_function_class_and_method_of_the_package_s_interface_has_an_example():
+    public = {name: getattr(survfuse, name) for name in survfuse.__all__}
+    errors = {name for name, found in public.items() if isinstance(found, type) and issubclass(found, Exception)}
+    named = {name: found for name, found in public.items() if name not in errors}
+    methods = {
+        f"{name}.{method}": found
+        for name, owner in named.items()
+        if isinstance(owner, type)
+        for method, found in vars(owner).items()
+        if inspect.isfunction(found) and not method.startswith("_")
+    }
+    assert [name for name, found in (named | methods).items() if ">>>" not in inspect.getdoc(found)] == []
 
 
 def test_every_module_and_every_public_name_has_a_docstring():

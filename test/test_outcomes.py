@@ -102,7 +102,7 @@ REFUSED = {
     "an event in words": (with_cells(event="yes"), "line 5: event: expected 0 or 1"),
     "another outcome": (
         text([*ROWS, ["3S_4", "38", "1"]]),
-        "3S_4: given.csv, line 8: its outcome differs from an earlier line's",
+        "3S_4: given.csv, line 8: its outcome differs from an earlier line",
     ),
     "another outcome, both unusable": (with_cells(time="x") + "3S_4,y,1\n", "line 8: time: expected months"),
     "no case_id": (with_cells(case_id=" "), "given.csv, line 5: no case_id"),
@@ -159,7 +159,7 @@ def test_every_problem_of_a_table_is_listed_with_its_patient_and_line(unlabelled
         assert str(refused.value).partition("; ")[2] == (
             f"3S_1: given.csv, line 2: {months}; 3S_2: given.csv, line 3: event: expected 0 or 1; "
             f"3S_3: given.csv, line 4: event: expected 0 or 1; 3S_3: given.csv, line 4: {months}; "
-            "3S_6: given.csv, line 8: its outcome differs from an earlier line's"
+            "3S_6: given.csv, line 8: its outcome differs from an earlier line"
         )
 
 

@@ -17,7 +17,8 @@ from grand_challenge_forge.forge import generate_algorithm_template
 from grand_challenge_forge.utils import directly_import_module
 
 import survfuse.container.job as job
-from survfuse.container.model import MOUNTED_MODEL, RESOURCES
+from survfuse.bundle.demonstration import RESOURCES
+from survfuse.container.model import MOUNTED_MODEL
 from survfuse.inputs.sockets import read_case
 from survfuse.tasks.chimera3 import TASK
 

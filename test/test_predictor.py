@@ -143,7 +143,7 @@ def test_the_python_package_prints_nothing_but_that_weights_are_a_demonstration(
     prediction = model.predict(survfuse.Case(rna={gene: 50.0 * value for gene, value in RNA.items()}))
     out, err = capfd.readouterr()
     assert len(out.splitlines()) == 1 and "DEMONSTRATION WEIGHTS" in out and err == ""
-    assert any("another scale" in warning for warning in prediction.warnings)
+    assert any("a different scale" in warning for warning in prediction.warnings)
 
 
 def test_survival_is_the_bundle_s_curve_at_the_risk(model):
@@ -251,7 +251,7 @@ def test_the_command_warns_where_the_job_warns_with_counts_and_names(patients, t
         add_patient(patients, name, {gene: 50.0 * value for gene, value in RNA.items()}, CLINICAL | {"sex": "X"})
     predict(patients, tmp_path / "p.csv")
     out, err = capsys.readouterr()
-    assert "warning: 2 of 6 cases (P1, P3): expression is on another scale than the training cohort's" in err
+    assert "warning: 2 of 6 cases (P1, P3): expression is on a different scale from the training cohort's" in err
     assert "2 of 6 cases (P1, P3): unknown category, counted as missing: sex" in out
     assert "6 of 6 cases (P0, P1, P2 and 3 more): extra genes ignored" in out
     assert "DEMONSTRATION WEIGHTS" in out
@@ -453,3 +453,21 @@ def test_draws_are_at_least_one(tmp_path, options):
         survfuse.evaluate(tmp_path / "predictions.csv", tmp_path / "outcomes.csv", **options)
     with pytest.raises(survfuse.InputError, match="draws: expected at least 1"):
         survfuse.train(tmp_path, tmp_path / "bundle", **options)
+
+
+@pytest.mark.parametrize("field", ["slide", "features", "rna", "clinical"])
+def test_a_path_at_which_there_is_no_file_is_said_to_be_absent(model, tmp_path, field):
+    path = (tmp_path / "absent").with_suffix({"slide": ".tif", "features": ".h5"}.get(field, ".json"))
+    with pytest.raises(survfuse.InputError, match=f"^{re.escape(str(path))}: no such file$"):
+        model.predict(survfuse.Case(**{field: path}))
+
+
+def test_an_absent_mask_is_said_to_be_absent_with_the_nearest_name(model):
+    mask = MASK.with_name(MASK.name.replace("mask", "maks"))
+    with pytest.raises(survfuse.InputError, match=rf"no such file; did you mean {re.escape(str(MASK))}\?$"):
+        model.predict(survfuse.Case(slide=SLIDE, mask=mask))
+
+
+def test_an_unknown_device_is_refused_before_the_bundle_is_read():
+    with pytest.raises(survfuse.InputError, match=r"^unknown device 'gpu'; expected one of auto, cpu, cuda; did"):
+        survfuse.load("absent", device="gpu")

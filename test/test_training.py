@@ -38,7 +38,7 @@ from survfuse.training.protocol import Optimisation, Protocol
 from survfuse.training.state import TrainingState, fingerprint
 from survfuse.training.train import train
 from survfuse.training.training_data import TrainingData, training_data
-from survfuse.training.units import Unit, units
+from survfuse.training.work_units import WorkUnit, work_units
 
 AUTO = [*TINY, "--fusion=auto"]
 CPU = torch.device("cpu")
@@ -152,7 +152,7 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bundle(cohort
         assert len(ends) < 40
         ends.append(survfuse(command))
     assert ends[-1] == 0 and len(ends) > 4
-    assert "members of 28 were trained before" in capsys.readouterr().out.replace("member of 28", "members of 28")
+    assert "members of 28 already trained" in capsys.readouterr().out.replace("member of 28", "members of 28")
     same_bytes(auto, tmp_path / "bundle")
     assert not (tmp_path / "bundle.training/members").exists() or not any(
         (tmp_path / "bundle.training/members").iterdir()
@@ -246,8 +246,8 @@ class Elsewhere(LocalExecutor):
     """As a cluster would: units and members as bytes, the data opened by each worker, the last unit ends first."""
 
     def results(
-        self, fit: Fit, data: TrainingData, units: Sequence[Unit]
-    ) -> Iterator[tuple[Unit, list[TrainedMember]]]:
+        self, fit: Fit, data: TrainingData, units: Sequence[WorkUnit]
+    ) -> Iterator[tuple[WorkUnit, list[TrainedMember]]]:
         for unit in reversed(units):
             sent = pickle.dumps((fit, unit))
             assert len(sent) < 1000
@@ -263,8 +263,8 @@ def test_members_of_a_unit_follow_from_its_arguments_alone(cohort, tmp_path):
     first, again = (training_data(read, protocol, SIZES) for _ in range(2))
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    one = {unit: fit_unit(first, unit, CPU) for unit in units(first)}
-    other = {unit: fit_unit(again, pickle.loads(pickle.dumps(unit)), CPU) for unit in reversed(units(again))}
+    one = {unit: fit_unit(first, unit, CPU) for unit in work_units(first)}
+    other = {unit: fit_unit(again, pickle.loads(pickle.dumps(unit)), CPU) for unit in reversed(work_units(again))}
     assert torch.equal(torch.get_rng_state(), before) and not torch.are_deterministic_algorithms_enabled()
     assert len(one) == 5 * 2 + 2
     for unit, members in one.items():
@@ -278,7 +278,7 @@ def test_members_of_a_unit_follow_from_its_arguments_alone(cohort, tmp_path):
 def test_units_that_threads_fit_are_those_of_one_after_the_other(cohort, tmp_path):
     protocol = Protocol(folds=2, inner=2, fusion="concat", optimisation=Optimisation(epochs=3))
     data = training_data(read_cohort(cohort, tmp_path), protocol, SIZES)
-    wanted = units(data)
+    wanted = work_units(data)
     expected = [fit_unit(data, unit, CPU) for unit in wanted]
     with ThreadPoolExecutor(2) as pool:
         fitted = list(pool.map(lambda unit: fit_unit(data, unit, CPU), wanted))
@@ -311,7 +311,7 @@ def test_held_out_patients_do_not_touch_their_fold(cohort, tmp_path):
         read = read_cohort(root, tmp_path / f"{root.name}-cache")
         protocol = Protocol(folds=2, inner=2, genes=10, optimisation=Optimisation(epochs=6))
         data = replace(training_data(read, protocol, SIZES), splits=tuple(splits))
-        members.append((data, [member for unit in units(data) for member in fit_unit(data, unit, CPU)]))
+        members.append((data, [member for unit in work_units(data) for member in fit_unit(data, unit, CPU)]))
     place = patients.ids.index(victim)
     differing = set()
     (first, one), (second, other) = members

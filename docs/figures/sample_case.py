@@ -1,4 +1,4 @@
-"""Draw the README's picture: the sample case's slide, its risk term by term, its survival curve and months.
+"""Draw the README's picture: the sample case's slide, its risk term by term, its months and survival curve.
 
 python docs/figures/sample_case.py [CASE] [SVG]
 """
@@ -26,12 +26,12 @@ PIXELS, COLOURS, TILE_UM = 24, 24, 224.0
 MARKED, LAST_MONTH = (12, 36, 60), 72
 
 
-def drawing(prediction: survfuse.Prediction, slide: Path) -> str:
-    """The picture as SVG text; ``slide`` is the file that the prediction's tiles lie on."""
+def drawing(prediction: survfuse.Prediction, slide: Path, members: int) -> str:
+    """The picture as SVG text; ``slide`` is the file that the tiles come from, ``members`` the ensemble's size."""
     parts = [
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#fff" stroke="#d9dde3"/>',
         *slide_panel(prediction, slide, 20),
-        *terms_panel(prediction, 225),
+        *terms_panel(prediction, members, 225),
         *curve_panel(prediction, 545),
     ]
     label = f"Case {prediction.name}: risk {prediction.risk:+.2f}, {prediction.months:.0f} months"
@@ -46,7 +46,7 @@ def text(x: float, y: float, words: str, kind: str = "") -> str:
 
 
 def slide_panel(prediction: survfuse.Prediction, slide: Path, left: float) -> Iterator[str]:
-    """The slide in coarse pixels, a square around each tissue tile, the more solid the more attention it gets."""
+    """The slide in coarse pixels; the more attention a tissue tile gets, the more solid the square around it."""
     assert prediction.attention is not None and prediction.coordinates is not None
     with openslide.OpenSlide(slide) as opened:
         width, height = opened.dimensions
@@ -91,8 +91,8 @@ def runs(marked: np.ndarray) -> Iterator[str]:
             x += length
 
 
-def terms_panel(prediction: survfuse.Prediction, left: float) -> Iterator[str]:
-    """The risk as a sum: a bar for the baseline and for each term, from where the one before ends."""
+def terms_panel(prediction: survfuse.Prediction, members: int, left: float) -> Iterator[str]:
+    """The risk as a sum: a bar for the baseline and for each term, each starting where the previous one ends."""
     rows: list[tuple[str, float]] = [("baseline", prediction.baseline), *prediction.terms.items()]
     ends = np.cumsum([0.0, *(value for _, value in rows)])
     low, high = min(ends.min(), 0.0), max(ends.max(), 0.0)
@@ -103,7 +103,7 @@ def terms_panel(prediction: survfuse.Prediction, left: float) -> Iterator[str]:
 
     step = (BOTTOM - TOP) / (len(rows) + 1)
     yield text(left, 30, "2  Its risk", "head")
-    yield text(left, 48, f"{len(prediction.member_risks)} models give one sum", "faint")
+    yield text(left, 48, f"{len(prediction.member_risks)} of {members} members, summed", "faint")
     yield f'<path d="M{at(0):.1f} {TOP}V{BOTTOM}" stroke="#d9dde3"/>'
     for place, (name, value) in enumerate(rows):
         y = TOP + step * place
@@ -142,14 +142,16 @@ def curve_panel(prediction: survfuse.Prediction, left: float) -> Iterator[str]:
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{FALL}"/>'
         yield text(x - 15, y + 20, f"{share:.0%}")
         yield text(x - 7, BOTTOM + 16, str(month), "faint")
-    yield text(left + 40, BOTTOM + 36, "no event by that month", "faint")
+    yield text(left + 40, BOTTOM + 36, "event-free survival by month", "faint")
 
 
 def main() -> None:
     case = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "test" / "input" / "interf0"
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).with_name("sample-case.svg")
     (slide,) = (case / "images" / "bladder-cancer-tissue-biopsy-wsi").iterdir()
-    target.write_text(drawing(survfuse.demonstration(device="cpu").predict(case), slide), encoding="utf-8")
+    model = survfuse.demonstration(device="cpu")
+    members = len(model.bundle.manifest.members)
+    target.write_text(drawing(model.predict(case), slide, members), encoding="utf-8")
 
 
 if __name__ == "__main__":

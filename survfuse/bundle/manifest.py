@@ -55,7 +55,7 @@ class Manifest:
 
 
 def holds_files(root: Path) -> bool:
-    """Whether a model folder holds anything but what may lie beside a bundle, or is no folder but a file."""
+    """Whether a model folder holds anything but what may lie beside a bundle, or is a file, not a folder."""
     return root.exists() and (not root.is_dir() or any(path.name not in BESIDE for path in root.iterdir()))
 
 
@@ -118,7 +118,7 @@ def _check_weights(manifest: Manifest, task: Task) -> None:
     """Check that combinations are the task's, that each is scored by a member, and that scales can be divided by."""
     for name, scale in manifest.combinations.items():
         if not is_combination(name, task.modalities):
-            raise BundleError(f"{MANIFEST}: {name[:80]!r} is no combination of modalities")
+            raise BundleError(f"{MANIFEST}: {name[:80]!r} is not a combination of modalities")
         _check_numbers(f"{MANIFEST}: {name}", scale.location, scale.scale)
         if not any(name in entry.standings for entry in manifest.members):
             raise BundleError(f"{MANIFEST}: no member scores {name}")
@@ -126,7 +126,7 @@ def _check_weights(manifest: Manifest, task: Task) -> None:
         raise BundleError(f"{MANIFEST}: expected a combination of modalities that the ensemble scores")
     for entry in manifest.members:
         if not entry.standings or not entry.standings.keys() <= manifest.combinations.keys():
-            raise BundleError(f"{entry.file}: expected standings, for combinations of the ensemble alone")
+            raise BundleError(f"{entry.file}: expected standings, only for the ensemble's combinations")
         for weight in entry.standings.values():
             _check_numbers(str(entry.file), weight.location, weight.weight, weight.scale)
 

@@ -49,7 +49,7 @@ def _move(partial: Path, root: Path) -> None:
         return
     moved = []
     try:
-        # A folder without a manifest is no bundle, so an interrupted move cannot be taken for one.
+        # A folder without a manifest is not a bundle, so an interrupted move cannot be taken for one.
         for path in sorted(partial.iterdir(), key=lambda path: path.name == MANIFEST):
             _remove(root / path.name)
             moved.append(path.replace(root / path.name))

@@ -75,5 +75,5 @@ def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], ta
         **asdict(manifest),
         "files": {file: sha256(root / file) for file in file_names(manifest)},
     }
-    # The manifest comes last: a folder without one is no bundle, so an interrupted save cannot be taken for one.
+    # The manifest comes last: a folder without one is not a bundle, so an interrupted save cannot be taken for one.
     write_json(root / MANIFEST, value | {SELF: manifest_digest(value)})

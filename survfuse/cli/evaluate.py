@@ -24,7 +24,7 @@ def evaluate(
     json: Annotated[Path | None, options.output_option("Also write the figures to this file.", "FILE")] = None,
 ) -> None:
     """Print the challenge's concordance of the predicted months, and other figures, with intervals."""
-    options.output_file(json)
+    options.check_output_file(json)
     figures = api.evaluate(predictions, outcomes)
 
     from survfuse.evaluation.evaluate import print_evaluation

@@ -13,10 +13,10 @@ def extract(
     slide: options.SlideOrCohort,
     mask: Annotated[
         Path | None,
-        options.file_option("A slide's tissue mask, .tif or .mha (default: tissue is found by saturation)."),
+        options.file_option("Tissue mask of the slide, .tif or .mha (default: tissue is found by saturation)."),
     ] = None,
     min_coverage: Annotated[
-        float, options.number("Share of a tile that must be tissue, above 0 to 1.", INPUTS)
+        float, options.number("Share of a tile that must be tissue, above 0 and at most 1.", INPUTS)
     ] = SlideSettings.min_coverage,
     out: Annotated[
         Path | None,

@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from survfuse.runtime.device_choice import DEVICES
 from survfuse.runtime.errors import BundleError, InputError
 from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder, unknown
 from survfuse.slide.registry import ENCODERS
 from survfuse.tasks.registry import DEFAULT
 
 INPUTS, OUTPUTS, ENCODER, MACHINE = "Inputs", "Outputs", "Tile encoder", "Machine"  # panels in --help
-DEVICES = ("auto", "cpu", "cuda")
 
 
 def one_of(kind: str, names: Sequence[str], text: str, panel: str, metavar: str = "NAME") -> OptionInfo:
@@ -66,7 +66,7 @@ def output_option(text: str, metavar: str, panel: str = OUTPUTS) -> OptionInfo:
     return _option(text, panel, metavar=metavar)
 
 
-def output_file(path: Path | None) -> Path | None:
+def check_output_file(path: Path | None) -> Path | None:
     """``path``, a file to be written; raises InputError if its folder is not there, or if it is a folder itself."""
     if path is not None:
         check_is_folder(path.parent)

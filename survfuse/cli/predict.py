@@ -5,9 +5,8 @@ from typing import Annotated
 
 from survfuse.cli import options
 from survfuse.cli.options import INPUTS, MACHINE
+from survfuse.prediction.unusable_slide import OMIT, REFUSE, UNUSABLE_SLIDE
 from survfuse.runtime.errors import InputError
-
-REFUSE, OMIT = "refuse", "omit"
 
 
 def predict(
@@ -19,19 +18,19 @@ def predict(
         str,
         options.one_of(
             "choice",
-            (REFUSE, OMIT),
-            "A slide that cannot be read: refuse the case, or omit the slide if the bundle was trained for that.",
+            UNUSABLE_SLIDE,
+            "If a slide cannot be read: refuse the case, or omit the slide if the bundle was trained for that.",
             INPUTS,
         ),
     ] = REFUSE,
     out: Annotated[Path, options.output_option("Predictions: case_id, risk, months, baseline, terms.", "CSV")],
     survival: Annotated[
-        Path | None, options.output_option("Survival curves as well: case_id, a column for each year.", "CSV")
+        Path | None, options.output_option("Survival curves: case_id, one column per year.", "CSV")
     ] = None,
     cache: Annotated[
         Path | None,
         options.output_option(
-            "Folder for copies of features that cannot be mapped (default: one that is removed at the end).",
+            "Folder for copies of features that cannot be mapped (default: a temporary one).",
             "FOLDER",
             MACHINE,
         ),
@@ -39,8 +38,8 @@ def predict(
     device: options.Device = None,
 ) -> None:
     """Score a case, a folder of cases or a cohort with a bundle."""
-    options.output_file(out)
-    options.output_file(survival)
+    options.check_output_file(out)
+    options.check_output_file(survival)
     if survival is not None and survival.resolve() == out.resolve():
         raise InputError(f"--out and --survival: expected two files, found {out} for both")
 

@@ -14,11 +14,9 @@ PATIENTS = "Patients"
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the new cohort.", show_default=False)],
     patients: Annotated[int, options.number("Number of patients.", PATIENTS)],
-    seed: Annotated[int, options.number("Seed of the random draws; each seed draws other patients.", PATIENTS)],
-    genes: Annotated[
-        int | None, options.number("Expression values of a patient (default: every known symbol).", PATIENTS)
-    ] = None,
-    tiles: Annotated[int, options.number("Tiles of a patient's slides, about.", PATIENTS)] = 64,
+    seed: Annotated[int, options.number("Random seed; each seed draws different patients.", PATIENTS)],
+    genes: Annotated[int | None, options.number("Number of genes (default: every known symbol).", PATIENTS)] = None,
+    tiles: Annotated[int, options.number("Approximate number of tiles per patient.", PATIENTS)] = 64,
     interaction: Annotated[
         float, options.number("Strength of the interactions between modalities; 0 for none.", PATIENTS)
     ] = 1.0,

@@ -34,21 +34,21 @@ def train(
             "Training state, report and TensorBoard scalars (default: BUNDLE.training beside it).", "FOLDER"
         ),
     ] = None,
-    draws: Annotated[int, number("Bootstrap draws of the report's intervals.", OUTPUTS)] = 500,
+    draws: Annotated[int, number("Bootstrap draws for the report's intervals.", OUTPUTS)] = 500,
     encoder: options.EncoderName = "uni",
     weights: options.WeightFile = None,
     mpp: options.TileMpp = SlideSettings.mpp,
     assume_mpp: options.AssumedMpp = None,
     fusion: Annotated[
         str,
-        one_of("family", FAMILIES, f"A family, or auto: a stack of them. Known are {', '.join(FAMILIES)}.", ENSEMBLE),
+        one_of("family", FAMILIES, f"A family, or auto: a stack of them. One of {', '.join(FAMILIES)}.", ENSEMBLE),
     ] = Protocol.fusion,
     folds: Annotated[int, number("Outer folds, stratified by event and time.", ENSEMBLE)] = Protocol.folds,
     inner: Annotated[
-        int, number("Members of a fold; each is stopped by another part of its training patients.", ENSEMBLE)
+        int, number("Members per fold; each is stopped on a different part of the training patients.", ENSEMBLE)
     ] = Protocol.inner,
-    repeats: Annotated[int, number("Partitions into folds.", ENSEMBLE)] = Protocol.repeats,
-    seed: Annotated[int, number("Seed of folds, members and draws.", ENSEMBLE)] = Protocol.seed,
+    repeats: Annotated[int, number("Number of partitions into folds.", ENSEMBLE)] = Protocol.repeats,
+    seed: Annotated[int, number("Random seed for folds, members and draws.", ENSEMBLE)] = Protocol.seed,
     select: Annotated[
         str,
         one_of(
@@ -58,14 +58,16 @@ def train(
             EXPRESSION,
         ),
     ] = Protocol.select,
-    genes: Annotated[int, number("Most genes selected.", EXPRESSION)] = Protocol.genes,
-    components: Annotated[int, number("Most principal axes of expression.", EXPRESSION)] = Protocol.components,
+    genes: Annotated[int, number("Maximum number of genes selected.", EXPRESSION)] = Protocol.genes,
+    components: Annotated[
+        int, number("Maximum number of principal components of expression.", EXPRESSION)
+    ] = Protocol.components,
     transform: Annotated[
         str,
         one_of(
             "transform",
             (LOG_STANDARDISE, IDENTITY),
-            f"What is done to expression: {LOG_STANDARDISE} or {IDENTITY}.",
+            f"Transform of expression: {LOG_STANDARDISE} or {IDENTITY}.",
             EXPRESSION,
         ),
     ] = Protocol.transform,
@@ -78,27 +80,31 @@ def train(
             EXPRESSION,
         ),
     ] = Protocol.calibration,
-    epochs: Annotated[int, number("Most epochs.", OPTIMISATION)] = Optimisation.epochs,
-    patience: Annotated[int, number("Epochs without a better inner loss.", OPTIMISATION)] = Optimisation.patience,
+    epochs: Annotated[int, number("Maximum number of epochs.", OPTIMISATION)] = Optimisation.epochs,
+    patience: Annotated[
+        int, number("Epochs without a better inner loss before stopping.", OPTIMISATION)
+    ] = Optimisation.patience,
     learning_rate: Annotated[float, number("Learning rate of AdamW.", OPTIMISATION)] = Optimisation.learning_rate,
     weight_decay: Annotated[float, number("Weight decay of AdamW.", OPTIMISATION)] = Optimisation.weight_decay,
-    tiles: Annotated[int, number("Tiles drawn from each bag for a step.", OPTIMISATION)] = Optimisation.tiles,
+    tiles: Annotated[int, number("Tiles drawn from each bag per step.", OPTIMISATION)] = Optimisation.tiles,
     modality_dropout: Annotated[
         float,
-        number("Chance that a step hides a patient's modality; 0 trains for complete cases only.", OPTIMISATION),
+        number("Probability of hiding a modality of a patient in a step; 0: complete cases only.", OPTIMISATION),
     ] = Optimisation.modality_dropout,
-    bag: Annotated[int, number("Slide's vector.", WIDTHS)] = Sizes.bag,
+    bag: Annotated[int, number("Slide vector.", WIDTHS)] = Sizes.bag,
     attention: Annotated[int, number("Attention over tiles.", WIDTHS)] = Sizes.attention,
-    rna: Annotated[list[int] | None, options.numbers("Layers over expression, one or more.", WIDTHS, Sizes.rna)] = None,
+    rna: Annotated[
+        list[int] | None, options.numbers("Layers over expression, one width each.", WIDTHS, Sizes.rna)
+    ] = None,
     rank: Annotated[int, number("Rank of the bilinear fusion.", WIDTHS)] = Sizes.rank,
     pairs: Annotated[
-        list[int] | None, options.numbers("Fused pairs of modalities, one for each pair.", WIDTHS, Sizes.pairs)
+        list[int] | None, options.numbers("Fused pairs of modalities, one width each.", WIDTHS, Sizes.pairs)
     ] = None,
-    hidden: Annotated[int, number("Residual branch, and perceptron over the tensor.", WIDTHS)] = Sizes.hidden,
-    embedding: Annotated[int, number("Each vector in the tensor.", WIDTHS)] = Sizes.embedding,
+    hidden: Annotated[int, number("Residual branch, and perceptron over the full tensor.", WIDTHS)] = Sizes.hidden,
+    embedding: Annotated[int, number("Each vector in the full tensor.", WIDTHS)] = Sizes.embedding,
     factors: Annotated[int, number("Rank of the low-rank tensor's weight.", WIDTHS)] = Sizes.factors,
-    fused: Annotated[int, number("Low-rank tensor's output.", WIDTHS)] = Sizes.fused,
-    clusters: Annotated[int, number("Tile clusters of Cox's linear model.", WIDTHS)] = Sizes.clusters,
+    fused: Annotated[int, number("Output of the low-rank tensor.", WIDTHS)] = Sizes.fused,
+    clusters: Annotated[int, number("Number of tile clusters in the linear Cox models.", WIDTHS)] = Sizes.clusters,
     device: options.Device = None,
 ) -> None:
     """Train an ensemble on a cohort and freeze it as a bundle."""

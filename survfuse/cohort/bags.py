@@ -16,20 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from survfuse.inputs.features import (
-    as_hdf5,
-    features_dataset,
-    h5_blocks,
-    largest_values,
-    read_matrix,
-    row_blocks,
-    stated_encoder,
-)
+from survfuse.inputs.feature_hdf5 import as_hdf5, features_dataset, h5_blocks, stated_encoder
+from survfuse.inputs.features import largest_values, read_matrix, row_blocks
 from survfuse.runtime.arrays import Rows
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import atomic_path
 from survfuse.runtime.torch_files import stored_plainly
-from survfuse.slide.registry import ENCODERS
+from survfuse.slide.registry import known_encoder
 
 if TYPE_CHECKING:
     import h5py
@@ -100,6 +93,15 @@ class Bag:
             features[torch.from_numpy(places)] = part.index_select(0, torch.from_numpy(within)).float()
         return features
 
+    def whole(self) -> Tensor:
+        """All tiles [N, D], in half precision if every slide's are stored so, else float32.
+
+        The result must not be written to, as for ``rows``.
+        """
+        if not all(part.element_size() == 2 for part in self._parts):
+            return self.rows()
+        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
+
     def chunks(self, size: int) -> Iterator[Tensor]:
         """All tiles in order, at most ``size`` [≤ size, D] float32 at a time; no chunk spans two slides.
 
@@ -139,15 +141,6 @@ def open_bag(paths: Sequence[Path], cache: Path) -> Bag:
     if problems:
         raise InputError("; ".join(problems))
     return Bag(parts, next(iter(encoders), None))
-
-
-def known_encoder(name: str) -> str:
-    """The registry's name of the encoder that a file calls ``name``; ``name`` itself if the registry has no such one.
-
-    >>> known_encoder("of-this-hospital")
-    'of-this-hospital'
-    """
-    return next((spec.name for spec in ENCODERS.values() if name in (spec.name, *spec.aliases)), name)
 
 
 def _key(path: Path) -> str:

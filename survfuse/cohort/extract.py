@@ -73,7 +73,7 @@ def extract_cohort(
     folder.mkdir(parents=True, exist_ok=True)
     digest = sha256(weights) if weights is not None else None
     todo = [slide for slide in slides if not _is_done(folder, slide, settings, digest)]
-    stage("slides", f"{count(len(slides), 'slide')}, {len(slides) - len(todo):,} with features already")
+    stage("slides", f"{count(len(slides), 'slide')}, {len(slides) - len(todo):,} already extracted")
     if todo:
         encoder = load_encoder(settings.encoder, weights, device)
         failures += _extract_all(todo, folder, settings, weights, digest, encoder)
@@ -119,7 +119,7 @@ def find_slides(root: Path, task: Task = DEFAULT) -> tuple[list[CohortSlide], li
     for folder in folders:
         strays = misplaced_slides(folder, ids)
         failures += [
-            Failure(f"{folder.name}/{path.name}", "is called after another patient than its folder") for path in strays
+            Failure(f"{folder.name}/{path.name}", "is not named after its folder's patient") for path in strays
         ]
         own, unclear = _slides_in(folder, set(strays))
         slides += own
@@ -138,14 +138,14 @@ def _slides_in(folder: Path, strays: set[Path]) -> tuple[list[CohortSlide], list
         own = [mask for mask in masks if mask.stem == path.stem + _MASK]
         name = f"{folder.name}/{path.name}"
         if stems[path.stem] > 1:
-            failures.append(Failure(name, "another file is of the same slide"))
+            failures.append(Failure(name, "there is another file of the same slide"))
         elif len(own) > 1:
             failures.append(Failure(name, f"has {len(own)} masks: {', '.join(mask.name for mask in own)}"))
         else:
             slides.append(CohortSlide(path, own[0] if own else None))
     for mask in masks:
         if mask.stem.removesuffix(_MASK) not in stems:
-            failures.append(Failure(f"{folder.name}/{mask.name}", "is the mask of no slide"))
+            failures.append(Failure(f"{folder.name}/{mask.name}", "is a mask without a slide"))
     return slides, failures
 
 
@@ -176,8 +176,8 @@ def _is_done(folder: Path, slide: CohortSlide, settings: SlideSettings, weights_
     if stated.get("assumed_mpp") not in (None, settings.assumed_mpp):
         differing.append("assumed_mpp")
     if differing:
-        why = f"made with another {', '.join(differing)}" if stated else "incomplete"
-        stage("again", f"{path.name}: {why}")
+        why = f"made with a different {', '.join(differing)}" if stated else "incomplete"
+        stage("outdated", f"{path.name}: {why}; extracted anew")
     return not differing
 
 
@@ -211,12 +211,12 @@ def _extract_all(
         try:
             extracted = extract(slide.path, slide.mask, settings, weights, encoder.device, InputError, lambda: encoder)
         except (InputError, BundleError) as error:  # this slide's fault; a failure of the machine ends the run
-            warn(f"{slide.path.name} fails: {error}")
+            warn(f"{slide.path.name} failed: {error}")
             failures.append(Failure(f"{slide.path.parent.name}/{slide.path.name}", str(error)))
             continue
         write_extracted(path, slide.path.stem, settings, extracted, digest, slide.mask)
         if path.with_suffix(".pt").exists():
-            warn(f"{path.with_suffix('.pt').name} lies beside {path.name}; a cohort takes one file a slide")
+            warn(f"{path.with_suffix('.pt').name} lies beside {path.name}; a cohort takes one file per slide")
     return failures
 
 
@@ -226,5 +226,5 @@ def _summarise(root: Path, slides: int, todo: int, failures: list[Failure]) -> N
         stage("failed", f"{failure.name}: {failure.cause}")
     if failures:
         causes = "; ".join(f"{failure.name}: {failure.cause}" for failure in failures)
-        raise InputError(f"{root}: no features of {count(len(failures), 'file')}: {causes}")
-    stage("written", f"features of {count(todo, 'slide')}; {slides - todo:,} had theirs already")
+        raise InputError(f"{root}: no features extracted from {count(len(failures), 'file')}: {causes}")
+    stage("written", f"features of {count(todo, 'slide')}; {slides - todo:,} already extracted")

@@ -88,7 +88,7 @@ def report_misplaced(
         ]
         for path in strays:
             file = f"{layout.folder(name)}/{path.name}"
-            problems.add("is called after another patient than its folder", name, file)
+            problems.add("is not named after its folder's patient", name, file)
 
 
 def misplaced_slides(folder: Path, ids: Iterable[str]) -> list[Path]:
@@ -130,14 +130,14 @@ def patients_slides(
         if owner is None:
             problems.add("no patient of that name; expected <id>_HE*", file=f"{path.parent.name}/{path.name}")
         elif named not in (None, owner):
-            problems.add(f"is called after {named}", owner, path.name)
+            problems.add(f"is named after {named}", owner, path.name)
         elif owner in slides:
             slides[owner].append(path)
     absent = set()
     for stem, name in listed.items():
         # A slide_id that repeats the case_id names no file: those are found by the patient's name.
         if stem not in stems and name in slides and stem != name:
-            problems.add(f"no features of the slide {stem}, listed in {table.name}", name)
+            problems.add(f"no features for the slide {stem}, listed in {table.name}", name)
             absent.add(name)
     for name in ids:
         if not slides[name] and name not in absent:
@@ -154,5 +154,5 @@ def _feature_files(root: Path, layout: CohortLayout, problems: Problems) -> dict
                 continue
             first = stems.setdefault(path.stem, path)
             if first is not path and first.parent == path.parent:
-                problems.add(f"both {first.name} and {path.name}; expected one file a slide", file=folder)
+                problems.add(f"both {first.name} and {path.name}; expected one file per slide", file=folder)
     return dict(sorted(stems.items()))

@@ -108,7 +108,7 @@ def _add_row(table: OutcomesTable, line: int, cells: Mapping[str, str], keys: Ou
     outcome = Outcome(event, months) if event is not None and months is not None else None
     before = table.outcomes.setdefault(patient, outcome)
     if None not in (before, outcome) and before != outcome:
-        problems.add("its outcome differs from an earlier line's", patient, table.name, line)
+        problems.add("its outcome differs from an earlier line", patient, table.name, line)
     slide = cells.get("slide_id", "")
     stem = slide.rsplit(".", 1)[0] if slide.lower().endswith((*FEATURE_SUFFIXES, *SLIDE_SUFFIXES)) else slide
     if stem and table.slides.setdefault(stem, patient) != patient:

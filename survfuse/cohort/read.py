@@ -173,7 +173,7 @@ class _PatientReader:
         if row is not None:
             for key, value in zip(keys.keys, row, strict=True):
                 if not math.isclose(stated.get(key, value), value, rel_tol=1e-9):
-                    self.problems.add(f"states another {key} than {self.table.name}", name, file)
+                    self.problems.add(f"{key} differs from {self.table.name}", name, file)
             self.outcomes[name] = row
         elif len(stated) == 2:
             self.outcomes[name] = Outcome(bool(stated[keys.event]), stated[keys.time])
@@ -211,7 +211,7 @@ class _PatientReader:
 def _common_encoder(bags: Mapping[str, Bag], problems: Problems) -> str | None:
     """The encoder that the patients' feature files state; None if none does.
 
-    Patients whose features have another length or encoder than most patients' are problems.
+    Patients whose features differ in length or encoder from most patients' are problems.
     """
     _report_odd("features of length", {name: bag.dimension for name, bag in bags.items()}, problems)
     stated = {name: bag.encoder for name, bag in bags.items() if bag.encoder is not None}

@@ -50,8 +50,8 @@ class Patients:
     aggressive: Floats  # [n] logit share of aggressive tissue
     programmes: Floats  # [n, PROGRAMMES]
     age: Floats  # [n]
-    t1: Bools  # [n] stage T1 rather than Ta
-    lvi: Bools  # [n] lymphovascular invasion
+    advanced: Bools  # [n] an advanced stage
+    invasive: Bools  # [n] lymphovascular invasion
 
     @classmethod
     def draw(cls, number: int, random: np.random.Generator) -> "Patients":
@@ -66,8 +66,8 @@ class Patients:
 
     def log_hazard(self, interaction: float) -> Floats:
         """The true log hazard ratio [n]: the main effects plus ``interaction`` times the interactions."""
-        stage, first, second = self.t1 - 0.7, self.programmes[:, 0], self.programmes[:, 1]
-        covariates = (self.aggressive, first, second, self.age, stage, self.lvi - 0.15)
+        stage, first, second = self.advanced - 0.7, self.programmes[:, 0], self.programmes[:, 1]
+        covariates = (self.aggressive, first, second, self.age, stage, self.invasive - 0.15)
         main = sum(effect * value for effect, value in zip(MAIN_EFFECTS.values(), covariates, strict=True))
         products = (self.aggressive * first, second * stage)
         joint = sum(effect * value for effect, value in zip(INTERACTIONS.values(), products, strict=True))
@@ -110,7 +110,7 @@ def draw(
     times, events = _outcomes(hazard, streams[1])
     symbols = _symbols(genes)
     examples = phenotypes if phenotypes is not None else drawn_phenotypes()
-    traits = SimulatedTraits(patients.age, patients.t1, patients.lvi, patients.programmes[:, 0])
+    traits = SimulatedTraits(patients.age, patients.advanced, patients.invasive, patients.programmes[:, 0])
     return Drawn(
         hazard,
         times,

@@ -12,7 +12,7 @@ from survfuse.runtime.files import is_number
 from survfuse.runtime.log import listing
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One row of a table."""
 
     line: int  # of the file, from 1; the last one where a cell spans several
@@ -25,7 +25,7 @@ class Table:
 
     name: str  # of the file
     heading: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
     def columns(self, spellings: Mapping[str, Sequence[str]], optional: Container[str] = ()) -> dict[str, int]:
         """The place of each column of ``spellings``, whose names are given in lower case.
@@ -51,14 +51,14 @@ class Table:
 def read_table(path: Path, problems: Problems) -> Table:
     """The table in a CSV file, UTF-8 with or without a byte-order mark.
 
-    Blank rows are passed over. A row of another length than the heading is left out and added to ``problems``. Raises
+    Blank rows are passed over. A row that is not as long as the heading is left out and added to ``problems``. Raises
     InputError for a file that cannot be read as CSV.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             heading = tuple(cell.strip() for cell in next(reader, []))
-            rows = [Row(reader.line_num, tuple(cell.strip() for cell in cells)) for cells in reader]
+            rows = [TableRow(reader.line_num, tuple(cell.strip() for cell in cells)) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as cause:
         raise InputError(f"cannot be read as CSV ({cause})") from cause
     except OSError as cause:

@@ -15,6 +15,7 @@ from typing import NoReturn
 from survfuse.container.model import MOUNTED_MODEL, chosen_bundle
 from survfuse.inputs.sockets import read_case
 from survfuse.prediction.predictor import Predictor, announce
+from survfuse.prediction.unusable_slide import OMIT, REFUSE, UNUSABLE_SLIDE
 from survfuse.runtime.clock import chosen_limit
 from survfuse.runtime.errors import EnvironmentFailure, InputError
 from survfuse.runtime.exits import guarded, report
@@ -23,7 +24,6 @@ from survfuse.runtime.log import peak_memory, stage
 from survfuse.runtime.watch import tell_output
 from survfuse.tasks.registry import DEFAULT
 
-REFUSE, OMIT = UNUSABLE = ("refuse", "omit")
 UNUSABLE_VARIABLE = "SURVFUSE_UNUSABLE_SLIDE"
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--unusable-slide",
-        choices=UNUSABLE,
+        choices=UNUSABLE_SLIDE,
         help=f"whether a slide that cannot be read is refused, or left out if the bundle scores such cases "
         f"(default: {UNUSABLE_VARIABLE}, else {REFUSE})",
     )
@@ -67,7 +67,7 @@ def run(
     unusable_slide: str | None = None,
 ) -> None:
     """Predict the case under ``input_root`` and write its months under ``output_root``."""
-    with output_file(output_root) as output:
+    with fresh_output(output_root) as output:
         _run(input_root, output, model, chosen_limit(time_limit), _omits(unusable_slide))
 
 
@@ -86,7 +86,7 @@ def _run(input_root: Path, output: Path, model: Path | None, seconds: float | No
 
 
 @contextmanager
-def output_file(output_root: Path) -> Iterator[Path]:
+def fresh_output(output_root: Path) -> Iterator[Path]:
     """Yield the output path; create its folder and delete any earlier result.
 
     If the job fails, even after the number was written, the file is deleted.
@@ -109,6 +109,6 @@ def output_file(output_root: Path) -> Iterator[Path]:
 def _omits(option: str | None) -> bool:
     """Whether a slide that cannot be read is left out: by the command line's ``option``, else by the environment."""
     chosen = option or os.environ.get(UNUSABLE_VARIABLE) or REFUSE
-    if chosen not in UNUSABLE:
-        raise EnvironmentFailure(f"{UNUSABLE_VARIABLE}={chosen[:80]}: expected {' or '.join(UNUSABLE)}")
+    if chosen not in UNUSABLE_SLIDE:
+        raise EnvironmentFailure(f"{UNUSABLE_VARIABLE}={chosen[:80]}: expected {' or '.join(UNUSABLE_SLIDE)}")
     return chosen == OMIT

@@ -3,18 +3,13 @@
 import os
 from pathlib import Path
 
+from survfuse.bundle.demonstration import DEMONSTRATION_BUNDLE
 from survfuse.bundle.load import Bundle, load
-from survfuse.bundle.manifest import DEMONSTRATION, holds_files
+from survfuse.bundle.manifest import holds_files
 from survfuse.runtime.errors import BundleError
 from survfuse.runtime.log import stage
 
 MOUNTED_MODEL = Path("/opt/ml/model")
-# Inside an installed package; in a checkout and in the image beside it.
-_PACKAGE = Path(__file__).resolve().parent.parent
-RESOURCES = next(
-    (folder for folder in (_PACKAGE / "resources", _PACKAGE.parent / "resources") if folder.is_dir()),
-    _PACKAGE.parent / "resources",
-)
 
 
 def model_required() -> bool:
@@ -34,7 +29,7 @@ def chosen_bundle(model: Path | None) -> Bundle:
     if model_required() and model is None and mounted is None:
         raise BundleError(f"{MOUNTED_MODEL} holds no bundle, and SURVFUSE_REQUIRE_MODEL forbids the demonstration's")
     if model is None and mounted is None and MOUNTED_MODEL.is_dir():
-        stage("bundle", f"{MOUNTED_MODEL} is empty or has a README alone: the demonstration bundle is used")
-    bundle = load(model or mounted or RESOURCES / DEMONSTRATION)
+        stage("bundle", f"{MOUNTED_MODEL} is empty or holds only a README: the demonstration bundle is used")
+    bundle = load(model or mounted or DEMONSTRATION_BUNDLE)
     check_purpose(bundle)
     return bundle

@@ -35,7 +35,7 @@ _KILLS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memo
 def supervised(job: Callable[[], int]) -> int:
     """Run ``job`` in a child process and return its exit code.
 
-    If a signal ended it, or a library did not come back from a file, the code is 2 or 4, with a line on stderr.
+    If a signal ended it, or a library did not return from reading a file, the code is 2 or 4, with a line on stderr.
     SIGTERM and SIGINT end the job. If the system cannot fork and wait, the job runs in this process. Call it once, at
     the end of the process: signals stay blocked.
     """
@@ -80,7 +80,7 @@ def _wait(child: int, status: SharedStatus) -> tuple[int, SurvfuseError | None]:
         waited = waited + min(looked - before, 2 * _LOOK_EVERY) if began and began == since else 0.0
         since = began
         if waited > PATIENCE and failure is None:
-            failure = InputError(f"{name}: a library that reads it did not come back within {PATIENCE:g} s")
+            failure = InputError(f"{name}: a library did not return from reading it within {PATIENCE:g} s")
             os.kill(child, signal.SIGKILL)
 
 
@@ -126,7 +126,7 @@ def _failure(number: signal.Signals, name: str, killed: bool) -> SurvfuseError:
     if killed:
         return EnvironmentFailure("memory ran out: the system killed the job at its memory limit")
     if number == signal.SIGKILL:
-        return EnvironmentFailure("the job was killed (SIGKILL); where nobody did that, memory ran out")
+        return EnvironmentFailure("the job was killed (SIGKILL); unless someone stopped it, memory ran out")
     if name and number in _CRASHES:
         return InputError(f"{name}: a library crashed ({number.name}) while this file was read; it may be damaged")
     return EnvironmentFailure(f"the job was ended by {number.name}")

@@ -120,7 +120,7 @@ def group_drawing(held: HeldOut, figures: Summary) -> Figure:
         axes.fill_between(at, lower, upper, step="post", color=colour, alpha=0.14, linewidth=0)
         censored = held.times[mask & ~held.events]
         axes.plot(censored, curve.survival_function_at_times(censored), "|", color=colour, markersize=5)
-    axes.set(ylim=(0, 1.02), ylabel="without the event", xlim=(0, float(held.times.max()) * 1.02))
+    axes.set(ylim=(0, 1.02), ylabel="event-free survival", xlim=(0, float(held.times.max()) * 1.02))
     axes.set_title(f"log-rank p {number_text(figures['log_rank_p'], '.2g')}", loc="right", fontweight="normal")
     axes.legend(loc="lower left")
     axes.set_xticks(_month_ticks(float(held.times.max())))

@@ -8,7 +8,7 @@ from survfuse.evaluation.summary import CandidateFigures, FoldFigures, Summary
 from survfuse.runtime.log import count
 from survfuse.survival.estimates import Estimate, number_text
 
-NOTICE = "notice"  # the fact that comes first on the page
+_NOTICE = "notice"  # the fact that comes first on the page
 
 _CSS = """
 :root { color-scheme: light; }
@@ -41,8 +41,8 @@ _FITTING = '<span class="tag fitting">used in fitting</span>'
 
 def page(figures: Summary, facts: Mapping[str, Json], drawings: Mapping[str, str]) -> str:
     """The page: the notice among the facts, if there is one, then figures and drawings, then the other facts."""
-    notice = facts.get(NOTICE)
-    others = {name: value for name, value in facts.items() if name != NOTICE}
+    notice = facts.get(_NOTICE)
+    others = {name: value for name, value in facts.items() if name != _NOTICE}
     parts = [
         f'<div class="notice">{fact_html(notice)}</div>' if notice else "",
         "<h1>Held-out performance</h1>",

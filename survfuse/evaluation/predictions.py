@@ -29,7 +29,7 @@ def read_predictions(path: Path, problems: Problems) -> PredictionsTable:
     """The columns case_id, risk and months of a CSV file; other columns are ignored.
 
     Whatever is wrong goes to ``problems``: a missing column, a case_id that is empty or there twice, a risk or months
-    that is no finite number, months below 0.
+    that is not a finite number, months below 0.
     """
     predictions = PredictionsTable(path.name)
     try:

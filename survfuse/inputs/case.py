@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import read_object
 from survfuse.runtime.log import stage
+from survfuse.runtime.suggestions import check_is_file
 from survfuse.slide.suffixes import FEATURE_SUFFIXES
 from survfuse.tasks.modalities import Combination
 
@@ -93,19 +94,47 @@ class Case:
         object.__setattr__(self, field, value)
 
     def called(self, name: str) -> "Case":
-        """The same case under another name."""
+        """The same case under a different name.
+
+        >>> Case(rna={"TP53": 3.0}).called("P17").name
+        'P17'
+        """
         return Case(self.slide, self.mask, self.features, self.rna, self.clinical, name, self.found_by)
 
     def loaded(self) -> "Case":
-        """The same case with its JSON files read; raises InputError for one that is not an object."""
+        """The same case with its JSON files read; raises InputError for one that is not an object.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "variables.json")
+        ...     _ = file.write_text('{"age": 71}')
+        ...     case = Case(clinical=file).loaded()
+        >>> case.clinical
+        {'age': 71}
+        """
         if not isinstance(self.rna, Path) and not isinstance(self.clinical, Path):
             return self
         rna, clinical = self.values("rna"), self.values("clinical")
         return Case(self.slide, self.mask, self.features, rna, clinical, self.name, self.found_by)
 
+    def check_files(self) -> None:
+        """Raise InputError for a path at which there is no file, with a suggestion if a similar name is there.
+
+        >>> Case(features="absent.h5").check_files()
+        Traceback (most recent call last):
+        survfuse.runtime.errors.InputError: absent.h5: no such file
+        """
+        for place in (self.slide, self.mask, self.features, self.rna, self.clinical):
+            if isinstance(place, Path):
+                check_is_file(place)
+
     @property
     def given(self) -> Combination:
-        """The modalities that the case has an input for."""
+        """The modalities that the case has an input for.
+
+        >>> Case(slide="slide.tif", mask="mask.tif", clinical={"age": 71}).given
+        ('slide', 'clinical')
+        """
         inputs = {
             "slide": self.slide if self.slide is not None else self.features,
             "rna": self.rna,
@@ -117,11 +146,14 @@ class Case:
         """The case's ``rna`` or ``clinical`` values, read from its JSON file if they lie in one.
 
         Raises InputError for a file that is not one JSON object.
+
+        >>> Case(clinical={"age": 71}).values("clinical")
+        {'age': 71}
         """
         value = self.rna if modality == "rna" else self.clinical
         if not isinstance(value, Path):
             return value
-        # A literal that is no JSON number, such as NaN, may still be a code for a missing value.
+        # A literal that is not a JSON number, such as NaN, may still be a code for a missing value.
         read = read_object(value, InputError, literals=True)
         with value.open("rb") as file:
             if file.read(len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK:
@@ -129,7 +161,11 @@ class Case:
         return read
 
     def described(self) -> str:
-        """What the case has and lacks, in words, for the log."""
+        """What the case has and lacks, in words, for the log.
+
+        >>> Case(slide="slide.tif", clinical={"age": 71}).described()
+        'slide without mask, no rna'
+        """
         slide = "features given, no mask needed" if self.features is not None else None
         slide = slide or ("slide with mask" if self.mask else "slide without mask" if self.slide else "no slide")
         return ", ".join([slide, *(f"no {name}" for name in ("rna", "clinical") if name not in self.given)])

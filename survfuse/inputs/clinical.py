@@ -180,7 +180,7 @@ def fit_vocabulary(patients: Sequence[Mapping[str, Any]], names: Sequence[str], 
 
     A variable is numeric if it has a plausible range, or if every value that is not missing is a number or spells one.
     A column that has the same value in all patients is inactive. Raises InputError for a value of a variable with a
-    plausible range that is no number or lies outside it.
+    plausible range that is not a number or lies outside it.
     """
     codes = task.missing_codes
     numeric, categorical = [], []

@@ -14,7 +14,7 @@ from survfuse.runtime.log import Note, count
 
 LOG_STANDARDISE = "log1p-standardise"
 IDENTITY = "identity"
-ANOTHER_SCALE = "expression is on another scale than the training cohort's"
+ANOTHER_SCALE = "expression is on a different scale from the training cohort's"
 CHECK_UNIT = "check the unit (counts, TPM, logged values)"
 # How far a case may lie outside the cohort's extremes before a warning: a factor of two in expression itself, and a
 # tenth in the slope against the cohort's profile.
@@ -51,7 +51,7 @@ class Expression:
     """The bundle's expression transform.
 
     ``log1p-standardise`` maps x to (log1p(x) − mean) / scale, and to 0 where the gene was constant in training
-    (scale 0). ``identity`` keeps x; ``mean`` is then the mean of x, used for missing genes alone.
+    (scale 0). ``identity`` keeps x; ``mean`` is then the mean of x, used only for missing genes.
     """
 
     genes: tuple[str, ...]
@@ -187,7 +187,7 @@ def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...]) -> Flo
 def _value(gene: str, value: Any) -> float:
     number = spelt_number(value) if isinstance(value, str) else value
     if number is None or isinstance(number, bool) or not isinstance(number, (int, float)):
-        found = "a string that spells none" if isinstance(value, str) else json_type(value)
+        found = "a string that is not a number" if isinstance(value, str) else json_type(value)
         raise InputError(f"expression of {gene[:80]!r}: expected a number, found {found}")
     if not 0.0 <= number <= LARGEST:  # false for NaN as well
         kind = "negative" if number < 0 else "NaN or too large for a number"

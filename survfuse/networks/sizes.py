@@ -5,6 +5,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from survfuse.tasks.modalities import all_pairs
+from survfuse.tasks.registry import DEFAULT
+
+
+def default_pairs(modalities: Sequence[str]) -> tuple[int, ...]:
+    """Width of each pair of ``modalities``, in their order: the paper's 64 for the first and 32 for the others.
+
+    >>> default_pairs(("slide", "rna", "clinical"))
+    (64, 32, 32)
+    """
+    return tuple(32 if place else 64 for place in range(len(all_pairs(modalities))))
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class Sizes:
     clinical: int = 27
     standardised: bool = False  # whether a fixed linear map stands before the clinical vector
     rank: int = 64
-    pairs: tuple[int, ...] = (64, 32, 32)  # one for each pair of the task's modalities, in its order
+    pairs: tuple[int, ...] = default_pairs(DEFAULT.modalities)  # one for each pair, in the task's order
     hidden: int = 128  # residual branch, and the perceptron over the full tensor
     embedding: int = 32  # width to which M and r are brought before the full tensor
     factors: int = 4  # rank of the low-rank tensor's weight

@@ -16,7 +16,17 @@ from survfuse.runtime.log import recorded
 
 
 class Model:
-    """A verified bundle, ready to predict. Weights are read, and torch is imported, when the first case needs them."""
+    """A verified bundle, ready to predict. Weights are read, and torch is imported, when the first case needs them.
+
+    >>> import survfuse
+    >>> from contextlib import redirect_stdout
+    >>> with redirect_stdout(None):  # demonstration weights announce themselves
+    ...     model = survfuse.demonstration(device="cpu")
+    >>> model.modalities
+    ('slide', 'rna', 'clinical')
+    >>> "slide+rna+clinical" in model.combinations
+    True
+    """
 
     def __init__(self, bundle: Bundle, device: str | None = None) -> None:
         """``device`` is auto, cpu or cuda; None takes SURVFUSE_DEVICE, else auto."""
@@ -29,7 +39,7 @@ class Model:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities that the model can use."""
+        """The modalities that the model can use, in the task's order; ``Model`` has an example."""
         return self.bundle.modalities
 
     @property
@@ -93,6 +103,7 @@ class Model:
 
     def _case(self, case: "Case | str | os.PathLike[str]") -> Case:
         if isinstance(case, Case):
+            case.check_files()
             return case
         if not isinstance(case, (str, os.PathLike)):
             raise InputError(f"expected a Case or the path of a case, found {type(case).__name__}")

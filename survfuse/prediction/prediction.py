@@ -19,6 +19,14 @@ class Prediction:
     ``risk`` is a log relative hazard, rescaled to standard deviations of the reference risks: larger is worse. It is
     ``baseline`` + the sum of ``terms``. A term is called after the modalities that it depends on; what a case lacks has
     no term, and the constants that stand in for it belong to the baseline.
+
+    >>> import survfuse
+    >>> from contextlib import redirect_stdout
+    >>> with redirect_stdout(None):  # demonstration weights announce themselves
+    ...     model = survfuse.demonstration(device="cpu")
+    >>> prediction = model.predict(survfuse.Case(clinical={"age": 71, "sex": "Male", "stage": "T1HG"}))
+    >>> list(prediction.terms), prediction.attention is None, prediction.months > 0
+    (['clinical'], True, True)
     """
 
     name: str  # the case's

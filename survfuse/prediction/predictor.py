@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from survfuse.bundle.demonstration import announce_demonstration
 from survfuse.bundle.load import Bundle, load_members
 from survfuse.inputs.case import Case
 from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.time_estimate import time_limit
-from survfuse.prediction.vectors import Tiles, as_tiles, clinical_vector, expression_vector, read_slide
+from survfuse.prediction.vectors import SlideTiles, as_tiles, clinical_vector, expression_vector, read_slide
 from survfuse.runtime.errors import BundleError, InputError, NoTissueError
 from survfuse.runtime.log import Note, Record, count, recorded, stage, warn
 from survfuse.tasks.modalities import Combination, check_modalities, combination_name, ordered
@@ -98,7 +99,7 @@ class Predictor:
 
     def _risk(
         self, case: Case, used: Combination, seconds: float | None, omit: bool
-    ) -> "tuple[Tiles | None, EnsembleRisk]":
+    ) -> "tuple[SlideTiles | None, EnsembleRisk]":
         bundle = self.bundle
         left_out = [name for name in bundle.modalities if name not in used]
         rna = expression_vector(case, bundle) if "rna" not in left_out else None
@@ -155,7 +156,7 @@ class Predictor:
         warn(Note(f"the slide is left out: {problem}", ("the slide is left out",)))
         self._check_scored(rest, used)
 
-    def _prediction(self, case: Case, tiles: Tiles | None, risk: "EnsembleRisk", record: Record) -> Prediction:
+    def _prediction(self, case: Case, tiles: SlideTiles | None, risk: "EnsembleRisk", record: Record) -> Prediction:
         """The prediction for an ensemble's risk, saying what leads to it."""
         bundle = self.bundle
         if not math.isfinite(risk.risk):
@@ -173,8 +174,8 @@ class Predictor:
         if curve is not None:
             horizons = bundle.task.horizons
             survival = curve.survival([risk.risk], horizons)[0]
-            shares = ", ".join(f"{share:.1%} by {at:g} months" for share, at in zip(survival, horizons, strict=True))
-            stage("survival", f"without the event: {shares}")
+            shares = ", ".join(f"{share:.1%} at {at:g} months" for share, at in zip(survival, horizons, strict=True))
+            stage("survival", f"event-free survival: {shares}")
         return Prediction(
             name=case.name,
             combination=risk.combination,
@@ -205,8 +206,7 @@ def announce(bundle: Bundle) -> None:
     """Say which bundle is used and, if its weights are a demonstration, that its numbers mean nothing clinically."""
     manifest = bundle.manifest
     stage("bundle", f"{manifest.purpose}, {count(len(manifest.members), 'member')}, every checksum verified")
-    if bundle.demonstration:
-        stage("notice", f"DEMONSTRATION WEIGHTS. {manifest.notice}")
+    announce_demonstration(bundle)
 
 
 def device_name(device: "torch.device") -> str:

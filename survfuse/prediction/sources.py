@@ -11,7 +11,7 @@ from survfuse.bundle.load import Bundle
 from survfuse.inputs.case import Case
 from survfuse.inputs.sockets import is_case, read_case
 from survfuse.runtime.errors import InputError
-from survfuse.slide.registry import ENCODERS
+from survfuse.slide.registry import known_encoder
 
 if TYPE_CHECKING:
     from survfuse.cohort.read import Cohort
@@ -71,7 +71,7 @@ def _cohort_case(cohort: "Cohort", row: int) -> Case:
         values = cohort.expression[row]
         rna = {gene: float(x) for gene, x in zip(cohort.genes, values.tolist(), strict=True) if not np.isnan(x)}
     return Case(
-        features=cohort.bags[row].rows(None) if cohort.bags is not None else None,
+        features=cohort.bags[row].whole() if cohort.bags is not None else None,
         rna=rna,
         clinical=cohort.clinical[row] if any(cohort.clinical) else None,
         name=cohort.ids[row],
@@ -80,7 +80,7 @@ def _cohort_case(cohort: "Cohort", row: int) -> Case:
 
 
 def _check_features(cohort: "Cohort", bundle: Bundle) -> None:
-    """Raise InputError for features of another length or encoder than the bundle's."""
+    """Raise InputError for features whose length or encoder is not the bundle's."""
     if cohort.bags is None:
         return
     settings, length = bundle.manifest.slide, cohort.bags[0].dimension
@@ -88,6 +88,5 @@ def _check_features(cohort: "Cohort", bundle: Bundle) -> None:
         raise InputError(
             f"features of length {length}, but the bundle takes {settings.encoder}'s of {settings.dimension}"
         )
-    aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
-    if cohort.encoder is not None and cohort.encoder not in (settings.encoder, *aliases):
+    if cohort.encoder is not None and known_encoder(cohort.encoder) != known_encoder(settings.encoder):
         raise InputError(f"features of {cohort.encoder!r}, but the bundle takes those of {settings.encoder!r}")

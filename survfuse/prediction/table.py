@@ -25,7 +25,7 @@ from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import write_text
 from survfuse.runtime.log import count, stage
 
-Row = Mapping[str, str | float]
+Columns = Mapping[str, str | float]  # of one case, by name
 
 
 def predict(
@@ -87,7 +87,7 @@ def _cache_folder(given: Path | None, out: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _row(prediction: Prediction, names: Sequence[str]) -> Row:
+def _row(prediction: Prediction, names: Sequence[str]) -> Columns:
     terms = {ascii_name(name): prediction.terms.get(name, "") for name in names}
     numbers = {"risk": prediction.risk, "months": prediction.months, "baseline": prediction.baseline}
     return {"case_id": prediction.name, **numbers, **terms}
@@ -101,7 +101,7 @@ def _yearly(bundle: Bundle, prediction: Prediction) -> dict[str, float]:
     return {f"{month:g}": float(share) for month, share in zip(years, prediction.survival(years), strict=True)}
 
 
-def _write_table(path: Path, rows: Sequence[Row]) -> None:
+def _write_table(path: Path, rows: Sequence[Columns]) -> None:
     """Write ``rows`` as CSV, with every column that any of them has."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = io.StringIO()

@@ -9,7 +9,6 @@ from survfuse.inputs.case import Case
 from survfuse.runtime.clock import TimeLimit
 from survfuse.runtime.errors import BundleError
 from survfuse.runtime.log import count, stage, warn
-from survfuse.slide.registry import ENCODERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +54,7 @@ def clinical_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":
 
 
 @dataclass(frozen=True)
-class Tiles:
+class SlideTiles:
     """A slide as networks take it."""
 
     features: "torch.Tensor"  # [N, D]
@@ -85,16 +84,15 @@ def read_slide(
     return extract(case.slide, case.mask, settings, weights, device, BundleError, encoder=encoder, limit=limit)
 
 
-def as_tiles(slide: "Features | Extracted", bundle: Bundle) -> Tiles:
-    """A slide's features as networks take them; raises InputError for features of another encoder than the bundle's."""
+def as_tiles(slide: "Features | Extracted", bundle: Bundle) -> SlideTiles:
+    """A slide's features as networks take them; raises InputError if their encoder is not the bundle's."""
     from survfuse.inputs.features import Features, check_encoder
 
     if not isinstance(slide, Features):
-        return Tiles(slide.features, slide.half, slide.origins)
+        return SlideTiles(slide.features, slide.half, slide.origins)
     settings = bundle.manifest.slide
-    aliases = ENCODERS[settings.encoder].aliases if settings.encoder in ENCODERS else ()
-    check_encoder(slide, slide.name, settings.encoder, aliases, settings.dimension)
+    check_encoder(slide, slide.name, settings.encoder, settings.dimension)
     named_by = f"of {slide.encoder}" if slide.encoder else f"taken to be of {settings.encoder}"
     tiles = f"{count(len(slide.values), 'tile')} × {settings.dimension}"
     stage("features", f"{tiles}, {named_by}", *slide.notes)
-    return Tiles(slide.values, slide.half, slide.coordinates)
+    return SlideTiles(slide.values, slide.half, slide.coordinates)

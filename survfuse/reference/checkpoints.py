@@ -12,8 +12,8 @@ from survfuse.networks.build import shapes
 from survfuse.networks.families import BILINEAR, CONCAT, RESIDUAL, families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.files import check_file
 from survfuse.runtime.log import count, listing
+from survfuse.runtime.suggestions import check_is_file
 from survfuse.runtime.tensors import State
 from survfuse.runtime.torch_files import load_torch
 
@@ -93,7 +93,7 @@ def _checked(path: Path, inputs: Inputs) -> tuple[str, Sizes, State]:
 
 def _read_checkpoint(path: Path) -> State:
     """Tensors by name, in float32; "module" is dropped from the names."""
-    check_file(path, InputError)
+    check_is_file(path)
     content = load_torch(path, InputError)
     if isinstance(content, Mapping):
         content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)

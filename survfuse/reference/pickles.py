@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from survfuse.runtime.errors import EnvironmentFailure, InputError, as_survfuse_error
-from survfuse.runtime.files import check_file
 from survfuse.runtime.log import count, warn
+from survfuse.runtime.suggestions import check_is_file
 
 _SUFFIXES = (".pkl", ".pickle", ".joblib")
 
@@ -18,7 +18,7 @@ def is_pickle(path: Path) -> bool:
 
     Raises InputError if there is no such file.
     """
-    check_file(path, InputError)
+    check_is_file(path)
     with path.open("rb") as file:
         return path.suffix.lower() in _SUFFIXES or file.read(1) == b"\x80"
 

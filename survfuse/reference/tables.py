@@ -11,15 +11,16 @@ from survfuse.inputs.clinical import Categorical, Numeric, Vocabulary
 from survfuse.inputs.expression import IDENTITY, Expression
 from survfuse.reference.pickles import calibration_json, is_pickle, preprocessor_json, unpickled
 from survfuse.runtime.errors import BundleError, InputError
-from survfuse.runtime.files import check_file, is_number, read_json, read_object
+from survfuse.runtime.files import is_number, read_json, read_object
 from survfuse.runtime.log import listing
+from survfuse.runtime.suggestions import check_is_file
 from survfuse.survival.calibration import Calibration
 from survfuse.tasks.task import Task
 
 
 def read_genes(path: Path) -> tuple[str, ...]:
     """The gene symbols in a JSON array; raises InputError for anything else, and for a gene listed twice."""
-    check_file(path, InputError)
+    check_is_file(path)
     genes = read_json(path, InputError)
     if not isinstance(genes, list) or not genes or not all(isinstance(gene, str) and gene for gene in genes):
         raise InputError(f"{path.name}: expected a JSON array of gene symbols")
@@ -111,5 +112,5 @@ def _of_file(path: Path, problem: BundleError) -> InputError:
 
 
 def _json_object(path: Path) -> dict[str, object]:
-    check_file(path, InputError)
+    check_is_file(path)
     return read_object(path, InputError)

@@ -35,7 +35,7 @@ from survfuse.tasks.modalities import combination_name
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import Task
 
-NOTICE = (
+_NOTICE = (
     "Imported from checkpoints of the reference of arXiv 2605.13897. Its reference risks are in-sample, so months are "
     "optimistic. For research use. Not a medical device."
 )
@@ -135,7 +135,7 @@ def _manifest(
         MemberEntry(member_file(number), family, sizes.to_json(), {complete: equal})
         for number, (_, family, sizes) in enumerate(members)
     ]
-    return Manifest(RESEARCH, NOTICE, provenance, settings, {complete: RiskScale(0.0, 1.0)}, tuple(entries), ())
+    return Manifest(RESEARCH, _NOTICE, provenance, settings, {complete: RiskScale(0.0, 1.0)}, tuple(entries), ())
 
 
 def _write(out: Path, manifest: Manifest, tables: Tables, states: Iterator[State], weights: Path | None) -> None:

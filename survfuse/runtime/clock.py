@@ -13,7 +13,7 @@ from pathlib import Path
 
 from survfuse.runtime.errors import EnvironmentFailure
 
-VARIABLE = "SURVFUSE_TIME_LIMIT"
+LIMIT_VARIABLE = "SURVFUSE_TIME_LIMIT"
 # Reserve for what cannot be measured beforehand: seconds, or a share of the limit if that is more.
 MARGIN = (1.0, 0.02)
 
@@ -41,7 +41,7 @@ def chosen_limit(option: float | None = None) -> float | None:
 
     Raises EnvironmentFailure for anything but a number above 0.
     """
-    text = os.environ.get(VARIABLE, "") if option is None else str(option)
+    text = os.environ.get(LIMIT_VARIABLE, "") if option is None else str(option)
     if not text.strip():
         return None
     try:
@@ -49,7 +49,7 @@ def chosen_limit(option: float | None = None) -> float | None:
     except ValueError:
         seconds = math.nan
     if not 0.0 < seconds < math.inf:
-        asked_by = f"{VARIABLE}={text[:80]}" if option is None else f"--time-limit {text}"
+        asked_by = f"{LIMIT_VARIABLE}={text[:80]}" if option is None else f"--time-limit {text}"
         raise EnvironmentFailure(f"{asked_by}: expected seconds above 0")
     return seconds
 

@@ -26,11 +26,10 @@ from pathlib import Path
 
 import torch
 
+from survfuse.runtime.device_choice import requested_device
 from survfuse.runtime.errors import EnvironmentFailure
 from survfuse.runtime.log import warn
 
-VARIABLE = "SURVFUSE_DEVICE"
-CHOICES = ("auto", "cpu", "cuda")
 # Where the driver states its version, and the device nodes of the driver and of its first GPU.
 DRIVER = Path("/proc/driver/nvidia/version")
 NODES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"))
@@ -49,15 +48,13 @@ class _AbsentError(_UnusableError):
 
 
 def chosen_device(option: str | None = None) -> torch.device:
-    """The device for networks: the command line's ``option``, else SURVFUSE_DEVICE, else auto.
+    """The device for networks: the caller's ``option``, else SURVFUSE_DEVICE, else auto.
 
-    auto is the GPU, or the CPU if there is none; it warns of a GPU or driver that cannot be used. Raises
-    EnvironmentFailure for an unknown name, and for cuda if no GPU can be used.
+    auto is the GPU, or the CPU if there is none; it warns of a GPU or driver that cannot be used. Raises InputError for
+    an unknown ``option``, EnvironmentFailure for an unknown value of SURVFUSE_DEVICE, and for cuda if no GPU can be
+    used.
     """
-    name = option or os.environ.get(VARIABLE) or "auto"
-    asked_by = f"--device {name}" if option else f"{VARIABLE}={name}"
-    if name not in CHOICES:
-        raise EnvironmentFailure(f"{asked_by}: expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}")
+    name, asked_by = requested_device(option)
     if name == "cpu":
         return torch.device("cpu")
     try:
@@ -149,7 +146,7 @@ def _compute() -> None:
         sums = torch.nn.functional.conv2d(ones, torch.ones(4, 3, 3, 3, device="cuda"))
         torch.cuda.synchronize()
         if not ((product == 16.0).all() and (sums == 27.0).all()):
-            raise RuntimeError("a product and a convolution of ones come out wrong")
+            raise RuntimeError("a product and a convolution of ones give wrong results")
 
 
 def _why_unavailable(caught: list[warnings.WarningMessage]) -> str:
@@ -157,7 +154,7 @@ def _why_unavailable(caught: list[warnings.WarningMessage]) -> str:
     if torch.version.cuda is None:
         return "torch is built without CUDA"
     if not any(node.exists() for node in NODES):
-        return "a driver is loaded, but no GPU is given to this process (docker run --gpus all gives them)"
+        return "a driver is loaded, but this process was given no GPU (docker run --gpus all provides them)"
     for warning in caught:
         if "CUDA" in str(warning.message):
             return _first_line(warning.message)
@@ -174,7 +171,7 @@ def _described(reason: str) -> str:
     text += f"; torch {torch.__version__} is built "
     cuda = torch.version.cuda
     if cuda is None:
-        return f"{text}for no CUDA"
+        return f"{text}without CUDA"
     oldest = _OLDEST_DRIVER.get(int(cuda.split(".")[0]))
     return f"{text}for CUDA {cuda}" + (f", which needs driver {oldest} or newer" if oldest else "")
 

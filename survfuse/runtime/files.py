@@ -22,12 +22,6 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a so
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?", re.ASCII)
 
 
-def check_file(path: Path, error: type[SurvfuseError]) -> None:
-    """Raise ``error`` if ``path`` is not a file."""
-    if not path.is_file():
-        raise error(f"{path}: no such file")
-
-
 def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) -> object:
     """The JSON value in ``path`` (RFC 8259); a byte-order mark is skipped.
 

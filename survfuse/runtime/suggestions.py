@@ -42,10 +42,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message about a ``name`` that is not among ``known``.
 
     >>> unknown("encoder", "unni", ["uni", "phikon"])
-    "unknown encoder 'unni'; known are uni, phikon; did you mean uni?"
+    "unknown encoder 'unni'; expected one of uni, phikon; did you mean uni?"
     """
     names = list(known)
-    return f"unknown {kind} {name!r}; known are {listing(names, len(names))}{did_you_mean(name, names)}"
+    return f"unknown {kind} {name!r}; expected one of {listing(names, len(names))}{did_you_mean(name, names)}"
 
 
 def nearest_path(path: Path) -> Path | None:

@@ -11,7 +11,7 @@ from survfuse.runtime.errors import SurvfuseError, is_machine_failure
 from survfuse.runtime.memory import at_most, available_memory, check_memory
 
 _SLACK = 2**30  # bytes that reading may take beyond twice the file's content
-# What zipfile raises for a file that is no sound archive.
+# What zipfile raises for a file that is not a sound archive.
 NOT_AN_ARCHIVE = (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError)
 
 

@@ -1,4 +1,4 @@
-"""Where tiles lie on a slide. Geometry alone: no image is read here."""
+"""Where tiles lie on a slide. Only geometry: no image is read here."""
 
 import math
 from dataclasses import dataclass

@@ -140,7 +140,7 @@ class Slide:
     def _read_anew(
         self, failed: openslide.OpenSlide, origin: tuple[int, int], level: int, size: tuple[int, int]
     ) -> Image.Image:
-        """The region, read by a slide opened for it alone.
+        """The region, read from a slide opened just for it.
 
         A slide that ``failed`` once answers every later call with that error, also in other threads: only a fresh one
         shows whether this region is at fault.

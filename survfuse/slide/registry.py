@@ -152,3 +152,12 @@ def check_weights(spec: EncoderSpec, weights: Path | None, error: type[SurvfuseE
     """Raise ``error`` if ``weights`` is None and no weights come with the package for ``spec``."""
     if weights is None and spec.name not in EMBEDDED:
         raise error(f"encoder {spec.name} needs a weight file; its weights are published at {spec.source}")
+
+
+def known_encoder(name: str) -> str:
+    """The registry's name of the encoder that a file calls ``name``; ``name`` itself if the registry has no such one.
+
+    >>> known_encoder("of-this-hospital")
+    'of-this-hospital'
+    """
+    return next((spec.name for spec in ENCODERS.values() if name in (spec.name, *spec.aliases)), name)

@@ -45,7 +45,7 @@ class TiffLevels:
     """The plainly tiled levels of a pyramid, by their size. Reading is safe from several threads at once."""
 
     def __init__(self, path: Path, sparse: bool) -> None:
-        """Open ``path``, a slide as OpenSlide has found; a file that is no such TIFF has no levels.
+        """Open ``path``, a slide as OpenSlide has found; a file that is not such a TIFF has no levels.
 
         With ``sparse``, tiles that the file leaves out are white; without, a level that leaves any out does not count.
         Raises InputError for a tile that states more bytes than the file has.

@@ -2,7 +2,7 @@
 
 A risk is ranked among the reference risks (out-of-fold risks of the training cohort). The share of the cohort with a
 lower risk is taken as the survival probability at the predicted time, which the Kaplan–Meier curve converts to
-months. Applying a table needs numpy alone; fitting one uses lifelines.
+months. Applying a table needs only numpy; fitting one uses lifelines.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from survfuse.runtime.errors import BundleError, InputError, brief
 RANK = "rank"  # the reference's own rule: months are event times, so patients may tie
 CONTINUOUS = "continuous"  # months strictly decrease with the risk
 
-# Share of the time between two events that depends on the risk alone. It keeps months strictly decreasing where the
+# Share of the time between two events that depends only on the risk. It keeps months strictly decreasing where the
 # quantile is nearly flat, and never moves a prediction past an event time.
 _RISK_SHARE = 0.01
 _LARGEST_RISK = 2.0**21  # beyond it, months no longer decrease

@@ -1,6 +1,6 @@
 """Risk → survival curve: one Cox coefficient and a baseline hazard, stored in the bundle.
 
-Applying a curve needs numpy alone; fitting one uses lifelines.
+Applying a curve needs only numpy; fitting one uses lifelines.
 """
 
 import warnings

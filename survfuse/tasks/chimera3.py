@@ -4,12 +4,11 @@ Sockets are those of the challenge on Grand Challenge (chimera.grand-challenge.o
 layouts are those of its published training data and of the reference's repository (arXiv 2605.13897).
 """
 
-from survfuse.tasks.chimera3_variables import simulated_variables
+from survfuse.tasks.chimera3_simulation import simulated_variables
 from survfuse.tasks.task import MASK, CohortLayout, OutcomeKeys, Socket, Task
 
 TASK = Task(
     name="chimera3",
-    title="CHIMERA Task 3, recurrence of high-risk non-muscle-invasive bladder cancer",
     modalities=("slide", "rna", "clinical"),
     sockets={
         "slide": Socket("bladder-cancer-tissue-biopsy-whole-slide-image", "images/bladder-cancer-tissue-biopsy-wsi"),

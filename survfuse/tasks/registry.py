@@ -1,9 +1,5 @@
-"""The tasks that are built in."""
-
-from collections.abc import Mapping
+"""The task that is built in."""
 
 from survfuse.tasks import chimera3
-from survfuse.tasks.task import Task
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (chimera3.TASK,)}
 DEFAULT = chimera3.TASK  # what commands, jobs and bundles are of

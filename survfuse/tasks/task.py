@@ -64,8 +64,8 @@ class SimulatedTraits:
     """What the simulator lets the clinical variables of n patients depend on."""
 
     age: "NDArray[np.float64]"  # [n], standard normal
-    t1: "NDArray[np.bool_]"  # [n], whether the tumour invades the lamina propria
-    lvi: "NDArray[np.bool_]"  # [n], whether it invades lymphatic or blood vessels
+    advanced: "NDArray[np.bool_]"  # [n], whether the tumour is of an advanced stage
+    invasive: "NDArray[np.bool_]"  # [n], whether it invades lymphatic or blood vessels
     programme: "NDArray[np.float64]"  # [n], activity of the first gene programme, standard normal
 
 
@@ -78,7 +78,6 @@ class Task:
     """
 
     name: str
-    title: str
     modalities: tuple[str, ...]
     sockets: Mapping[str, Socket]  # by modality, and MASK
     output_file: str  # one bare number: months

@@ -12,10 +12,10 @@ import torch
 
 from survfuse.training.member import TrainedMember
 from survfuse.training.training_data import TrainingData
-from survfuse.training.units import Unit
+from survfuse.training.work_units import WorkUnit
 
-Fit = Callable[[TrainingData, Unit, torch.device], list[TrainedMember]]
-Results = Iterator[tuple[Unit, list[TrainedMember]]]
+Fit = Callable[[TrainingData, WorkUnit, torch.device], list[TrainedMember]]
+Results = Iterator[tuple[WorkUnit, list[TrainedMember]]]
 
 
 class Executor(Protocol):
@@ -26,7 +26,7 @@ class Executor(Protocol):
         """The kind of device that units are fitted on."""
         ...
 
-    def results(self, fit: Fit, data: TrainingData, units: Sequence[Unit]) -> Results:
+    def results(self, fit: Fit, data: TrainingData, units: Sequence[WorkUnit]) -> Results:
         """Each unit with its members, as it ends: in any order, each once. An error of ``fit`` is passed on."""
         ...
 
@@ -42,7 +42,7 @@ class LocalExecutor:
         """The device that units are fitted on."""
         return self._device
 
-    def results(self, fit: Fit, data: TrainingData, units: Sequence[Unit]) -> Results:
+    def results(self, fit: Fit, data: TrainingData, units: Sequence[WorkUnit]) -> Results:
         """Each unit with its members, as it ends."""
         for unit in units:
             yield unit, fit(data, unit, self._device)

@@ -25,7 +25,7 @@ from survfuse.training.member import Fitted, Prepared
 from survfuse.training.protocol import Optimisation
 from survfuse.training.tile_sampler import TileSampler
 
-Tiles = tuple[Tensor, Tensor]  # tiles [n, T, D] and which of them are present [n, T]
+Sampled = tuple[Tensor, Tensor]  # tiles [n, T, D] and which of them are present [n, T]
 
 
 def fit_networks(
@@ -105,7 +105,7 @@ class FittedTogether:
         self._combinations = all_combinations(family.modalities) if sizes.stand_ins else [family.modalities]
         self._risks_by_epoch: list[list[Tensor]] = [[] for _ in members]  # each [combinations, inner patients]
 
-    def step(self, sampled: Tiles | None) -> None:
+    def step(self, sampled: Sampled | None) -> None:
         """One step of every active member over all of its fitted patients."""
         keep, available = self.masks(sampled[0].shape[1] if sampled else 0)
         risks = self._risks(_FullRisk(self._network), self._fitted, sampled, keep, available)
@@ -118,7 +118,7 @@ class FittedTogether:
             self._training_losses[place].append(value)
 
     @torch.no_grad()
-    def keep_best(self, epoch: int, sampled: Tiles | None) -> bool:
+    def keep_best(self, epoch: int, sampled: Sampled | None) -> bool:
         """Keep the weights of members that predict their inner patients better than ever, and stop those whose
         patience has run out; returns whether any member goes on."""
         by_combination = _RisksByCombination(self._network, self._combinations)
@@ -210,7 +210,7 @@ class FittedTogether:
         self,
         scoring: "_FullRisk | _RisksByCombination",
         part: "_PaddedRows",
-        sampled: Tiles | None,
+        sampled: Sampled | None,
         keep: Mapping[str, Tensor] | None,
         available: Tensor | None,
     ) -> Tensor:

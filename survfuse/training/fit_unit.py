@@ -17,12 +17,12 @@ from survfuse.training.fit_networks import fit_networks, inner_sizes
 from survfuse.training.member import Fitted, Prepared, TrainedMember
 from survfuse.training.member_risks import network_risks
 from survfuse.training.training_data import TrainingData
-from survfuse.training.units import Unit
+from survfuse.training.work_units import WorkUnit
 
 _ONE_AT_A_TIME = Lock()  # torch has one random generator for all threads of a process
 
 
-def fit_unit(data: TrainingData, unit: Unit, device: torch.device) -> list[TrainedMember]:
+def fit_unit(data: TrainingData, unit: WorkUnit, device: torch.device) -> list[TrainedMember]:
     """The trained members of ``unit``, one for each of its splits and in their order.
 
     The same arguments and number of threads give the same members, on the CPU to the last bit; torch's random state is
@@ -48,7 +48,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def _fit_unit(data: TrainingData, unit: Unit, device: torch.device) -> list[TrainedMember]:
+def _fit_unit(data: TrainingData, unit: WorkUnit, device: torch.device) -> list[TrainedMember]:
     family, cohort = data.families[unit.family], data.cohort
     members = [data.prepared(family, data.splits_by_name[name]) for name in unit.splits]
     sizes = inner_sizes(data.family_sizes(family))

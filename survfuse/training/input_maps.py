@@ -1,4 +1,4 @@
-"""What a member does to its inputs: genes selected, standardised and rotated by its fitted patients alone.
+"""What a member does to its inputs: genes selected, standardised and rotated using only its fitted patients.
 
 Both maps are affine. A frozen member carries them as its first, fixed layers, so that it takes the bundle's inputs.
 One thing differs there: a gene that a patient lacks stood at the fitted patients' mean in training, and stands at the

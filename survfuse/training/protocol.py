@@ -10,7 +10,7 @@ from survfuse.survival.calibration import CONTINUOUS
 
 NONE, VARIANCE, COX_SCORE = "none", "variance", "cox-score"  # rules by which genes are selected
 AUTO = "auto"
-# From the simplest to the paper's. A cohort without one of the modalities trains the families that do without it.
+# From the simplest to the paper's. A cohort that lacks a modality trains the families that do not need it.
 CANDIDATES = ("clinical", "cox-rna", "cox-slide", "cox-rna+clinical", "cox", "rna+clinical", "bilinear")
 
 

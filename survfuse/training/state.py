@@ -20,7 +20,7 @@ from survfuse.tasks.modalities import combination_name, parse_combination
 from survfuse.training.folds import Split
 from survfuse.training.member import Fitted, TrainedMember
 from survfuse.training.training_data import TrainingData
-from survfuse.training.units import Unit
+from survfuse.training.work_units import WorkUnit
 
 _WEIGHTS, _RISKS, _BY_STEP = "weights", "risks", "risks_by_step"  # kinds of tensors in a member's file
 
@@ -34,7 +34,7 @@ class TrainingState:
         self._scalars = work / "tensorboard"
         self._data = data
 
-    def holds(self, unit: Unit) -> bool:
+    def holds(self, unit: WorkUnit) -> bool:
         """Whether every member of ``unit`` is finished."""
         return all(self._file(unit.family, split).exists() for split in unit.splits)
 
@@ -45,7 +45,7 @@ class TrainingState:
             self._write_scalars(member)  # first: a member that is kept is not trained again
             self._write_member(member)
 
-    def read(self, unit: Unit) -> list[TrainedMember]:
+    def read(self, unit: WorkUnit) -> list[TrainedMember]:
         """The members of a finished ``unit``, in the order of its splits."""
         family = self._data.families[unit.family]
         return [self._read_member(family, self._data.splits_by_name[name]) for name in unit.splits]
@@ -109,7 +109,7 @@ def members_folder(work: Path) -> Path:
 def fingerprint(data: TrainingData, device: torch.device) -> str:
     """What members depend on, as 16 hexadecimal digits: state of another cohort, protocol or release is not taken up.
 
-    The fusion is left out, since a family's members are the same in a stack and alone.
+    The fusion is left out, since a family's members are the same with or without a stack.
     """
     cohort, digest = data.cohort, hashlib.sha256()
     protocol = {name: value for name, value in asdict(data.protocol).items() if name not in ("fusion", "calibration")}

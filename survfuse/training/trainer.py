@@ -12,7 +12,7 @@ from survfuse.training.fit_unit import fit_unit
 from survfuse.training.member import TrainedMember
 from survfuse.training.state import TrainingState
 from survfuse.training.training_data import TrainingData
-from survfuse.training.units import Unit, units
+from survfuse.training.work_units import WorkUnit, work_units
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Trainer:
 
         The order in which units end does not matter: all members are read back from the state.
         """
-        every = units(self.data)
+        every = work_units(self.data)
         missing = [unit for unit in every if not self.state.holds(unit)]
         total, left = _members(every), _members(missing)
         if left < total:
-            stage("resumed", f"{count(total - left, 'member')} of {total} were trained before")
+            stage("resumed", f"{count(total - left, 'member')} of {total} already trained")
         results = self.executor.results(fit_unit, self.data, missing)
         for _, members in progress(results, left, "training", lambda result: len(result[1])):
             self.state.write(members)
@@ -40,7 +40,7 @@ class Trainer:
         return [member for unit in every for member in self.state.read(unit)]
 
 
-def _members(some: Sequence[Unit]) -> int:
+def _members(some: Sequence[WorkUnit]) -> int:
     return sum(len(unit.splits) for unit in some)
 
 

@@ -25,7 +25,7 @@ from survfuse.training.tile_clusters import TileClusters
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A cohort of n patients under a protocol. What it computes depends on its fields alone, and is kept for reuse."""
+    """A cohort of n patients under a protocol. What it computes depends only on its fields and is kept for reuse."""
 
     cohort: Cohort
     protocol: Protocol
@@ -75,7 +75,7 @@ class TrainingData:
         return [family.modalities]
 
     def maps(self, split: Split) -> InputMaps:
-        """What a split's member does to its inputs, by its fitted patients alone; only the last are kept."""
+        """A split's input maps, fitted only to its fitted patients; only the most recent are kept."""
         if split.name not in self._last_maps:
             self._last_maps.clear()
             self._last_maps[split.name] = InputMaps(self._expression_map(split), self._clinical_map(split))

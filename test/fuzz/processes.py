@@ -19,7 +19,7 @@ import survfuse.container.supervisor
 from survfuse.container.supervisor import supervised
 
 SECONDS = 10  # that one input may take
-CONTAINED = ("a library crashed (", "a library that reads it did not come back")  # what the parent says
+CONTAINED = ("a library crashed (", "a library did not return from reading it")  # what the parent says
 MEMORY = 3 * 2**30  # bytes that one process may grow by
 _AT_ONCE = max(1, os.cpu_count() or 1)
 _BATCH = 100  # inputs of one child

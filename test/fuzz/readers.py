@@ -172,7 +172,7 @@ def _pt(chance: random.Random, folder: Path) -> Path:
 
 def _features(path: Path) -> None:
     features = read_features(path)
-    check_encoder(features, path.name, "efficientnet-lite0", (), 1280)
+    check_encoder(features, path.name, "efficientnet-lite0", 1280)
     assert features.values.ndim == 2 and features.values.isfinite().all()
 
 

@@ -21,8 +21,8 @@ def simulated_variables(traits: "SimulatedTraits", random: "np.random.Generator"
     instillations = np.clip(np.rint(random.normal(20.0, 8.0, number)), 5, 40).astype(int)
     instillations[random.random(number) < 0.05] = -1
     age = np.clip(np.rint(68.9 + 9.0 * traits.age), 30, 95).astype(int)
-    substage = np.where(traits.t1, drawn(("T1e", "T1m", "-1"), (0.45, 0.35, 0.20)), "-1").tolist()
-    lvi = np.where(random.random(number) < 0.2, "-1", np.where(traits.lvi, "Yes", "No")).tolist()
+    substage = np.where(traits.advanced, drawn(("T1e", "T1m", "-1"), (0.45, 0.35, 0.20)), "-1").tolist()
+    lvi = np.where(random.random(number) < 0.2, "-1", np.where(traits.invasive, "Yes", "No")).tolist()
     subtype = 1 + np.digitize(traits.programme + 0.5 * random.standard_normal(number), (-0.4, 0.6))
     sex, smoking = drawn(("Male", "Female"), (0.79, 0.21)), drawn(("Yes", "No", "-1"), (0.55, 0.35, 0.10))
     grade, again = drawn(("G3", "G2"), (0.9, 0.1)), drawn(("Yes", "No"), (0.7, 0.3))
@@ -34,7 +34,7 @@ def simulated_variables(traits: "SimulatedTraits", random: "np.random.Generator"
             "sex": sex[place],
             "smoking": smoking[place],
             "tumor": "Primary",
-            "stage": "T1HG" if traits.t1[place] else "TaHG",
+            "stage": "T1HG" if traits.advanced[place] else "TaHG",
             "substage": substage[place],
             "grade": grade[place],
             "reTUR": again[place],

@@ -10,19 +10,19 @@ _STACK_BYTES = 1.5e9  # of activations that one pass over stacked networks may h
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One unit, by names alone, so that it is small to send; ``TrainingData`` knows what the names stand for."""
+class WorkUnit:
+    """One unit, given only by names so that it is small to send; ``TrainingData`` knows what they stand for."""
 
     family: str
     splits: tuple[str, ...]
 
 
-def units(data: TrainingData) -> list[Unit]:
+def work_units(data: TrainingData) -> list[WorkUnit]:
     """Every unit of a training, family by family."""
     return [unit for family in data.families.values() for unit in _units_of(data, family)]
 
 
-def _units_of(data: TrainingData, family: Family) -> Iterator[Unit]:
+def _units_of(data: TrainingData, family: Family) -> Iterator[WorkUnit]:
     """A family's splits in their order: a fold's together, and of networks as many folds' as memory allows."""
     inner = at_once = data.protocol.inner
     if not family.linear:
@@ -30,7 +30,7 @@ def _units_of(data: TrainingData, family: Family) -> Iterator[Unit]:
         if at_once > inner:
             at_once -= at_once % inner
     for start in range(0, len(data.splits), at_once):
-        yield Unit(family.name, tuple(split.name for split in data.splits[start : start + at_once]))
+        yield WorkUnit(family.name, tuple(split.name for split in data.splits[start : start + at_once]))
 
 
 def _member_bytes(data: TrainingData, family: Family) -> float:
