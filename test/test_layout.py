@@ -1,6 +1,6 @@
-"""The house: which room may import which, what only ``tasks`` may name, and what every public name says of itself.
+"""Which subpackage may import which, what only ``tasks`` may name, and that every public name has a docstring.
 
-Modules are read and not run, so an import inside a function or for type checkers alone counts as any other.
+Modules are read, not run, so an import inside a function or only for type checkers counts like any other.
 """
 
 import ast
@@ -14,8 +14,8 @@ from conftest import ROOT
 
 import survfuse
 
-# The rooms from the ground up; a room imports only from lower levels. One direction, since a case goes one way: from
-# files to vectors, through networks to a risk, from a risk to months. Whatever is used at every station lies lowest.
+# The subpackages from the bottom up; each imports only from lower levels. There is one direction because a case goes
+# one way: from files to vectors, through networks to a risk, from a risk to months. What every step uses lies lowest.
 LEVELS = (
     ("runtime",),  # files, log, errors, device: knows nothing of survival
     ("tasks",),  # what is predicted and how its files name things: the rest reads it, so it must not read the rest
@@ -30,7 +30,7 @@ LEVELS = (
     ("__main__.py",),
 )
 VERSION = ("__init__.py", "__version__")  # stands where tools look for it, and may be read from everywhere
-TASK_WORDS = ("chimera", "bladder", "bcg", "task 3")  # what is true of one task stands in tasks/ alone
+TASK_WORDS = ("chimera", "bladder", "bcg", "task 3")  # what is specific to one task stands only in tasks/
 TASK_ROOM = "tasks"
 
 
@@ -84,7 +84,7 @@ def module_file(name: str, package: str, modules: Mapping[str, ast.Module]) -> s
 
 
 def room(path: str) -> str:
-    """The room that a module lies in: its folder, or the module itself beside the rooms."""
+    """The subpackage that a module lies in: its folder, or the module itself if it lies beside the subpackages."""
     return path.split("/")[0]
 
 
@@ -93,7 +93,7 @@ def level(path: str) -> int:
 
 
 def imports_not_downwards(some: list[Import]) -> list[str]:
-    """A line on each import between rooms that does not run to a lower level."""
+    """A line on each import between subpackages that does not run to a lower level."""
     refused = {
         f"{one.importer}, line {one.line}, imports {one.imported}: {room(one.importer)} may not import "
         f"{room(one.imported)}"
@@ -104,7 +104,7 @@ def imports_not_downwards(some: list[Import]) -> list[str]:
 
 
 def circles(some: list[Import]) -> list[str]:
-    """A line on each circle of modules, naming them in the order in which they import each other."""
+    """A line on each cycle of modules, naming them in the order in which they import each other."""
     edges: dict[str, list[str]] = {}
     for one in some:
         edges.setdefault(one.importer, []).append(one.imported)
@@ -125,7 +125,7 @@ def circles(some: list[Import]) -> list[str]:
 
 
 def private_imports(some: list[Import]) -> list[str]:
-    """A line on each import of a name that is another module's own."""
+    """A line on each import of a name that is private to another module."""
     return [
         f"{one.importer}, line {one.line}, imports {one.name} of {one.imported}"
         for one in some
@@ -145,7 +145,7 @@ def task_words(package: Path) -> list[str]:
 
 
 def filled_packages(modules: Mapping[str, ast.Module]) -> list[str]:
-    """The ``__init__`` files of rooms that hold anything: importing a room's module would cost what they import."""
+    """The non-empty ``__init__`` files: importing any module of the subpackage would cost what they import."""
     return [path for path, tree in modules.items() if path.endswith("/__init__.py") and tree.body]
 
 
@@ -167,7 +167,7 @@ def definitions(tree: ast.AST, public: bool, prefix: str = "") -> Iterator[tuple
 
 
 def without_docstring(modules: Mapping[str, ast.Module]) -> list[str]:
-    """A line on each module, and each public function, class and method, that does not say what it is."""
+    """A line on each module, and each public function, class and method, that has no docstring."""
     silent = [path for path, tree in modules.items() if tree.body and ast.get_docstring(tree) is None]
     for path, tree in modules.items():
         silent += [f"{path}: {name}" for name, node in definitions(tree, public=True) if not ast.get_docstring(node)]
@@ -281,7 +281,7 @@ FAKE = {
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Path:
-    """A package that does everything that is refused, and beside it what only looks like that."""
+    """A package that breaks every rule, along with code that only seems to."""
     for name, text in FAKE.items():
         (tmp_path / "fake" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fake" / name).write_text(text)

@@ -312,6 +312,15 @@ def test_every_case_of_a_folder_that_cannot_be_read_is_named(tmp_path, capsys):
     assert not (tmp_path / "p.csv").exists()
 
 
+def test_a_folder_beside_cases_that_is_not_one_is_named_in_a_short_line(tmp_path, capsys):
+    shutil.copytree(CASES / "interf1", tmp_path / "cases" / "a")
+    (tmp_path / "cases" / "notes" / "deeper").mkdir(parents=True)
+    command = ["predict", str(tmp_path / "cases"), "--model", str(DEMONSTRATION), "--out", str(tmp_path / "p.csv")]
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert "1 of 2 cases cannot be predicted: notes: holds neither inputs.json nor any of a case's inputs" in err
+
+
 def test_the_command_leaves_its_tables_alone_behind(patients, tmp_path):
     (tmp_path / "out").mkdir()
     for file in (patients / "features/features").iterdir():  # compressed: copies have to be made

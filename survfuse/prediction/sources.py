@@ -9,9 +9,10 @@ import numpy as np
 
 from survfuse.bundle.load import Bundle
 from survfuse.inputs.case import Case
-from survfuse.inputs.sockets import is_case, read_case
+from survfuse.inputs.sockets import INPUTS_FILE, is_case, read_case
 from survfuse.runtime.errors import InputError
 from survfuse.slide.registry import known_encoder
+from survfuse.tasks.task import Task
 
 if TYPE_CHECKING:
     from survfuse.cohort.read import Cohort
@@ -56,12 +57,19 @@ def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Pat
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
     if any(is_case(folder, bundle.task) for folder in folders):
         names = tuple(folder.name for folder in folders)
-        return Cases(names, lambda index: read_case(folders[index], bundle.task).called(names[index]))
+        return Cases(names, lambda index: _case_of_folder(folders[index], bundle.task))
     from survfuse.cohort.read import read_cohort
 
     cohort = read_cohort(source, cache, modalities=modalities, with_outcomes=False, task=bundle.task)
     _check_features(cohort, bundle)
     return Cases(cohort.ids, lambda row: _cohort_case(cohort, row))
+
+
+def _case_of_folder(folder: Path, task: Task) -> Case:
+    """A case among others in folders; it goes by its folder's name."""
+    if not is_case(folder, task):
+        raise InputError(f"holds neither {INPUTS_FILE} nor any of a case's inputs")
+    return read_case(folder, task).called(folder.name)
 
 
 def _cohort_case(cohort: "Cohort", row: int) -> Case:
