@@ -317,8 +317,8 @@ def test_a_folder_beside_cases_that_is_not_one_is_named_in_a_short_line(tmp_path
     (tmp_path / "cases" / "notes" / "deeper").mkdir(parents=True)
     command = ["predict", str(tmp_path / "cases"), "--model", str(DEMONSTRATION), "--out", str(tmp_path / "p.csv")]
     assert main(command) == 2
-    err = capsys.readouterr().err
-    assert "1 of 2 cases cannot be predicted: notes: holds neither inputs.json nor any of a case's inputs" in err
+    refusal = "survfuse: InputError: notes: holds neither inputs.json nor any of a case's inputs\n"
+    assert capsys.readouterr().err == refusal
 
 
 def test_the_command_leaves_its_tables_alone_behind(patients, tmp_path):
