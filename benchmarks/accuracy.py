@@ -57,7 +57,7 @@ SIZES = Sizes(bag=64, attention=32, rna=(64, 32, 16), rank=16, pairs=(16, 8, 8),
 OPTIMISATION = Optimisation(learning_rate=1e-3, epochs=150)
 TILE_FEATURES, TILES = 128, 24
 TRAINING, TEST = 176, 200
-SETTLED_SEEDS, SETTLED_REPEATS = 2, 5  # the first, which choices of the stack were settled on
+SETTLED_SEEDS, SETTLED_REPEATS = 2, 5  # the first ones, on which choices of the stack were made
 INTERACTIONS = {"none": 0.0, "moderate": 1.0, "strong": 2.0}
 
 
@@ -397,7 +397,7 @@ def _simulated_tables(groups: Mapping[str, Sequence[dict]]) -> None:
     for name, runs in groups.items():
         _differences(name, [runs], _best(runs))
     _differences("all", list(groups.values()), _best(everything))
-    for title, rows in (("settled on", slice(0, SETTLED_SEEDS)), ("not settled on", slice(SETTLED_SEEDS, None))):
+    for title, rows in (("for choices", slice(0, SETTLED_SEEDS)), ("not for choices", slice(SETTLED_SEEDS, None))):
         _differences(f"all, {title}", [runs[rows] for runs in groups.values()], _best(everything))
 
 
@@ -430,7 +430,7 @@ def _real_table(name: str, folds: Mapping[str, Floats]) -> None:
             difference = f"{_interval(found)} | {_error(found):.3f} |"
         print(f"| {model} | {_mean(np.nanmean(folds[model], axis=1))} | {difference}")
     best = _best_fold(folds)
-    for title, rows in (("settled on", slice(0, SETTLED_REPEATS)), ("not settled on", slice(SETTLED_REPEATS, None))):
+    for title, rows in (("for choices", slice(0, SETTLED_REPEATS)), ("not for choices", slice(SETTLED_REPEATS, None))):
         parts = [f"{np.nanmean((folds['stack'] - folds[model])[rows]):+.3f}" for model in (best, "clinical")]
         print(f"\nrepeats {title}: stack − {best} {parts[0]}, stack − clinical {parts[1]}")
 

@@ -1,6 +1,6 @@
 """Processes that speed.py times: an encoder without the job around it.
 
-alone      tiles read before, then encoded in the best of several batches
+alone      tiles read before, then encoded at the best of several batch sizes
 plain      read by OpenSlide and encoded one by one in float32, as timm and torch come
 route      reading and encoding as the job does them
 settings   the encoder on the same tiles in every setting that could be its best
@@ -71,7 +71,7 @@ def alone(encoder, tiles) -> None:
 
 
 def plain_network(name: str, weights):
-    """timm's network as it comes: float32, contiguous, nothing folded."""
+    """timm's unmodified network: float32, contiguous, nothing folded."""
     import torch
 
     from survfuse.slide.registry import ENCODERS
@@ -126,9 +126,9 @@ def settings(name: str, weights, tiles) -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         other = Encoder(ENCODERS["uni"], torch.nn.Identity(), torch.device("cpu"))  # a spec that changes no layer
         other.network, other._layout = copy.deepcopy(network).to(memory_format=layout), layout
-        made[f"as it comes, {layout}".replace("torch.", "")] = other
+        made[f"unmodified, {layout}".replace("torch.", "")] = other
     batches, threads = (1, 4, 8, 16, 32), torch.get_num_threads()
-    print(f"ms a tile by batch\n\n|  | threads | precision | {' | '.join(map(str, batches))} |\n|{'---|' * 8}")
+    print(f"ms per tile by batch size\n\n|  | threads | precision | {' | '.join(map(str, batches))} |\n|{'---|' * 8}")
     for label, encoder in made.items():
         for number in {1, threads}:
             torch.set_num_threads(number)

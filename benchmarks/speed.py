@@ -110,7 +110,7 @@ def slide(encoder: str, tiles: int | None, turns: int) -> None:
     print(found["encoder alone"][-1].log)
     plain = run([sys.executable, "-c", ENCODE_ALONE, "plain", encoder, str(many), str(bundle), "64" if light else "12"])
     rate = plain.number(r"plain ([\d.]+) s")
-    print(f"plain way {rate:.4f} s a tile; / job's {rate / (statistics.median(net) / (number - 1)):.2f}")
+    print(f"plain loop {rate:.4f} s per tile; / job's {rate / (statistics.median(net) / (number - 1)):.2f}")
 
 
 def memory(every: bool) -> None:
@@ -144,7 +144,7 @@ def growth() -> None:
         flops = 2.0 * members * tiles * (1024 * 512 + 2 * 512 * 256 + 256 + 512)
         row = (str(members), f"{tiles:,}", f"{taken:.3f}", f"{1e6 * taken / tiles / members:.1f}")
         rows.append((*row, f"{flops / taken / 1e9:.0f}", f"{flops / taken / peak:.0%}"))
-    table(("members", "tiles", "seconds", "µs a tile and member", "GFLOP/s", "of the peak"), rows)
+    table(("members", "tiles", "seconds", "µs per tile and member", "GFLOP/s", "of the peak"), rows)
     print(f"\nmatrix peak, float32: {peak / 1e9:.0f} GFLOP/s (4,096² × 4,096²)")
     found = job(material.features_case(10**5), material.full_size_bundle())
     print(f"a job of 100,000 tiles, five members: {found.seconds:.1f} s, {found.megabytes:,.0f} MB (target 2,500)")
@@ -185,7 +185,7 @@ def deadline() -> None:
             months = float(bundle.calibration.months(risks[0]).months)
             row = (f"{share:.0%}", f"{used:,}", f"{risks[0]:+.4f}", f"{months:.2f}")
             rows.append((name, *row, f"{np.mean(risks[1:]):+.4f} ± {np.std(risks[1:]):.4f}"))
-    table(("slide", "share", "tiles", "risk", "months", "risk, tiles by chance (20 draws)"), rows)
+    table(("slide", "share", "tiles", "risk", "months", "risk in random order (20 draws)"), rows)
     rows = []
     for limit in (10, 15, 20):
         found = job(material.mosaic(), material.DEMONSTRATION, SURVFUSE_TIME_LIMIT=str(limit))
@@ -207,7 +207,7 @@ def field(lazyslide: str | None, turns: int) -> None:
     script = [lazyslide, str(ROOT / "benchmarks/lazyslide_extract.py"), str(case)]
     kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
     ways = {
-        f"LazySlide, batch {batch}{', memory kept as ours' if extra else ''}": (batch, extra)
+        f"LazySlide, batch {batch}{', memory kept as in survfuse' if extra else ''}": (batch, extra)
         for extra in ({}, kept)
         for batch in (8, 16)
     }
@@ -224,7 +224,7 @@ def field(lazyslide: str | None, turns: int) -> None:
     for name, values in rates.items():
         times = [ours / theirs for ours, theirs in zip(rates["survfuse"], values, strict=True)]
         rows.append((name, middle(values), middle(times)))
-    table(("reading and encoding 192 tiles", "tiles a second", "ours / theirs"), rows)
+    table(("reading and encoding 192 tiles", "tiles per second", "survfuse / LazySlide"), rows)
 
 
 def job(case: Path, bundle: Path, **environment: str) -> Run:

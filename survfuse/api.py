@@ -1,6 +1,6 @@
 """The package as a library: the functions behind the commands, with the commands' defaults.
 
-Paths may be given as text or as ``Path``. Each function logs its steps on stdout, as its command does, and raises
+Paths may be text or ``Path``. Each function logs its steps on stdout, as its command does, and raises
 ``InputError`` for a path, name or number that cannot be used, ``BundleError`` for a damaged bundle and
 ``EnvironmentFailure`` if the machine fails. Paths and names are checked before torch and the other heavy libraries are
 imported.
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 def load(model: str | Path, *, device: str | None = None) -> Model:
-    """The bundle in the folder ``model``, with every checksum verified, ready to predict.
+    """Load the bundle in the folder ``model``, ready to predict, with every checksum verified.
 
     ``device`` is auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto). Demonstration weights announce themselves on
-    stdout. Raises BundleError for a bundle that is absent, damaged or of another release.
+    stdout. Raises BundleError for a bundle that is absent, damaged or from a different release.
 
     >>> from contextlib import redirect_stdout
     >>> with redirect_stdout(None):
@@ -48,9 +48,9 @@ def load(model: str | Path, *, device: str | None = None) -> Model:
 
 
 def demonstration(*, device: str | None = None) -> Model:
-    """The demonstration bundle that comes with the package, trained on simulated patients: it means nothing clinically.
+    """Load the demonstration bundle that comes with the package; its predictions mean nothing clinically.
 
-    ``device`` is as in ``load``. It announces itself on stdout.
+    It was trained on simulated patients, and says so on stdout. ``device`` is as in ``load``.
 
     >>> model = demonstration(device="cpu")  # doctest: +ELLIPSIS
     [...] notice       DEMONSTRATION WEIGHTS. ...
@@ -74,17 +74,17 @@ def extract(
 ) -> Path:
     """Write the tile features [N, D] of a slide, or of every slide of a cohort, as HDF5 that CLAM and TRIDENT read.
 
-    ``out`` is the HDF5 file of a slide; of a cohort it is the folder that receives ``features/features`` (default: the
-    cohort itself). A cohort's slides whose features are there, made by the same settings, are skipped.
+    ``out`` is the HDF5 file for a slide; for a cohort it is the folder in which ``features/features`` is written
+    (default: the cohort itself). A cohort's slides that already have features made with the same settings are skipped.
 
     ``mask`` is a slide's tissue mask, .tif or .mha; without one, tissue is found by saturation. ``weights`` is the
     encoder's weight file, which every encoder but efficientnet-lite0 needs. ``mpp`` is the resolution of a tile in µm
     per pixel, ``min_coverage`` the share of a tile that must be tissue, ``assume_mpp`` the µm per level-0 pixel of a
     slide that states none. ``device`` is auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto).
 
-    Returns the path of the HDF5 file, or the folder of the cohort that the features were written to. Raises InputError
-    for a slide without tissue, one that cannot be read, and for wrong arguments; for a cohort it lists every slide that
-    failed once the others are done.
+    Returns the path of the HDF5 file or, for a cohort, the folder that the features were written to. Raises InputError
+    for a slide without tissue, one that cannot be read, and for wrong arguments; for a cohort it lists every slide
+    that failed, after all were tried.
 
     >>> from contextlib import redirect_stdout
     >>> from tempfile import TemporaryDirectory
@@ -104,7 +104,7 @@ def extract(
     check_weights(find_spec(encoder), weight_file)
     if source.is_dir():
         if mask is not None:
-            raise InputError("a mask belongs to one slide; a cohort's masks lie beside its slides")
+            raise InputError("a mask belongs to one slide; a cohort's masks lie next to its slides")
         return _extract_cohort(source, Path(out) if out is not None else None, settings, weight_file, device)
     if out is None:
         raise InputError("--out is missing: a slide's features need a file to be written to, such as --out slide.h5")
@@ -164,17 +164,17 @@ def train(
     """Train an ensemble on a cohort and freeze it as a bundle.
 
     ``out`` is the bundle's folder, which must be empty or absent. ``work`` keeps the training state, the report and the
-    TensorBoard scalars (default: ``<out>.training`` beside the bundle); a run that was interrupted goes on from there
-    and ends with the same bundle. ``outcomes`` is a CSV with case_id, time in months and event (default: each patient's
-    clinical JSON). ``modalities`` are those to read (default: all of the task's).
+    TensorBoard scalars (default: ``<out>.training`` beside the bundle); an interrupted run resumes from there and
+    ends with the same bundle. ``outcomes`` is a CSV with case_id, time in months and event (default: each patient's
+    clinical JSON). ``modalities`` are the ones to read (default: all of the task's).
 
     ``encoder``, ``mpp`` (µm per pixel of a tile) and ``assume_mpp`` (µm per level-0 pixel of slides that state none)
-    say how the tile features were made; ``weights``, the encoder's weight file, is carried in the bundle so that it can
-    encode slides. ``protocol`` and ``sizes`` are the training's choices and the networks' widths. ``draws`` is the
+    say how the tile features were made; ``weights``, the encoder's weight file, is copied into the bundle so that it
+    can encode slides. ``protocol`` holds the choices for training, ``sizes`` the networks' widths. ``draws`` is the
     number of bootstrap draws behind the intervals in the report.
 
     Returns the bundle's folder. Raises InputError that lists every patient that cannot be used, for a cohort too small
-    for its folds, and if another bundle is at ``out``.
+    for its folds, and if ``out`` holds a different bundle.
 
     >>> from contextlib import redirect_stdout
     >>> from tempfile import TemporaryDirectory
@@ -201,7 +201,7 @@ def train(
     settings = _slide_settings(encoder, mpp, SlideSettings.min_coverage, assume_mpp)
     weight_file = _weight_file(weights)
     state = Path(work) if work is not None else bundle.with_name(f"{bundle.name}.training")
-    check_place(bundle, remains=state.is_dir())  # `train` looks closer, once its imports are there
+    check_place(bundle, remains=state.is_dir())  # `train` checks more, once its imports are loaded
 
     check_extra("train", "train")
     from survfuse.cohort.read import read_cohort
@@ -219,15 +219,15 @@ def train(
 
 
 def evaluate(predictions: str | Path, outcomes: str | Path, *, draws: int = 1000, seed: int = 0) -> "Evaluation":
-    """Concordance of predicted months and risks with outcomes, and further figures.
+    """Compute the concordance of predicted months and risks with outcomes, and further figures.
 
     ``predictions`` is a CSV with case_id, risk and months, as ``predict`` writes it; ``outcomes`` a CSV with case_id,
     time in months and event. Cases are matched by case_id. ``draws`` bootstrap draws over patients, from ``seed``, give
     each figure's 95% percentile interval.
 
-    Returns the figures by name, ready for JSON: a figure is ``value`` with the ``low`` and ``high`` of its interval,
-    None if undefined. ``challenge_concordance`` is of the months, the other figures are of the risks. Raises InputError
-    that lists every problem of both tables, with the cases that only one of them has.
+    Returns the figures by name, ready for JSON: a figure is ``value`` with the ``low`` and ``high`` ends of its
+    interval, None if undefined. ``challenge_concordance`` is computed from the months, the other figures from the
+    risks. Raises InputError that lists every problem in both tables, including cases that only one of them has.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:

@@ -5,9 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 import survfuse.container.job as job
 from survfuse.bundle.manifest import MANIFEST, SELF, manifest_digest
@@ -66,10 +69,11 @@ def bundle(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_job(
     input_root: Path, output: Path, model: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess:
-    """One job in a fresh process, as the platform starts it."""
+    """One job in a fresh process, as the platform starts it: on all cores, of which `make test` gives its tests one."""
     command = [sys.executable, str(ROOT / "inference.py"), "--input", str(input_root), "--output", str(output)]
     command += ["--model", str(model)] if model else []
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=300)
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    return subprocess.run(command, capture_output=True, text=True, env=inherited | environment, timeout=300)
 
 
 def edit_json(path: Path, **changes: object) -> None:
@@ -112,6 +116,23 @@ def give_slide(case: Path, name: str, data: bytes) -> Path:
         path.unlink()
     (folder / name).write_bytes(data)
     return folder / name
+
+
+@contextmanager
+def on_two_threads() -> Iterator[None]:
+    """PyTorch computes on two threads, where `make test` has it compute on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    with on_two_threads():
+        yield
 
 
 @pytest.fixture

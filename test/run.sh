@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs the image over every case as the platform does, under harder limits than the platform's, and compares the months
+# Runs the image on every case as the platform does, under stricter limits than the platform's, and compares the months
 # with those expected. Usage: test/run.sh [IMAGE]; the default is build.sh's image.
 #
 #   INPUT      cases, one folder each (test/input)
 #   MODEL      a bundle to mount at /opt/ml/model (none: the demonstration bundle in the image)
-#   EXPECTED   CASE/likelihood-of-bladder-cancer-recurrence.json for each; nothing is compared where it is empty, as
+#   EXPECTED   CASE/likelihood-of-bladder-cancer-recurrence.json for each; nothing is compared if it is empty, as
 #              it is by default with a bundle or cases of your own (test/expected)
 #   TOLERANCE  relative, between machines (0.001)
-#   CONTAINER_ENGINE, RUN_FLAGS   as for export.sh; with a driver whose GPU the engine cannot give, say
-#              RUN_FLAGS="--env SURVFUSE_DEVICE=cpu", else each job's warning of it counts as a failure
+#   CONTAINER_ENGINE, RUN_FLAGS   as for export.sh; if the engine cannot provide a driver's GPU, set
+#              RUN_FLAGS="--env SURVFUSE_DEVICE=cpu", else each job's warning about it counts as a failure
 set -euo pipefail
 export LC_ALL=C # numbers with a point
 unset CDPATH
@@ -58,7 +58,7 @@ job() {
     "$image" >"$2/stdout" 2>"$2/stderr"
 }
 
-# What is wrong with a finished job, in words; nothing where all is well.
+# What is wrong with a finished job; nothing if all is well.
 verdict() {
   local case=$1 code=$2 found=$3 want=$4
   if ((code)); then

@@ -106,7 +106,7 @@ def test_members_swapped_with_their_checksums_are_found(copy):
     first, second = (manifest["members"][number]["file"] for number in (0, 1))
     manifest["members"][0]["file"], manifest["members"][1]["file"] = second, first
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"manifest\.json: its sha256 is not the one it states"):
+    with pytest.raises(BundleError, match=r"manifest\.json: its sha256 does not match the one it states"):
         load(copy)
 
 
@@ -270,7 +270,7 @@ FULL = "slide+rna+clinical"
         ({"standings": {FULL: {"weight": 1.0, "location": "x", "scale": 1.0}}}, "location"),
         ({"standings": {FULL: {"weight": -1.0, "location": 0.0, "scale": 1.0}}}, "weight"),
         ({"standings": {FULL: {"weight": 1.0}}}, "schema"),
-        ({"standings": {"rna+slide": {"weight": 1.0, "location": 0.0, "scale": 1.0}}}, "combinations of the ensemble"),
+        ({"standings": {"rna+slide": {"weight": 1.0, "location": 0.0, "scale": 1.0}}}, "the ensemble's combinations"),
         ({"standings": {}}, "expected standings"),
         ({"family": "magic"}, "unknown network family"),
         ({"family": ["bilinear"]}, "unknown network family"),
@@ -290,7 +290,7 @@ def test_members_that_cannot_run_are_refused(copy, changes, message):
     ("changes", "message"),
     [
         ({"combinations": {}}, "expected a combination"),
-        ({"combinations": {"rna+slide": {"location": 0.0, "scale": 1.0}}}, "no combination of modalities"),
+        ({"combinations": {"rna+slide": {"location": 0.0, "scale": 1.0}}}, "not a combination of modalities"),
         ({"combinations": {FULL: {"location": 0.0, "scale": 0.0}}}, "at least 1e-12"),
         ({"combinations": {FULL: {"location": 0.0}}}, "schema"),
         ({"tables": ["genes.json", "clinical.json"]}, "expected calibration.json among tables"),

@@ -32,16 +32,21 @@ from survfuse.training.protocol import Optimisation, Protocol
 COMMANDS = get_command(app).commands
 SIGNATURES = {function.__name__: inspect.signature(function) for function in (api.train, api.extract)}
 HEAVY = ("torch", "pandas", "scipy", "sklearn", "lifelines", "sksurv", "matplotlib", "h5py", "timm", "openslide", "PIL")
-FRESH = (
-    "import sys; from survfuse.cli.main import main; code = main(sys.argv[1:]);"
-    f"print('imported:', sorted(set({HEAVY}) & set(sys.modules))); sys.exit(code)"
-)
+# Each command in a child of its own, which begins with what the command line itself has imported.
+FRESH = """
+import json, os, sys
+from survfuse.cli.main import main
 
-
-def fresh(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The end of a command in a new process, which then prints what it imported of HEAVY."""
-    command = [sys.executable, "-c", FRESH, *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=120)
+heavy, commands = json.load(sys.stdin)
+for number, words in enumerate(commands):
+    if not (child := os.fork()):
+        for stream, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{sys.argv[1]}/{number}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+        code = main(words)
+        print("imported:", sorted(set(heavy) & set(sys.modules)))
+        sys.exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
 
 
 def refusal(capsys, words: list[str], code: int = 2) -> str:
@@ -209,35 +214,47 @@ def test_a_mask_is_no_cohorts(tmp_path, capsys):
 # What it imports
 
 
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        (["--help"], 0),
-        (["train", "--help"], 0),
-        (["--version"], 0),
-        (["train", "none", "--out", "x"], 2),
-        (["train", "test", "--out", "x", "--outcomes", "none.csv"], 2),
-        (["train", "test", "--out", "x", "--fusion", "none"], 2),
-        (["train", "test", "--out", "x", "--folds", "1"], 2),
-        (["train", "test", "--out", "x", "--encoder", "none"], 2),
-        (["train", "test", "--out", "x", "--weights", "none.bin"], 2),
-        (["extract", "none.tif", "--out", "x.h5"], 2),
-        (["extract", str(SLIDE)], 2),
-        (["extract", str(SLIDE), "--out", "x.h5", "--mask", "none.tif"], 2),
-        (["extract", str(SLIDE), "--out", "x.h5", "--encoder", "uni"], 2),
-        (["verify", "none"], 3),
-        (["predict", "none", "--model", "resources/demonstration", "--out", "x.csv"], 2),
-        (["predict", "test/input", "--model", "resources/demonstration", "--out", "none/x.csv"], 2),
-        (["evaluate", "none.csv", "none.csv"], 2),
-        (["simulate", "x", "--patients", "2", "--seed", "1", "--tissue", "none.tif"], 2),
-        (["import-reference", "none.pt", "--genes=a", "--clinical=b", "--calibration=c", "--out=x"], 2),
-    ],
-)
-def test_nothing_heavy_is_imported_to_give_help_or_to_miss_a_path(words, code):
-    ended = fresh(*words)
-    assert ended.returncode == code, ended.stderr
-    assert ended.stdout.endswith("imported: []\n")
-    assert len(ended.stderr.splitlines()) == int(code != 0)
+LIGHT = [
+    (["--help"], 0),
+    (["train", "--help"], 0),
+    (["--version"], 0),
+    (["train", "none", "--out", "x"], 2),
+    (["train", "test", "--out", "x", "--outcomes", "none.csv"], 2),
+    (["train", "test", "--out", "x", "--fusion", "none"], 2),
+    (["train", "test", "--out", "x", "--folds", "1"], 2),
+    (["train", "test", "--out", "x", "--encoder", "none"], 2),
+    (["train", "test", "--out", "x", "--weights", "none.bin"], 2),
+    (["extract", "none.tif", "--out", "x.h5"], 2),
+    (["extract", str(SLIDE)], 2),
+    (["extract", str(SLIDE), "--out", "x.h5", "--mask", "none.tif"], 2),
+    (["extract", str(SLIDE), "--out", "x.h5", "--encoder", "uni"], 2),
+    (["verify", "none"], 3),
+    (["predict", "none", "--model", "resources/demonstration", "--out", "x.csv"], 2),
+    (["predict", "test/input", "--model", "resources/demonstration", "--out", "none/x.csv"], 2),
+    (["evaluate", "none.csv", "none.csv"], 2),
+    (["simulate", "x", "--patients", "2", "--seed", "1", "--tissue", "none.tif"], 2),
+    (["import-reference", "none.pt", "--genes=a", "--clinical=b", "--calibration=c", "--out=x"], 2),
+]
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each of LIGHT, which then prints what it imported of HEAVY."""
+    folder = tmp_path_factory.mktemp("fresh")
+    ended = subprocess.run(
+        [sys.executable, "-c", FRESH, folder], input=json.dumps([HEAVY, [words for words, _ in LIGHT]]),
+        stdout=subprocess.PIPE, text=True, cwd=ROOT, timeout=120, check=True,
+    )  # fmt: skip
+    texts = [[(folder / f"{number}.{name}").read_text() for name in ("out", "err")] for number in range(len(LIGHT))]
+    return [(code, *text) for code, text in zip(map(int, ended.stdout.split()), texts, strict=True)]
+
+
+@pytest.mark.parametrize("number", range(len(LIGHT)), ids=[" ".join(map(str, words)) for words, _ in LIGHT])
+def test_nothing_heavy_is_imported_to_give_help_or_to_miss_a_path(fresh, number):
+    code, out, err = fresh[number]
+    assert code == LIGHT[number][1], err
+    assert out.endswith("imported: []\n")
+    assert len(err.splitlines()) == int(code != 0)
 
 
 def test_a_job_imports_nothing_of_the_command_line():

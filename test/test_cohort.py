@@ -291,7 +291,7 @@ def test_outcomes_that_contradict_each_other_are_named(published, tmp_path):
     ("text", "problem"),
     [
         ("case_id,time\n3S_1,3\n", "the column progression or event is missing"),
-        ("case_id,Time,time_months,event\n3S_1,3,3,1\n", "time or time_months or time_to_prog_or_fuend is there more"),
+        ("case_id,Time,time_months,event\n3S_1,3,3,1\n", "time or time_months or time_to_prog_or_fuend occurs more"),
         ("case_id,time,event\n3S_1,3\n", "line 2: expected 3 cells, found 2"),
         ("case_id,time,event\n,3,1\n", "line 2: no case_id"),
         ("case_id,time,event\n3S_1,3,2\n", "line 2: event: expected 0 or 1"),

@@ -99,12 +99,11 @@ def test_lite0_gives_its_own_packages_outputs():
     assert ours.spec.normalisation == (config["mean"], config["std"])
 
 
-@pytest.mark.parametrize("epsilon", [1e-12, 1e-6])  # both stand in published versions of its configuration
-def test_phikon_reads_the_layout_of_transformers(tmp_path, epsilon):
+def test_phikon_reads_the_layout_of_transformers(tmp_path):
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
-    theirs = ViTModel(ViTConfig(layer_norm_eps=epsilon), add_pooling_layer=False).eval()
+    theirs = ViTModel(ViTConfig(), add_pooling_layer=False).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(0.0, 0.05)
@@ -112,11 +111,17 @@ def test_phikon_reads_the_layout_of_transformers(tmp_path, epsilon):
     ours = load_encoder("phikon", tmp_path / "model.safetensors", CPU)
     ours.precision = torch.float32
     tiles = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8))
+    found = ours(tiles)
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    with torch.inference_mode():
-        pixels = (tiles.permute(0, 3, 1, 2) / 255.0 - mean) / std
-        expected = theirs(pixel_values=pixels).last_hidden_state[:, 0]
-    assert torch.allclose(ours(tiles), expected, rtol=1e-3, atol=1e-4)
+    pixels = (tiles.permute(0, 3, 1, 2) / 255.0 - mean) / std
+    norms = [module for module in theirs.modules() if isinstance(module, nn.LayerNorm)]
+    assert len(norms) == 2 * 12 + 1
+    for epsilon in (1e-12, 1e-6):  # both are in published versions of its configuration, and neither in its weights
+        for norm in norms:
+            norm.eps = epsilon
+        with torch.inference_mode():
+            expected = theirs(pixel_values=pixels).last_hidden_state[:, 0]
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def one_at_a_time(encoder: Encoder, slide: Slide, grid: Grid, origins: np.ndarray) -> torch.Tensor:
@@ -141,7 +146,7 @@ GIANTS = ("uni2-h", "prov-gigapath", "virchow2", "h-optimus-0", "h-optimus-1")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.long if name in GIANTS else ()) for name in ENCODERS]
 )
-def test_batched_threaded_features_equal_timms_tile_by_tile(name):
+def test_batched_threaded_features_equal_timms_tile_by_tile(name, two_threads):
     """In the precision of the registry, several batches against timm's fp32: the embedded weights, or random ones."""
     encoder = loaded(name)
     with Slide(SLIDE) as slide:

@@ -207,8 +207,8 @@ def packed(value: object, swollen: int) -> bytes:
 
 
 REFUSED = {
-    "of another length.h5": (lambda: h5(of(VALUES[:, :1024])), "takes efficientnet-lite0's of length 1280"),
-    "of another length.pt": (lambda: pt(torch.ones(3, 1024)), "takes efficientnet-lite0's of length 1280"),
+    "of another length.h5": (lambda: h5(of(VALUES[:, :1024])), "takes 1280 of efficientnet-lite0"),
+    "of another length.pt": (lambda: pt(torch.ones(3, 1024)), "takes 1280 of efficientnet-lite0"),
     "NaN.h5": (lambda: h5(of(np.where(np.arange(9)[:, None] == 4, np.nan, VALUES))), "tile 4 are NaN or infinite"),
     "infinite.pt": (lambda: pt(torch.full((2, LENGTH), torch.inf)), "tile 0 are NaN or infinite"),
     "beyond float32.pt": (lambda: pt(torch.full((2, LENGTH), 1e300, dtype=torch.float64)), "tile 0 are NaN"),
@@ -254,7 +254,7 @@ REFUSED = {
         "expected at most [4,194,304, 65,536]",
     ),
     "a bomb.pt": (lambda: pickle.dumps(Room()), "cannot be read as a torch file"),
-    "a bomb in an archive.pt": (lambda: pt(Room()), "asks for more memory than its content needs"),
+    "a bomb in an archive.pt": (lambda: pt(Room()), "requests more memory than its content needs"),
     "not torch's.pt": (lambda: b"PK\x03\x04" + bytes(100), "cannot be read as a torch file"),
     "empty.pt": (lambda: b"", "cannot be read as a torch file"),
     "empty.h5": (lambda: b"", "cannot be read as HDF5"),
@@ -373,7 +373,7 @@ def test_growth_is_bounded_and_the_bound_is_taken_back():
 
 def test_a_slip_of_memory_is_the_files_only_where_there_is_memory(tmp_path, monkeypatch):
     (tmp_path / "x.pt").write_bytes(pt(Room()))
-    with pytest.raises(InputError, match="asks for more memory"):
+    with pytest.raises(InputError, match="requests more memory"):
         read_features(tmp_path / "x.pt")
     monkeypatch.setattr("survfuse.runtime.torch_files.available_memory", lambda: 1000)
     with pytest.raises(MemoryError):

@@ -407,8 +407,8 @@ def test_damage_where_tissue_is_searched_is_counted_and_not_taken_for_glass(larg
 
 
 def test_the_log_says_how_many_tiles_are_damaged(slide_case, output, capsys, pixels):
-    """A mosaic of the sample slide, 4 × 4, of which one tile is torn that lies within one of ours."""
-    mosaic = np.tile(pixels[:2048, :2048], (4, 4, 1))
+    """A mosaic of the sample slide, 4 × 3, of which one tile is torn that lies within one of ours."""
+    mosaic = np.tile(pixels[:2048, :2048], (4, 3, 1))
     data = bytearray(tiff(mosaic, compression="deflate", compressionargs={"level": 1}))
     number = 4 * (mosaic.shape[1] // 256) + 4
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -534,7 +534,7 @@ def test_masks_that_cannot_be_meant_are_not(pixels):
 
 
 MASKS_REFUSED = {
-    "of another shape": (lambda m: tiff_of(m[:, ::3]), "is not of the slide's shape"),
+    "of another shape": (lambda m: tiff_of(m[:, ::3]), "does not have the slide's shape"),
     "a PNG": (lambda m: pyvips.Image.new_from_array(m).pngsave_buffer(), "cannot be read as a TIFF mask"),
     "empty": (lambda _: b"", "cannot be read as a TIFF mask"),
     "cut off": (lambda _: MASK.read_bytes()[: len(MASK.read_bytes()) // 2], "no page can be read"),

@@ -111,7 +111,7 @@ def test_what_follows_the_encoding_and_a_margin_are_kept_back(monkeypatch):
         assert limit.allows(left - 1.0 - 1e-6, 100) and not limit.allows(left - 1.0 + 1e-6, 100)
 
 
-def test_neither_order_nor_batches_change_a_tile_s_features(opened, encoder):
+def test_neither_order_nor_batches_change_a_tile_s_features(opened, encoder, two_threads):
     slide, grid, origins = opened
     plain, rows, _ = tile_features(slide, grid, origins, encoder)
     spread_out, again, _ = tile_features(slide, grid, origins, encoder, TimeLimit(1e9, lambda _: 0.0))
@@ -119,7 +119,7 @@ def test_neither_order_nor_batches_change_a_tile_s_features(opened, encoder):
     assert torch.equal(plain, spread_out)
 
 
-def test_a_limit_leaves_the_first_of_the_even_order(opened, encoder, monkeypatch):
+def test_a_limit_leaves_the_first_of_the_even_order(opened, encoder, monkeypatch, two_threads):
     slide, grid, origins = opened
     whole, *_ = tile_features(slide, grid, origins, encoder)
     monkeypatch.setattr(Batches, "left", 3)

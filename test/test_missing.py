@@ -65,7 +65,7 @@ def test_what_a_case_has_is_scored_as_in_a_cohort_read_with_that_alone(case, out
     said = capsys.readouterr()
     lacking = ", ".join(name for name in FILES if name not in has)
     used = "+".join(name for name in FILES if name in has)
-    assert f"{lacking}; scored by {used}, as the bundle was trained to" in said.out
+    assert f"{lacking}; scored with {used}, as the bundle was trained to do" in said.out
     assert said.err.count("listed among the sockets") == len(FILES) - len(has)
 
 
@@ -114,7 +114,7 @@ def test_objects_that_hold_nothing_are_no_modality(case, tmp_path, capsys, compl
 def test_a_known_variable_is_enough_to_be_looked_at(case, output, capsys):
     (case / PLACES["clinical"]).write_text('{"age": 70}')
     assert end_of(case, output) == 0
-    assert "scored by" not in capsys.readouterr().out
+    assert "scored with" not in capsys.readouterr().out
 
 
 def blank(width: int = 1200, height: int = 900) -> bytes:
@@ -146,7 +146,7 @@ def test_a_slide_that_cannot_be_read_is_refused_unless_it_may_be_left_out(
     assert end_of(slide_case, tmp_path / "b", None, "--unusable-slide", "omit") == 0
     said = capsys.readouterr()
     assert "warning: the slide is left out: s.tif: not a slide" in said.err
-    assert "slide; scored by rna+clinical" in said.out
+    assert "slide; scored with rna+clinical" in said.out
     monkeypatch.setenv("SURVFUSE_UNUSABLE_SLIDE", "omit")
     assert end_of(slide_case, tmp_path / "c") == 0
     assert end_of(slide_case, tmp_path / "d", None, "--unusable-slide", "refuse") == 2

@@ -115,7 +115,7 @@ REFUSED = {
         "3S_2: given.csv, line 3: the slide block A is listed for 3S_1 as well",
     ),
     "no event column": (text(ROWS, ["case_id", "time", "status"]), "the column progression or event is missing"),
-    "two time columns": (text(ROWS, ["case_id", "time", "Time_Months"]), "is there more than once"),
+    "two time columns": (text(ROWS, ["case_id", "time", "Time_Months"]), "occurs more than once"),
     "no rows": (text([]), "given.csv: expected a row for each patient, found none"),
     "nothing": ("", "given.csv: the column case_id is missing"),
     "an open quote": (USUAL + '"3S_1,1,0\n', "given.csv: cannot be read as CSV"),

@@ -13,7 +13,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from conftest import CASES, DEMONSTRATION, ROOT, months, run_job
+from conftest import CASES, DEMONSTRATION, ROOT, end_of, months
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -97,7 +97,7 @@ def test_five_lines_outside_the_checkout_give_the_jobs_months(installed, tmp_pat
     lines = FIVE_LINES.replace("CASE", repr(str(CASES / "interf0"))) + "print(survfuse.__file__)\n"
     *_, value, place = run([installed / "python", "-c", lines], tmp_path).splitlines()
     assert Path(place).is_relative_to(installed.parent)
-    assert run_job(CASES / "interf0", tmp_path / "output").returncode == 0
+    assert end_of(CASES / "interf0", tmp_path / "output") == 0
     assert float(value) == months(tmp_path / "output")
 
 
@@ -105,7 +105,7 @@ def test_the_installed_command_gives_the_jobs_months(installed, tmp_path):
     bundle = next(installed.parent.glob("lib/python*/site-packages/survfuse/resources/demonstration"))
     command = [installed / "survfuse", "predict", CASES / "interf1", "--model", bundle, "--out", "predictions.csv"]
     run(command, tmp_path)
-    assert run_job(CASES / "interf1", tmp_path / "output").returncode == 0
+    assert end_of(CASES / "interf1", tmp_path / "output") == 0
     with (tmp_path / "predictions.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["months"]) == months(tmp_path / "output")

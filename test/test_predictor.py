@@ -284,11 +284,11 @@ def test_a_risk_far_beyond_the_reference_is_warned_of_by_both(scaled, tmp_path, 
 def test_a_risk_beyond_all_range_is_refused_by_both(scaled, tmp_path, capsys):
     cohort, case = scaled(3e38)
     assert end_of(case, tmp_path / "out") == 2
-    assert "lie beyond all range" in capsys.readouterr().err
+    assert "are far out of range" in capsys.readouterr().err
     command = ["predict", str(cohort), "--model", str(DEMONSTRATION), "--out", str(tmp_path / "p.csv")]
     assert main(command) == 2
     err = capsys.readouterr().err
-    assert "P0: the risk is" in err and "lie beyond all range" in err and len(err.splitlines()) == 1
+    assert "P0: the risk is" in err and "are far out of range" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "p.csv").exists()
 
 
@@ -394,7 +394,7 @@ def test_modalities_that_are_unknown_are_refused(model, modalities, message):
 
 def test_what_the_user_leaves_out_is_not_said_to_be_missing(model):
     notes = {name: note.text for name, note in model.predict(CASES / "interf1", modalities=["clinical"]).notes}
-    assert notes["left out"].startswith("slide, rna; scored by clinical") and "missing" not in notes
+    assert notes["left out"].startswith("slide, rna; scored with clinical") and "missing" not in notes
 
 
 @pytest.mark.parametrize("months", [[-1.0], [np.nan], [np.inf], [[12.0, 24.0]], ["a"], [None]])

@@ -4,23 +4,23 @@ import csv
 import json
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY, edit_json
+from conftest import ROOT, TINY, edit_json, on_two_threads
 from lifelines import CoxPHFitter
 from sksurv.metrics import concordance_index_censored
 
+from survfuse import api
 from survfuse.bundle.load import Bundle, load, load_members
 from survfuse.cli.main import main as survfuse
 from survfuse.cohort.read import Cohort, read_cohort
@@ -48,9 +48,10 @@ FULL = "slide+rna+clinical"
 
 @pytest.fixture(scope="module")
 def auto(cohort, tmp_path_factory) -> Path:
-    """The stack of every candidate, with its report beside it."""
+    """The stack of every candidate, with its report beside it, trained on two threads."""
     root = tmp_path_factory.mktemp("auto") / "bundle"
-    assert survfuse(["train", str(cohort), "--out", str(root), *AUTO]) == 0
+    with on_two_threads():
+        assert survfuse(["train", str(cohort), "--out", str(root), *AUTO]) == 0
     return root
 
 
@@ -135,7 +136,9 @@ def test_a_trained_bundle_is_the_same_for_the_same_seed(cohort, bundle, tmp_path
     same_bytes(bundle, tmp_path / "again")
 
 
-def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bundle(cohort, auto, tmp_path, monkeypatch, capsys):
+def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bundle(
+    cohort, auto, tmp_path, monkeypatch, capsys, two_threads
+):
     """Ended at every fifth member written, and started again each time; a finished family is not trained anew."""
     written = []
     write = TrainingState._write_member
@@ -159,16 +162,39 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bundle(cohort
     )
 
 
+# Imports once, and trains in a child that is killed when it has written a certain file; then in another.
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+
+import survfuse.training.train, torch._dynamo, torch.utils.tensorboard
+from survfuse.cli.main import main
+
+work, *command = sys.argv[1:]
+for written in ("features/*", "members/*/*.safetensors", "report.html"):
+    child = os.fork()
+    if not child:
+        os._exit(main(command))
+    ended = 0
+    while not ended and not any(Path(work).glob(written)):
+        time.sleep(0.001)
+        ended, _ = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        print("killed" if os.WIFSIGNALED(status) else "ended", file=sys.stderr)
+"""
+
+
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bundle(cohort, bundle, tmp_path):
-    """Killed outright after different times, wherever that finds it."""
-    command = [sys.executable, "-m", "survfuse", "train", str(cohort), "--out", str(tmp_path / "bundle"), *TINY]
-    for seconds in (6.0, 9.0):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    """Killed outright, wherever that finds it, while it reads the cohort, keeps members and freezes the bundle."""
+    work, command = tmp_path / "bundle.training", ["train", str(cohort), "--out", str(tmp_path / "bundle"), *TINY]
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, work, *command], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0 and ended.stderr.splitlines()[:2] == ["killed", "killed"], ended.stderr
     if not (tmp_path / "bundle/manifest.json").exists():
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=300)
+        assert survfuse(command) == 0
     same_bytes(bundle, tmp_path / "bundle")
 
 
@@ -287,7 +313,7 @@ def test_units_that_threads_fit_are_those_of_one_after_the_other(cohort, tmp_pat
             assert all(torch.equal(value, other.fitted.state[name]) for name, value in member.fitted.state.items())
 
 
-def test_the_order_in_which_units_end_does_not_change_the_bundle(cohort, auto, tmp_path, monkeypatch):
+def test_the_order_in_which_units_end_does_not_change_the_bundle(cohort, auto, tmp_path, monkeypatch, two_threads):
     monkeypatch.setattr("survfuse.training.executor.LocalExecutor", Elsewhere)
     assert survfuse(["train", str(cohort), "--out", str(tmp_path / "bundle"), *AUTO]) == 0
     same_bytes(auto, tmp_path / "bundle")
@@ -423,7 +449,10 @@ def test_predictions_of_a_cohort_are_those_of_its_members(auto, cohort, tmp_path
         )
 
 
-def test_predictions_need_no_outcome_and_evaluation_gives_the_challenges_figure(bundle, cohort, tmp_path, capsys):
+def test_predictions_need_no_outcome_and_evaluation_gives_the_challenges_figure(
+    bundle, cohort, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(api, "evaluate", partial(api.evaluate, draws=20))  # intervals are tested elsewhere
     without = Path(shutil.copytree(cohort, tmp_path / "without"))
     outcomes = []
     for folder in sorted((without / "data").iterdir()):
@@ -468,7 +497,7 @@ def test_complete_cases_alone_can_be_trained_for(cohort, tmp_path, capsys):
     assert list(load(root).manifest.combinations) == [FULL]
     command = ["predict", str(cohort), "--model", str(root), "--out", str(tmp_path / "p.csv"), "--modalities", "rna"]
     assert survfuse(command) == 2
-    assert f"slide, clinical left out as asked; this bundle scores {FULL}" in capsys.readouterr().err
+    assert f"slide, clinical left out on request; this bundle scores {FULL}" in capsys.readouterr().err
     assert not (tmp_path / "p.csv").exists()
 
 

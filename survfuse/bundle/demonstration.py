@@ -16,6 +16,6 @@ DEMONSTRATION_BUNDLE = RESOURCES / DEMONSTRATION
 
 
 def announce_demonstration(bundle: Bundle) -> None:
-    """If the bundle's weights are a demonstration, say on stdout that its numbers mean nothing clinically."""
+    """For demonstration weights, say on stdout that the bundle's numbers mean nothing clinically."""
     if bundle.demonstration:
         stage("notice", f"DEMONSTRATION WEIGHTS. {bundle.manifest.notice}")

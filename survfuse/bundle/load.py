@@ -1,4 +1,4 @@
-"""A bundle is everything frozen, in one folder. Reading one verifies all of it.
+"""A bundle is one folder with everything that a prediction needs. Reading it verifies all of it.
 
     manifest.json            schema version, purpose, provenance, slide settings, members, sha256 of every file and of
                              the manifest itself
@@ -94,7 +94,7 @@ def load(root: Path, task: Task = DEFAULT) -> Bundle:
         hint = "; train it again with this release" if older else ""
         raise BundleError(f"schema version {brief(version)} is not the one this release reads, {SCHEMA_VERSION}{hint}")
     if value.get(SELF) != manifest_digest(value):
-        raise BundleError(f"{MANIFEST}: its sha256 is not the one it states; the file was changed or damaged")
+        raise BundleError(f"{MANIFEST}: its sha256 does not match the one it states; the file was changed or damaged")
     manifest = manifest_from_json(value, task)
     digests = _checked_files(root, manifest, value.get("files"))
     # Other cores hash the weights while this one reads the tables and imports torch, which every use of a bundle needs.
@@ -170,7 +170,7 @@ def load_members(bundle: Bundle) -> list["Member"]:
 
 
 def _checked_files(root: Path, manifest: Manifest, digests: object) -> Mapping[str, str]:
-    """The checksums stated, by file; every file is there once, inside the folder, and no other file is."""
+    """The checksums stated, by file. Every file exists, is listed once and lies in the folder; there are no others."""
     names = file_names(manifest)
     if len(set(names)) != len(names):
         raise BundleError(f"{MANIFEST}: a file is listed twice")
@@ -192,7 +192,7 @@ def _checked_files(root: Path, manifest: Manifest, digests: object) -> Mapping[s
 
 def _check_digest(name: str, digest: str, digests: Mapping[str, str]) -> None:
     if digest != digests[name]:
-        raise BundleError(f"{name}: its sha256 is not the manifest's; the file was changed or damaged")
+        raise BundleError(f"{name}: its sha256 does not match the manifest; the file was changed or damaged")
 
 
 def _check_sizes(bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""What a bundle states of itself: schema version, members, tables and provenance, and the checks of all these."""
+"""What a bundle states about itself (schema version, members, tables, provenance), and the checks of it."""
 
 import hashlib
 import json
@@ -43,10 +43,10 @@ class MemberEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` says, but for its checksums."""
+    """The contents of ``manifest.json`` except its checksums."""
 
     purpose: str  # DEMONSTRATION or RESEARCH
-    notice: str  # what a user should know of these weights
+    notice: str  # what a user should know about these weights
     provenance: Mapping[str, Any]
     slide: SlideSettings
     combinations: Mapping[str, RiskScale]  # of modalities, which the ensemble was trained to score
@@ -139,6 +139,6 @@ def _check_numbers(where: str, location: Any, *positive: Any) -> None:
 
 
 def file_names(manifest: Manifest) -> list[str]:
-    """Every file of the bundle but the manifest itself."""
+    """Every file of the bundle except the manifest."""
     files = [*manifest.tables, *(entry.file for entry in manifest.members)]
     return files + ([manifest.slide.weights] if manifest.slide.weights else [])

@@ -1,4 +1,4 @@
-"""Placing a bundle: it is written beside its place first, then moved there as a whole."""
+"""Placing a bundle: it is first written beside its final folder, then moved there as a whole."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from survfuse.runtime.errors import InputError
 def check_place(root: Path, remains: bool = False) -> None:
     """Raise InputError if ``root`` holds anything but what may lie beside a bundle.
 
-    ``remains``: a killed run of the same work may have left a bundle there, whole or in part.
+    ``remains``: a killed run of the same training may have left a bundle there, whole or in part.
     """
     if holds_files(root) and not (remains and root.is_dir()):
         raise InputError(
-            f"{root}: not empty; a bundle is written to a folder of its own (beside it may lie {BESIDE[0]})"
+            f"{root}: not empty; expected an empty or absent folder for the bundle ({BESIDE[0]} may be there)"
         )
 
 

@@ -30,7 +30,7 @@ from survfuse.survival.curves import SurvivalCurve
 
 @dataclass(frozen=True)
 class Tables:
-    """What a bundle holds beside its members."""
+    """What a bundle holds besides its members."""
 
     calibration: Calibration
     expression: Expression | None
@@ -48,12 +48,12 @@ def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], ta
     """Write a bundle to ``root``, which must be absent or empty, except for an encoder's weights placed there before.
 
     ``states`` yields the weights of each of the manifest's members, tensors by name; one member is held at a time.
-    Raises BundleError if ``root`` holds a bundle already.
+    Raises BundleError if ``root`` already holds a bundle.
     """
     from safetensors.torch import save_file
 
     if (root / MANIFEST).exists():
-        raise BundleError(f"{root}: holds a bundle already")
+        raise BundleError(f"{root}: already holds a bundle")
     (root / "members").mkdir(parents=True, exist_ok=True)
     for entry, state in zip(manifest.members, states, strict=True):
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, root / entry.file)

@@ -1,4 +1,4 @@
-"""The words of a command line, checked and put into the form that Typer parses.
+"""The words of a command line, checked and converted to the form that Typer parses.
 
 Typer takes one value each time an option is named. Here an option that collects several takes all words up to the next
 option, as in ``--rna 2048 512 128``. Any option given twice counts once, the last.

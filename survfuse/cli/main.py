@@ -1,7 +1,7 @@
 """The command line: ``survfuse COMMAND …``, or ``python -m survfuse COMMAND …``.
 
-Everything but the platform's job, which ``inference.py`` runs without any of this. A foreseen failure is one line on
-stderr and an exit code of 2, 3 or 4.
+Everything except the platform's job, which ``inference.py`` runs without any of this. An expected failure is one line
+on stderr and an exit code of 2, 3 or 4.
 """
 
 import os
@@ -95,6 +95,6 @@ def _prepared(root: TyperGroup, words: list[str]) -> list[str]:
 
 
 def _said(problem: typer.TyperException, words: Sequence[str]) -> str:
-    """What Typer finds wrong with the command line, in the manner of the other messages."""
+    """What Typer finds wrong with the command line, in the style of the other messages."""
     text = problem.format_message().strip().removesuffix(".")
     return f"{words[0]}: {text[:1].lower()}{text[1:]}; --help lists the options"

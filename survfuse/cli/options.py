@@ -1,7 +1,7 @@
 """Options and arguments that several commands share, and the kinds they are made of.
 
-A name is checked as soon as it is read, so a slip is answered before anything heavy is imported; the same list of names
-serves shell completion.
+A name is checked as soon as it is read, so a typing error is reported before anything heavy is imported. The same list
+of names is used for shell completion.
 """
 
 from collections.abc import Callable, Sequence

@@ -31,7 +31,7 @@ def train(
     work: Annotated[
         Path | None,
         options.output_option(
-            "Training state, report and TensorBoard scalars (default: BUNDLE.training beside it).", "FOLDER"
+            "Training state, report and TensorBoard scalars (default: BUNDLE.training next to it).", "FOLDER"
         ),
     ] = None,
     draws: Annotated[int, number("Bootstrap draws for the report's intervals.", OUTPUTS)] = 500,

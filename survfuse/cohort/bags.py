@@ -71,7 +71,7 @@ class Bag:
     def rows(self, index: Rows | None = None) -> Tensor:
         """Features [len(index), D] float32 of the tiles numbered in ``index``, in that order; all [N, D] if None.
 
-        The result must not be written to: all tiles of a single float32 slide are the mapped file itself, no copy.
+        The result must not be written to: all tiles of a single float32 slide are the mapped file itself, not a copy.
         Raises IndexError for a tile below 0 or beyond the last.
 
         >>> Bag([torch.zeros(2, 1), torch.ones(2, 1)]).rows(np.array([3, 0])).tolist()

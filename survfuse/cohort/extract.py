@@ -1,4 +1,4 @@
-"""A cohort's slides → their tile features, for every slide that has none yet.
+"""A cohort's slides → their tile features, for every slide without any.
 
 Slides lie in their patient's folder as <id>_HE*.tif or the like, masks beside them as <slide>_mask.tif or .mha;
 features are written to <slide>.h5 in the layout's folder for them.
@@ -39,7 +39,7 @@ class CohortSlide:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that no features were made of."""
+    """A file from which no features were extracted."""
 
     name: str
     cause: str
@@ -56,8 +56,8 @@ def extract_cohort(
     """Write the features of every slide under ``root`` to the same layout under ``out`` (``root`` if None).
 
     ``weights`` is the encoder's weight file, None for the embedded encoder. The layout is the first of ``task``. A
-    slide is passed over if its features are complete and were made with the same settings, weights and mask. If a
-    slide fails, it is named and the others are still done.
+    slide is skipped if its features are complete and were made with the same settings, weights and mask. If a slide
+    fails, it is named and the others are still extracted.
 
     Raises InputError that lists all failures at the end, or at once if there are no slides or the encoder cannot be
     loaded; EnvironmentFailure, at once, if the machine fails.
@@ -111,7 +111,7 @@ def write_extracted(
 
 
 def find_slides(root: Path, task: Task = DEFAULT) -> tuple[list[CohortSlide], list[Failure]]:
-    """Every slide under ``root`` with its mask, and the files whose names do not say what they belong to."""
+    """Every slide under ``root`` with its mask, and the files whose names do not show what they belong to."""
     folders = patients_folders(root, task.layouts[0])
     ids = [folder.name for folder in folders]
     slides: list[CohortSlide] = []
@@ -150,7 +150,7 @@ def _slides_in(folder: Path, strays: set[Path]) -> tuple[list[CohortSlide], list
 
 
 def _made_with(settings: SlideSettings, weights_sha256: str | None, mask: Path | None) -> dict[str, object]:
-    """What a feature file states about how it was made; it must state the same for its slide to be passed over."""
+    """What a feature file states about how it was made; its slide is skipped only if it states the same."""
     made_with: dict[str, object] = {
         "encoder": settings.encoder,
         "tile_px": settings.tile_px,
@@ -165,7 +165,7 @@ def _made_with(settings: SlideSettings, weights_sha256: str | None, mask: Path |
 
 
 def _is_done(folder: Path, slide: CohortSlide, settings: SlideSettings, weights_sha256: str | None) -> bool:
-    """Whether the slide's features are there, complete and made in the same way; logs why they are made again."""
+    """Whether the slide's features exist, complete and made in the same way; logs why they are extracted anew."""
     path = folder / f"{slide.path.stem}.h5"
     if not path.exists():
         return False
@@ -216,7 +216,7 @@ def _extract_all(
             continue
         write_extracted(path, slide.path.stem, settings, extracted, digest, slide.mask)
         if path.with_suffix(".pt").exists():
-            warn(f"{path.with_suffix('.pt').name} lies beside {path.name}; a cohort takes one file per slide")
+            warn(f"{path.with_suffix('.pt').name} lies next to {path.name}; a cohort takes one file per slide")
     return failures
 
 

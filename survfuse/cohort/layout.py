@@ -1,4 +1,4 @@
-"""Where the files of a cohort lie: which layout a folder has, and whose its files are."""
+"""Where the files of a cohort lie: which layout a folder has, and which patient a file belongs to."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ _NUMBERED = re.compile(r"(?![A-Za-z]).*")  # what may follow "_HE": "_HEALTHY" i
 
 
 def find_layout(root: Path, layouts: Sequence[CohortLayout]) -> CohortLayout:
-    """The one of ``layouts`` whose folders are there; raises InputError if none is, or more than one."""
+    """The one of ``layouts`` whose folders are present; raises InputError if none is, or more than one."""
     present = [(layout, [mark for mark in layout.marks if (root / mark).is_dir()]) for layout in layouts]
     present = [(layout, marks) for layout, marks in present if marks]
     if len(present) > 1:
@@ -34,7 +34,7 @@ def _folders(layout: CohortLayout) -> str:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """What is in a folder, sorted. Hidden files are left out: other programs leave them behind."""
+    """What is in a folder, sorted. Hidden files, which other programs leave behind, are left out."""
     return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
 
 
@@ -92,7 +92,7 @@ def report_misplaced(
 
 
 def misplaced_slides(folder: Path, ids: Iterable[str]) -> list[Path]:
-    """Slides and masks in a patient's folder that are named after another of the patients ``ids``, or after nobody."""
+    """Slides and masks in a patient's folder that are named after another of the patients ``ids``, or after none."""
     return [
         path
         for path in visible_files(folder)

@@ -1,6 +1,6 @@
 """Outcomes of patients: an event and a time in months, from a CSV table or a clinical file.
 
-Training and evaluation read outcomes here, so that both take and refuse the same.
+Training and evaluation both read outcomes here, so that they accept and reject the same.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class OutcomesTable:
     readable: bool = True
 
     def covers(self, patient: str) -> bool:
-        """Whether a row states the patient's outcome, or might: the table could not be read, which was reported."""
+        """Whether a row states the patient's outcome, or might: if the table could not be read, that was reported."""
         return patient in self.outcomes or not self.readable
 
 

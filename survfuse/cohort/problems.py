@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import count, listing
 
-_MANY = 8  # a problem that more patients share is said once for all of them
+_MANY = 8  # a problem that more patients share is reported once for all of them
 _NAMED = 3  # of those patients
 
 
@@ -30,7 +30,7 @@ class Problem:
         text = ": ".join(part for part in (self.file, self.text) if part)
         if not self.patient:
             return text
-        # A number may stand for itself: only in a file's name is it taken for the patient.
+        # A number may be just a number: only in a file's name is it taken for the patient.
         after = r"(?=[_.][A-Za-z])" if self.patient.isdecimal() else "(?![A-Za-z0-9])"
         return re.sub(rf"(?<![A-Za-z0-9]){re.escape(self.patient)}{after}", "<id>", text)
 
@@ -61,11 +61,11 @@ class Problems:
     listed: list[Problem] = field(default_factory=list)
 
     def add(self, text: str, patient: str | None = None, file: str | None = None, line: int | None = None) -> None:
-        """Add a problem: of ``patient``, and of ``line`` in ``file``, where it has them."""
+        """Add a problem: of ``patient``, and of ``line`` in ``file``, if given."""
         self.listed.append(Problem(text, patient, file, line))
 
     def collect(self, patient: str | None = None, file: str | None = None, line: int | None = None) -> "_Collecting":
-        """A context that adds an InputError raised in its block, and goes on after the block."""
+        """A context that adds an InputError raised in its block, and continues after the block."""
         return _Collecting(self, patient, file, line)
 
     def raise_any(self, what: str) -> None:

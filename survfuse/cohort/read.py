@@ -1,6 +1,6 @@
 """A cohort: many patients with outcomes, read from a folder in any of the task's layouts.
 
-A layout is recognised by its folders (``Task.layouts``). An outcome may stand in a patient's clinical file, in a CSV
+A layout is recognised by its folders (``Task.layouts``). An outcome may be in a patient's clinical file, in a CSV
 table, or in both if they agree.
 """
 
@@ -30,7 +30,7 @@ SIMULATION_FILE = "simulation.json"  # written by ``survfuse simulate``; marks a
 
 @dataclass(frozen=True)
 class Cohort:
-    """n patients with outcomes, sorted by id. A modality that was not asked for is None or empty."""
+    """n patients with outcomes, sorted by id. A modality that was not requested is None or empty."""
 
     ids: tuple[str, ...]  # n
     times: Floats  # [n] months
@@ -126,7 +126,7 @@ class _PatientReader:
     expression: ExpressionRows = field(default_factory=ExpressionRows)
 
     def read(self, name: str) -> None:
-        """Keep the outcome, the clinical variables and the expression of the patient ``name``, as far as asked for."""
+        """Keep the outcome, the clinical variables and the expression of the patient ``name``, as far as requested."""
         path = self._path(self.layout.clinical, name)
         variables = self._variables(name, path)
         if variables is not None:

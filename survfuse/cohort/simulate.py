@@ -33,7 +33,7 @@ MAIN_EFFECTS = {"aggressive_share": 0.6, "programme_1": 0.6, "programme_2": -0.4
 INTERACTIONS = {"aggressive_share × programme_1": 0.6, "programme_2 × T1": 0.6}
 WEIBULL_SHAPE = 1.2
 MEDIAN_MONTHS = 150.0  # to the event, of a patient of average hazard
-LATEST_ENTRY, LATEST_END = 10.0, 170.0  # months; follow-up ends uniformly between them
+LATEST_ENTRY, LATEST_END = 10.0, 170.0  # months; follow-up ends at a uniform time between them
 
 
 class SimulatedBag(NamedTuple):
@@ -84,7 +84,7 @@ class Drawn:
     symbols: list[str]  # [G]
     expression: Floats  # [n, G]
     clinical: Sequence[Mapping[str, str | int]]  # n
-    bags: Iterator[SimulatedBag]  # n, drawn as they are asked for
+    bags: Iterator[SimulatedBag]  # n, drawn as they are needed
 
 
 def draw(
@@ -99,7 +99,7 @@ def draw(
     """A cohort of ``number`` patients drawn with ``seed``.
 
     ``genes``, ``tiles`` and ``interaction`` are those of ``simulate``. ``phenotypes`` holds example tiles [k, D] of
-    each kind of tissue; ``drawn_phenotypes`` if None. Raises InputError for numbers that make no cohort.
+    each kind of tissue; ``drawn_phenotypes`` if None. Raises InputError for numbers that do not make a cohort.
     """
     if number < 1 or tiles < 1 or seed < 0 or (genes is not None and genes < PROGRAMMES):
         raise InputError(f"expected at least 1 patient, 1 tile and {PROGRAMMES} genes, and a seed of at least 0")
@@ -139,10 +139,11 @@ def simulate(
     interactions in the hazard. With ``tissue``, a slide, tiles are drawn from the embedded encoder's features of that
     slide; without, they are random vectors of length 1,024. The truth is written to simulation.json.
 
-    Raises InputError if ``root`` is not empty, for numbers that make no cohort, and for a slide with too little tissue.
+    Raises InputError if ``root`` is not empty, for numbers that do not make a cohort, and for a slide with too little
+    tissue.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root}: not empty; a cohort is written to a folder of its own")
+        raise InputError(f"{root}: not empty; expected an empty or absent folder for the cohort")
     phenotypes = None if tissue is None else _tissue_phenotypes(tissue)
     drawn = draw(number, seed, genes, tiles, interaction, phenotypes, task)
     names = [f"3S_{place + 1:0{len(str(number))}}" for place in range(number)]
@@ -175,7 +176,7 @@ def simulate(
 
 
 def _outcomes(log_hazard: Floats, random: np.random.Generator) -> tuple[NDArray[np.int64], Bools]:
-    """Whole months [n] and events [n]: Weibull times with proportional hazards, follow-up that ends uniformly.
+    """Whole months [n] and events [n]: Weibull times with proportional hazards, uniform ends of follow-up.
 
     Times are drawn by inversion (Bender et al. 2005, Statistics in Medicine 24:1713).
     """

@@ -15,7 +15,7 @@ from survfuse.runtime.log import listing
 class TableRow(NamedTuple):
     """One row of a table."""
 
-    line: int  # of the file, from 1; the last one where a cell spans several
+    line: int  # of the file, from 1; the last one if a cell spans several
     cells: tuple[str, ...]  # without blanks around them
 
 
@@ -30,15 +30,15 @@ class Table:
     def columns(self, spellings: Mapping[str, Sequence[str]], optional: Container[str] = ()) -> dict[str, int]:
         """The place of each column of ``spellings``, whose names are given in lower case.
 
-        Raises InputError that lists the columns that are there more than once, and those that are missing unless they
-        are ``optional``.
+        Raises InputError that lists the columns that occur more than once, and those that are missing unless they are
+        ``optional``.
         """
         places: dict[str, int] = {}
         wrong = []
         for column, names in spellings.items():
             same = [place for place, name in enumerate(self.heading) if name.lower() in names]
             if len(same) > 1:
-                wrong.append(f"the column {' or '.join(names)} is there more than once")
+                wrong.append(f"the column {' or '.join(names)} occurs more than once")
             elif same:
                 places[column] = same[0]
             elif column not in optional:
@@ -51,7 +51,7 @@ class Table:
 def read_table(path: Path, problems: Problems) -> Table:
     """The table in a CSV file, UTF-8 with or without a byte-order mark.
 
-    Blank rows are passed over. A row that is not as long as the heading is left out and added to ``problems``. Raises
+    Blank rows are skipped. A row that is not as long as the heading is left out and added to ``problems``. Raises
     InputError for a file that cannot be read as CSV.
     """
     try:

@@ -1,6 +1,6 @@
 """What an image is made of: a CycloneDX bill of materials and a table of licences.
 
-Run while the image is built, by an environment of its own that is not shipped: no other module imports this one.
+Run while the image is built, in a separate environment that is not shipped: no other module imports this one.
 Python's packages come from cyclonedx-py; added here are Debian's packages, Python itself and the native libraries
 that wheels carry and declare (PEP 770).
 """
@@ -47,8 +47,8 @@ def main(python_bom: Path, environment: Path, folder: Path) -> None:
 
 
 def name_licences(bom: Bom, environment: Path) -> None:
-    """Give Python's packages without a licence what their own metadata says in free words, which cyclonedx-py leaves
-    out, else the files of terms that they ship."""
+    """Give Python's packages without a licence what their own metadata states in free text, which cyclonedx-py leaves
+    out, else the licence files that they ship."""
     folders = [str(folder) for folder in environment.glob("lib/python*/site-packages")]
     packages = {package.name.lower(): package for package in distributions(path=folders)}
     for component in bom.components:

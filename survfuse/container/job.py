@@ -30,16 +30,16 @@ UNUSABLE_VARIABLE = "SURVFUSE_UNUSABLE_SLIDE"
 def main(argv: Sequence[str] | None = None) -> int:
     """The entrypoint: run one job and return the process's exit code."""
     parser = _Parser(prog="inference.py", description="Predict the months to the event for one case.")
-    parser.add_argument("--input", type=Path, default=Path("/input"), help="the job's inputs (default: %(default)s)")
+    parser.add_argument("--input", type=Path, default=Path("/input"), help="folder of inputs (default: %(default)s)")
     parser.add_argument(
-        "--output", type=Path, default=Path("/output"), help="where the number goes (default: %(default)s)"
+        "--output", type=Path, default=Path("/output"), help="folder for the predicted number (default: %(default)s)"
     )
-    parser.add_argument("--model", type=Path, help=f"bundle (default: {MOUNTED_MODEL}, else the demonstration's)")
+    parser.add_argument("--model", type=Path, help=f"bundle (default: {MOUNTED_MODEL}, else the demonstration bundle)")
     parser.add_argument(
         "--time-limit",
         type=float,
         metavar="SECONDS",
-        help="the time that the job may take; tiles that are not encoded in time are left out (default: no limit)",
+        help="time the job may take; tiles that are not encoded in time are left out (default: no limit)",
     )
     parser.add_argument(
         "--unusable-slide",
@@ -74,7 +74,7 @@ def run(
 def _run(input_root: Path, output: Path, model: Path | None, seconds: float | None, omit: bool) -> None:
     case = read_case(input_root)
     stage("case", f"{case.name}: {case.described()}, sockets from {case.found_by}")
-    case = case.loaded()  # errors in the small inputs show before anything heavy is loaded
+    case = case.loaded()  # errors in the small inputs appear before anything heavy is loaded
     bundle = chosen_bundle(model)
     announce(bundle)
     prediction = Predictor(bundle).predict(case, seconds=seconds, omit_unusable_slide=omit, show=True)
@@ -101,7 +101,7 @@ def fresh_output(output_root: Path) -> Iterator[Path]:
     try:
         yield output
     except BaseException:
-        with suppress(OSError):  # what ended the job is the error to report
+        with suppress(OSError):  # report the error that ended the job
             discard(output)
         raise
 

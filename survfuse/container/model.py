@@ -1,4 +1,4 @@
-"""Which bundle a job uses: the one asked for, the mounted one, or the demonstration."""
+"""Which bundle a job uses: the requested one, the mounted one, or the demonstration."""
 
 import os
 from pathlib import Path
@@ -18,16 +18,16 @@ def model_required() -> bool:
 
 
 def check_purpose(bundle: Bundle) -> None:
-    """Raise BundleError for a demonstration bundle where one is forbidden."""
+    """Raise BundleError for a demonstration bundle if it is forbidden."""
     if bundle.demonstration and model_required():
         raise BundleError(f"{bundle.root}: a demonstration bundle, which SURVFUSE_REQUIRE_MODEL forbids")
 
 
 def chosen_bundle(model: Path | None) -> Bundle:
-    """The bundle asked for, else the mounted one, else the demonstration's, unless that is forbidden."""
+    """The requested bundle, else the mounted one, else the demonstration bundle, unless that is forbidden."""
     mounted = MOUNTED_MODEL if holds_files(MOUNTED_MODEL) else None
     if model_required() and model is None and mounted is None:
-        raise BundleError(f"{MOUNTED_MODEL} holds no bundle, and SURVFUSE_REQUIRE_MODEL forbids the demonstration's")
+        raise BundleError(f"{MOUNTED_MODEL} holds no bundle, and SURVFUSE_REQUIRE_MODEL forbids the demonstration")
     if model is None and mounted is None and MOUNTED_MODEL.is_dir():
         stage("bundle", f"{MOUNTED_MODEL} is empty or holds only a README: the demonstration bundle is used")
     bundle = load(model or mounted or DEMONSTRATION_BUNDLE)

@@ -1,4 +1,4 @@
-"""The job in a process of its own, so that crashes are reported too.
+"""The job in a child process, so that crashes are reported too.
 
 Slides, masks and HDF5 are decoded by native libraries, which a file can crash, and a container that runs out of memory
 has its largest process killed. Neither can be caught where it happens. A parent process that has imported next to
@@ -116,7 +116,7 @@ def _finished(job: Callable[[], int]) -> int:
         traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
-            if stream is not None:  # closed by whoever started this
+            if stream is not None:  # closed by the process that started this one
                 stream.flush()
     return code
 

@@ -22,18 +22,18 @@ CAPTIONS = {
     "groups": "Kaplan–Meier curves, with 95% limits, of the patients above the median held-out risk and of the "
     "others; ticks are censored patients.",
     "calibration": "Held-out predicted survival against Kaplan–Meier in groups of equal size by predicted survival; "
-    "bars are 95% limits. On the dotted line, what was predicted is what happened.",
+    "bars are 95% limits. On the dotted line, predictions equal observations.",
     "losses": "Loss of each member by epoch, on its training patients and on the inner patients that chose the epoch "
     "kept. Members differ in patients, so their levels differ.",
 }
 _MOST_GROUPS = 5  # of patients in a calibration plot
-_GROUP = 30  # patients that a group should have at least
+_GROUP = 30  # minimum number of patients in a group
 
 HIGH, LOW, QUIET = "#b5432a", "#2b6a99", "#8a8f98"
 
 
 def drawings(held: HeldOut, curves: Sequence[MemberCurve], figures: Summary) -> dict[str, str]:
-    """Name → SVG element of every drawing that there is data for."""
+    """Name → SVG element of every drawing for which there are data."""
     with _style():
         drawn = {
             "folds": fold_drawing(held, figures),
@@ -142,7 +142,7 @@ def group_drawing(held: HeldOut, figures: Summary) -> Figure:
 
 
 def _month_ticks(last: float) -> list[float]:
-    """Whole years up to the month ``last``, with larger steps where they would be more than about ten.
+    """Whole years up to the month ``last``, with larger steps if there would be more than about ten.
 
     >>> _month_ticks(40.0)
     [0.0, 12.0, 24.0, 36.0]

@@ -1,4 +1,4 @@
-"""Predictions against outcomes: the challenge's figure first, then figures that say more."""
+"""Predictions compared with outcomes: the challenge's figure first, then others."""
 
 from pathlib import Path
 from typing import TypedDict
@@ -78,7 +78,7 @@ def print_evaluation(result: Evaluation) -> None:
         ("Harrell's C of the risks", _text(result["harrell_concordance"])),
         ("Uno's C of the risks", _text(result["uno_concordance"])),
         *((f"AUC at {month} months", _text(area)) for month, area in result["auc"].items()),
-        ("high against low risk", f"log-rank p {number_text(result['log_rank_p'], '.2g')}"),
+        ("high versus low risk", f"log-rank p {number_text(result['log_rank_p'], '.2g')}"),
         ("patients with tied months", f"{result['tied_months_share']:.1%}"),
         ("cohort", f"{count(result['patients'], 'patient')}, {count(result['events'], 'event')}"),
     ]

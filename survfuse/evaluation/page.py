@@ -49,8 +49,8 @@ def page(figures: Summary, facts: Mapping[str, Json], drawings: Mapping[str, str
         f'<p class="lead">{count(figures["patients"], "patient")}, {count(figures["events"], "event")}. '
         "Figures marked <em>nested held-out</em> come from predictions by models that neither trained on the patient "
         "nor chose anything by the patient’s outcome. Intervals are 95% percentile bootstrap intervals over patients "
-        f"({count(figures['draws'], 'draw')}); they do not cover how much another training run would differ.</p>",
-        f"<h2>Order of risk{_HELD}</h2>",
+        f"({count(figures['draws'], 'draw')}); they do not cover the difference between training runs.</p>",
+        f"<h2>Ranking of risks{_HELD}</h2>",
         _discrimination_table(figures),
         '<p class="small">C is the share of pairs of patients whose risks are in the order of their outcomes: 0.5 is '
         "chance, 1 is perfect. Pooled figures also compare risks from different outer folds; the figures by fold do "
@@ -58,7 +58,7 @@ def page(figures: Summary, facts: Mapping[str, Json], drawings: Mapping[str, str
         _drawing("folds", drawings),
         _fold_line(figures["folds"]),
         _candidate_section(figures["candidates"]),
-        f"<h2>High against low risk{_HELD}</h2>",
+        f"<h2>High versus low risk{_HELD}</h2>",
         _drawing("groups", drawings),
         f"<h2>Predicted survival{_HELD}</h2>",
         _drawing("calibration", drawings),
@@ -67,7 +67,7 @@ def page(figures: Summary, facts: Mapping[str, Json], drawings: Mapping[str, str
     if "losses" in drawings:
         parts += [
             f"<h2>Loss curves{_FITTING}</h2>",
-            "<p>These show how fitting went. They do not measure performance: the inner patients chose the epoch.</p>",
+            "<p>These show how training went. They do not measure performance: the inner patients chose the epoch.</p>",
             _drawing("losses", drawings),
         ]
     if others:
@@ -97,7 +97,7 @@ def _fold_line(folds: FoldFigures) -> str:
 
 
 def _candidate_section(candidates: Mapping[str, CandidateFigures]) -> str:
-    """Each family beside the reported risks; empty if there are none to compare."""
+    """Each family compared with the reported risks; empty if there are none to compare."""
     if not candidates:
         return ""
     heading = ("family", "C", "95% interval", "reported − family", "95% interval, patients", "95% interval, folds")
@@ -107,7 +107,7 @@ def _candidate_section(candidates: Mapping[str, CandidateFigures]) -> str:
         cells = (*_cells(entry["concordance"]), *_cells(entry["difference"], "+.3f"))
         rows.append((family, *cells, _interval(by_fold["low"], by_fold["high"], "+.3f")))
     return (
-        f"<h2>Against each family alone{_HELD}</h2>"
+        f"<h2>Compared with each family alone{_HELD}</h2>"
         "<p>Harrell’s C of the families that the reported risks combine or were chosen from, and how much the reported "
         "risks gain on them, in the same bootstrap draws of patients. The last column is the corrected resampled t "
         "interval of the mean difference within folds.</p>" + table_html(heading, rows)

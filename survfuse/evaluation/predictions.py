@@ -28,7 +28,7 @@ class PredictionsTable:
 def read_predictions(path: Path, problems: Problems) -> PredictionsTable:
     """The columns case_id, risk and months of a CSV file; other columns are ignored.
 
-    Whatever is wrong goes to ``problems``: a missing column, a case_id that is empty or there twice, a risk or months
+    Whatever is wrong goes to ``problems``: a missing column, a case_id that is empty or repeated, a risk or months
     that is not a finite number, months below 0.
     """
     predictions = PredictionsTable(path.name)

@@ -1,8 +1,8 @@
-"""What a training run reached on held-out patients: ``report.json`` for machines, ``report.html`` for people.
+"""Performance of a training run on held-out patients: ``report.json`` for machines, ``report.html`` for people.
 
 Every figure of performance comes from risks and survival curves that each patient was given by models which never saw
 that patient and chose nothing by that patient (the outer folds of a nested cross-validation). Only the loss curves show
-data that fitting itself used; the report says so beside them.
+data that fitting itself used; the report says so next to them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def write_report(
 ) -> Summary:
     """Write ``report.json`` and ``report.html`` into ``folder``, created if absent; returns the ``summary``.
 
-    ``facts`` is what else a reader should know about the run (cohort, protocol, stack weights): nested mappings and
+    ``facts`` holds what else a reader should know about the run (cohort, protocol, stack weights): nested mappings and
     lists of text and numbers. ``notice`` among them comes first on the page. ``draws`` is the number of bootstrap
     draws. The same input gives the same bytes.
     """

@@ -66,7 +66,7 @@ class MeanDifference(TypedDict):
 
 
 class CandidateFigures(TypedDict):
-    """How one family alone does, and how much the reported risks gain on it."""
+    """Performance of one family alone, and the gain of the reported risks over it."""
 
     concordance: Estimate
     difference: Estimate

@@ -46,7 +46,7 @@ class Case:
     rna: Path | Mapping[str, object] | None
     clinical: Path | Mapping[str, object] | None
     name: str
-    found_by: str  # how the inputs were found, for the log
+    found_by: str  # where the inputs came from, for the log: "memory", "inputs.json", …
 
     def __init__(
         self,
@@ -65,9 +65,10 @@ class Case:
         floating type.
         rna: raw expression by gene symbol: a JSON file, a mapping, or a pandas row, in which NaN is an absent gene.
         clinical: clinical variables by name: a JSON file, a mapping, or a pandas row, in which NaN is a missing value.
-        name: what messages call the case; by default its slide's or features' file name without suffix.
+        name: the case's name in messages; by default its slide's or features' file name without suffix.
+        found_by: where the inputs came from, for the log; readers of folders and cohorts set it.
 
-        Raises InputError for a slide beside features, a mask without a slide, and a case without any input.
+        Raises InputError for a slide together with features, a mask without a slide, and a case without any input.
         """
         given = _path(slide)
         feature_values = features if not isinstance(features, (str, os.PathLike)) else Path(features)

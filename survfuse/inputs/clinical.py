@@ -19,7 +19,7 @@ from survfuse.tasks.task import Task
 
 @dataclass(frozen=True)
 class Numeric:
-    """A numeric variable: standardised by the training mean and scale, beside a column that marks it missing."""
+    """A numeric variable: standardised by the training mean and scale, with a column that marks it missing."""
 
     name: str
     mean: float
@@ -46,7 +46,7 @@ class Categorical:
 
 @dataclass(frozen=True)
 class ClinicalVector:
-    """One patient's variables as networks take them, and what a reader should know of them."""
+    """One patient's variables as networks take them, and notes on them for the log."""
 
     values: NDArray[np.float32]  # [C]
     notes: tuple[Note, ...]  # for the log: names of variables, never values
@@ -62,7 +62,7 @@ class Vocabulary:
     missing_codes: tuple[str, ...]  # in lower case
     outcomes: tuple[str, ...]  # keys that are dropped
     inactive: frozenset[str] = frozenset()
-    exact: bool = False  # whether a category must be spelt to the letter
+    exact: bool = False  # whether a category must be spelt exactly
 
     @property
     def variables(self) -> "tuple[Numeric | Categorical, ...]":
@@ -152,7 +152,7 @@ class Vocabulary:
         if means:
             notes.append(_named("missing, set to the training mean", means))
         if own_column:
-            notes.append(_named("missing, in their own column", own_column))
+            notes.append(_named("missing, encoded in their own column", own_column))
         if unknown:
             notes.append(_named("unknown category, counted as missing", unknown))
         unweighted = [name for name in (*missing, *unknown) if f"{name} missing" in self.inactive]
@@ -171,7 +171,7 @@ class Vocabulary:
 
 
 def _named(what: str, names: Sequence[str]) -> Note:
-    """A note that is true of some variables, counted for each of them."""
+    """A note on some variables, counted for each of them."""
     return Note(f"{what}: {listing(names)}", tuple(f"{what}: {name}" for name in names))
 
 

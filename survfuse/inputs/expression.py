@@ -39,7 +39,7 @@ class ScaleRange:
 
 @dataclass(frozen=True)
 class RnaVector:
-    """One patient's expression as networks take it, and what a reader should know of it."""
+    """One patient's expression as networks take it, with notes and warnings for the log."""
 
     values: NDArray[np.float32]  # [G], transformed
     notes: tuple[Note, ...]  # for the log: counts only
@@ -177,8 +177,8 @@ class Expression:
 def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...]) -> Floats:
     """Values [G] in the order of ``genes``, NaN where a gene is absent.
 
-    Every value is checked, also of genes outside ``genes``; raises InputError naming the gene. Text that spells a
-    number in decimal digits counts as that number.
+    Every value is checked, including those of genes outside ``genes``; raises InputError naming the gene. Text that
+    spells a number in decimal digits counts as that number.
     """
     values = {gene: _value(gene, value) for gene, value in expression.items()}
     return np.array([values.get(gene, np.nan) for gene in genes], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The HDF5 layout of tile features: which dataset holds them, whether it can be believed, and its rows in blocks."""
+"""The HDF5 layout of tile features: finds the dataset, checks that it is sound, and reads its rows in blocks."""
 
 import math
 from collections.abc import Iterator
@@ -61,12 +61,12 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
     """The file's dataset of features, [N, D] or [1, N, D].
 
     Raises InputError for another shape or type, one that does not fit the coordinates, one that lies in other files,
-    and one whose size is beyond reason.
+    and one of an implausible size.
     """
     import h5py
 
     dataset = _own(path, file, "features")
-    # Coordinates are not needed, but if they do not fit, the file was put together wrongly.
+    # Coordinates are not needed, but if they do not fit, the file is wrong.
     coords = file["coords"] if isinstance(file.get("coords", getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
         raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
@@ -102,7 +102,7 @@ def _check_chunks(path: Path, dataset: "h5py.Dataset") -> None:
 
 
 def check_extent(path: Path, tiles: int, length: int) -> None:
-    """Raise InputError for more tiles, or longer features, than any slide or encoder has."""
+    """Raise InputError for more tiles than any slide has, or longer features than any encoder gives."""
     if tiles > MOST_FEATURE_TILES or length > _MOST_FEATURES:
         raise InputError(
             f"{path.name}: features [{tiles:,}, {length:,}], "

@@ -3,7 +3,7 @@
 HDF5 as CLAM and TRIDENT write it: ``features`` [N, D] or [1, N, D] and ``coords`` [N, 2] in level-0 pixels, with
 TRIDENT's attributes. Torch files as the challenge published them: one tensor [N, D].
 
-A file's own statement of its size is compared with the memory that is left before it is believed.
+The size that a file states is compared with the memory that is left before the file is read.
 """
 
 import zipfile
@@ -43,14 +43,14 @@ _PIECE = 2**22  # bytes of an archive's entry looked through at a time
 
 @dataclass(frozen=True)
 class Features:
-    """Tile features [N, D], float32 or of the half precision they are stored in, and what the file says of them."""
+    """Tile features [N, D], float32 or in the half precision they are stored in, and what the file states of them."""
 
     values: "Tensor"
     half: bool  # whether they are stored in half precision
     encoder: str | None  # as the file names it
     notes: tuple[Note, ...] = ()  # for the log
     coordinates: NDArray[np.int64] | None = None  # [N, 2], level-0 pixels, if the file states them
-    name: str = ""  # what messages call them
+    name: str = ""  # their name in messages
 
 
 def features_of(source: "Path | Tensor | NDArray[np.floating]", name: str) -> Features:
@@ -138,7 +138,7 @@ def check_encoder(features: Features, name: str, encoder: str, dimension: int) -
     """Raise InputError if ``features`` are not of the encoder that the bundle was trained on."""
     found = features.values.shape[1]
     if found != dimension:
-        raise InputError(f"{name}: features of length {found}, but the bundle takes {encoder}'s of length {dimension}")
+        raise InputError(f"{name}: features of length {found}, but the bundle takes {dimension} of {encoder}")
     if features.encoder is not None and known_encoder(features.encoder) != known_encoder(encoder):
         raise InputError(f"{name}: features of {features.encoder!r}, but the bundle takes those of {encoder!r}")
 

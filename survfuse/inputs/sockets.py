@@ -1,4 +1,4 @@
-"""What lies in a job's input folder, as one Case.
+"""Read a job's input folder as one Case.
 
 A job names its sockets in ``inputs.json``; the object that holds a socket's slug is called ``interface`` or, on newer
 platforms, ``socket``. Slugs and places are the task's.
@@ -28,9 +28,9 @@ def is_case(root: Path, task: Task = DEFAULT) -> bool:
 
 
 def read_case(root: Path, task: Task = DEFAULT) -> Case:
-    """The case in the input folder ``root``, by ``inputs.json`` or, without it, by the files that are there.
+    """The case in the input folder ``root``, found by ``inputs.json`` or, without it, by the files present.
 
-    A socket that is not listed, or has no file, is one that the case lacks. Raises InputError for sockets of another
+    The case lacks a socket that is not listed or has no file. Raises InputError for sockets of another
     interface, several files in one socket, anything but a file where a file belongs, and a folder without any input.
     """
     if not root.is_dir():
@@ -119,7 +119,7 @@ def _only_file(root: Path, places: Mapping[str, str], slug: str | None) -> Path 
         return None
     folder = root / places[slug]
     if not os.path.lexists(folder):
-        warn(f"{slug}: listed among the sockets, but {places[slug]} is not there")
+        warn(f"{slug}: listed among the sockets, but {places[slug]} is missing")
         return None
     if not folder.is_dir():
         raise InputError(f"{slug}: expected a folder at {places[slug]}, found something else")
@@ -138,7 +138,7 @@ def _file(root: Path, places: Mapping[str, str], slug: str | None) -> Path | Non
     if slug is None or slug not in places:
         return None
     if not os.path.lexists(root / places[slug]):
-        warn(f"{slug}: listed among the sockets, but {places[slug]} is not there")
+        warn(f"{slug}: listed among the sockets, but {places[slug]} is missing")
         return None
     return _checked(root / places[slug], slug)
 
@@ -146,6 +146,6 @@ def _file(root: Path, places: Mapping[str, str], slug: str | None) -> Path | Non
 def _checked(path: Path, slug: str) -> Path:
     """``path``, if it is a file; raises InputError if not."""
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "something else"
+        found = "a folder" if path.is_dir() else "a broken link" if path.is_symlink() else "something else"
         raise InputError(f"{slug}: expected a file, found {found} at {path.name}")
     return path

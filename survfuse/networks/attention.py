@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from survfuse.networks.sizes import Sizes
 
-Keep = Mapping[str, Tensor]  # what dropout leaves: one mask for each name that a network's ``dropout`` gives
+Keep = Mapping[str, Tensor]  # what dropout keeps: one mask for each name that a network's ``dropout`` gives
 
 
 def drop(x: Tensor, keep: Keep | None, name: str, rate: float) -> Tensor:
@@ -46,11 +46,11 @@ class GatedAttention(nn.Module):
         """tiles [..., N, tile] → z [..., N, bag] and the scores a [..., N] that the softmax makes attention of."""
         z = drop(torch.relu(self.project(tiles)), keep, "bag", self.rate)
         gate = torch.tanh(self.tanh_branch(z)) * torch.sigmoid(self.sigmoid_branch(z))
-        # Dropout on both branches is dropout of their product, where either was dropped.
+        # Dropout on both branches equals dropout of their product at every place that either drops.
         gate = drop(gate, keep, "gate", union_rate(self.rate))
         return z, self.score(gate.to(self.score.weight.dtype)).squeeze(-1)
 
     def use_half_precision(self) -> None:
-        """Let matrix products run in fp16, summed in fp32 where the device does so; scores stay in float32."""
+        """Let matrix products run in fp16, summed in fp32 if the device does so; scores stay in float32."""
         for layer in (self.project, self.tanh_branch, self.sigmoid_branch):
             layer.half()

@@ -16,7 +16,7 @@ from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.runtime.errors import InputError
 from survfuse.tasks.modalities import Combination, combination_name, ordered, parse_combination
 
-# Tiles that are in work at once: their layers' values stay in the processor's cache, and a bag's size costs no memory.
+# Tiles processed at once: their activations stay in the processor's cache, and a larger bag needs no more memory.
 TILES_AT_A_TIME = 1024
 
 
@@ -34,8 +34,8 @@ class Member:
 class EnsembleRisk:
     """risk = baseline + Σ terms = (Σ_m weight · (member risk − location) / scale − the sum's location) / its scale.
 
-    A term is called after the modalities that it depends on and that the case has. What depends on none of them, such
-    as a stand-in's constant, belongs to the baseline.
+    A term is named after those of its modalities that the case has. What depends on none of them, such as a stand-in's
+    constant, belongs to the baseline.
     """
 
     combination: str  # of the modalities that the case has, for example "slide+rna+clinical"
@@ -50,7 +50,7 @@ class Ensemble:
     """Members with their weights as they lie in the bundle's files: only the layers over tiles are ever moved.
 
     Those layers, nearly all of the arithmetic, run on ``device``. Expression's layers hold nearly all of the weights
-    and use each of them once; they run on the CPU, since bringing them to a GPU takes as long as multiplying.
+    and use each of them once; they run on the CPU, since copying them to a GPU takes as long as multiplying.
     """
 
     def __init__(

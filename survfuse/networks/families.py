@@ -2,7 +2,7 @@
 
     bilinear            w · [B(M, r), B(M, c), B(r, c)] + b, the network of "Attention-Based Multimodal Survival
                         Prediction with Cross-Modal Bilinear Fusion" (arXiv 2605.13897)
-    bilinear-residual   … with ReLU(W [M, r, c]) beside the pairs (same paper)
+    bilinear-residual   … with ReLU(W [M, r, c]) in addition to the pairs (same paper)
     slide+rna, …        … with only that pair (same paper)
     concat              w · [M, r, c] + b (same paper)
     tensor              outer product of [M; 1], [r; 1], [c; 1], then a perceptron (Zadeh et al. 2017)

@@ -76,7 +76,7 @@ class BilinearFusion(Network):
 
 
 class BilinearResidual(BilinearFusion):
-    """The bilinear model with ReLU(W [M, r, c]) beside its pairs."""
+    """The bilinear model with ReLU(W [M, r, c]) in addition to its pairs."""
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -97,7 +97,7 @@ class TensorFusion(Network):
     """Full outer product with appended ones, then a perceptron (Zadeh et al. 2017, Tensor Fusion Network).
 
     [m; 1] ⊗ [s; 1] ⊗ [c; 1] with m = ReLU(W M) and s = ReLU(W r); two hidden layers with ReLU; w · + b. The ones keep
-    each vector and each pair beside the product of all three. Clinical variables are few and enter as they are.
+    each vector and each pair in addition to the product of all three. The few clinical variables enter as they are.
     """
 
     @property

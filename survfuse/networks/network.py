@@ -21,7 +21,7 @@ from survfuse.networks.terms import Term
 
 
 class Fused(NamedTuple):
-    """What a network says of B cases: risk = terms.sum(-1) + bias, exactly as additive parts."""
+    """A network's output for B cases: risk = terms.sum(-1) + bias, an exact sum of parts."""
 
     risk: Tensor  # [B]
     terms: Tensor  # [B, terms], in the order of the network's ``terms``
@@ -46,7 +46,7 @@ class RnaEncoder(nn.Module):
 
 
 class FixedLinear(nn.Module):
-    """A linear map that training does not change: it was fitted before, to the training patients' inputs."""
+    """A linear map that training does not change: it was fitted to the training patients' inputs beforehand."""
 
     weight: Tensor
     bias: Tensor
@@ -178,7 +178,7 @@ class Network(nn.Module):
     def pool(self, tiles: int, device: torch.device, half: bool = False) -> Pool:
         """An empty bag for ``tiles`` tiles, pooled on ``device`` as this network pools them.
 
-        With ``half``, matrix products run in fp16 where that is faster.
+        With ``half``, matrix products run in fp16 if that is faster.
         """
         bag = copy.deepcopy(self.bag) if half else self.bag
         if half:

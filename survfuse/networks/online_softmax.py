@@ -1,7 +1,7 @@
 """A bag pooled in parts: the online softmax.
 
-The softmax's sums are carried along, scaled to the highest score so far (Milakov and Gimelshein 2018), so that a bag's
-size costs no memory beyond one score a tile.
+The softmax's sums are carried along, scaled to the highest score so far (Milakov and Gimelshein 2018), so that a larger
+bag needs no more memory than one score per tile.
 """
 
 import torch

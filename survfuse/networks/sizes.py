@@ -28,13 +28,13 @@ class Sizes:
     components: int = 0  # of expression that a fixed linear map passes on to the network; 0: no map
     rna: tuple[int, ...] = (2048, 512, 128)
     clinical: int = 27
-    standardised: bool = False  # whether a fixed linear map stands before the clinical vector
+    standardised: bool = False  # whether a fixed linear map precedes the clinical vector
     rank: int = 64
     pairs: tuple[int, ...] = default_pairs(DEFAULT.modalities)  # one for each pair, in the task's order
     hidden: int = 128  # residual branch, and the perceptron over the full tensor
     embedding: int = 32  # width to which M and r are brought before the full tensor
     factors: int = 4  # rank of the low-rank tensor's weight
-    fused: int = 64  # width of what the low-rank tensor gives
+    fused: int = 64  # width of the low-rank tensor's output
     clusters: int = 10  # of tiles, in Cox's linear model
     dropout: float = 0.25
     stand_ins: bool = False  # whether a learned vector stands in for a missing modality

@@ -13,12 +13,12 @@ class Term:
     """An additive part of a network's risk: a function of ``parts``, which are modalities or terms of them."""
 
     parts: tuple["str | Term", ...]
-    label: str = ""  # a name of its own, in place of one made of the parts
+    label: str = ""  # a name to use instead of one made of the parts
 
     def name(self, given: Container[str]) -> str | None:
-        """The term's name for a case that has the modalities ``given``; None where it depends on none of them.
+        """The term's name for a case that has the modalities ``given``; None if it depends on none of them.
 
-        A modality that a case lacks is replaced by a constant, so the term is not called after it.
+        A modality that a case lacks is replaced by a constant, so the term is not named after it.
 
         >>> Term(("slide", "rna")).name({"slide", "rna"})
         'slide × rna'

@@ -1,4 +1,4 @@
-"""Many cases predicted one after the other; what is said of them is said once, with counts and names."""
+"""Many cases predicted one after another; each note and warning is logged once, with counts and names."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -23,8 +23,8 @@ def predicted(
 ) -> list[Prediction]:
     """The predictions of ``number`` cases, in their order.
 
-    What is said while a case is read belongs to its prediction. Raises one InputError for all the cases that cannot be
-    predicted, once the others have been.
+    Notes and warnings made while a case is read belong to its prediction. Raises one InputError for all the cases that
+    cannot be predicted, after the others have been.
     """
     predictor.chosen(modalities)
     predictions, problems = [], list[UnusableCase]()
@@ -47,7 +47,7 @@ def predicted(
 
 
 def _of_all(problems: Sequence[UnusableCase], number: int) -> InputError:
-    """One error for every problem; those that are alike are counted."""
+    """One error for all problems; equal ones are counted."""
     if len(problems) == 1:
         return InputError(f"{problems[0].name}: {problems[0].error}")
     names_by_text: dict[str, list[str]] = {}
@@ -60,7 +60,7 @@ def _of_all(problems: Sequence[UnusableCase], number: int) -> InputError:
 
 
 def say_notes(predictions: Sequence[Prediction]) -> None:
-    """Say what was missing, imputed or ignored, and warn of what the cases were warned of, with counts and names."""
+    """Log what was missing, imputed or ignored, and repeat the cases' warnings, with counts and names."""
     noted = ((name, note, each.name) for each in predictions for name, note in each.notes)
     for (name, kind), cases in _by_kind(noted).items():
         stage(name, f"{_how_many(cases, len(predictions))}: {kind}")

@@ -1,4 +1,4 @@
-"""A bundle as Python code uses it: ``survfuse.load`` gives one."""
+"""A bundle for use in Python, as ``survfuse.load`` returns it."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,8 +79,8 @@ class Model:
         """Predict several cases, given as for ``predict``, in their order.
 
         With ``progress`` a bar is shown on a terminal, and a line every ten seconds elsewhere. Raises one InputError
-        that names every case that cannot be used, after the others have been tried; a ``Case`` without a name goes by
-        its place in the list, from 1.
+        that names every case that cannot be used, after the others have been tried; a ``Case`` without a name is
+        called by its place in the list, from 1.
 
         >>> import survfuse
         >>> from contextlib import redirect_stdout

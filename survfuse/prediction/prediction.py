@@ -17,8 +17,8 @@ class Prediction:
     """One case's predicted time, the risk behind it and its additive parts.
 
     ``risk`` is a log relative hazard, rescaled to standard deviations of the reference risks: larger is worse. It is
-    ``baseline`` + the sum of ``terms``. A term is called after the modalities that it depends on; what a case lacks has
-    no term, and the constants that stand in for it belong to the baseline.
+    ``baseline`` + the sum of ``terms``. A term is named after the modalities that it depends on. A modality that
+    the case lacks has no term; the constants that stand in for it belong to the baseline.
 
     >>> import survfuse
     >>> from contextlib import redirect_stdout
@@ -32,7 +32,7 @@ class Prediction:
     name: str  # the case's
     combination: str  # of the modalities that were used, for example "slide+rna+clinical"
     months: float  # predicted time to the event; larger is later
-    beyond: bool  # whether that lies beyond the last event of the reference patients, where it only ranks
+    beyond: bool  # whether that lies beyond the last event of the reference patients, where it is only a ranking
     risk: float
     baseline: float
     terms: Mapping[str, float]  # by name: modalities, their pairs in the task's order, others
@@ -42,14 +42,14 @@ class Prediction:
     notes: tuple[tuple[str, Note], ...]  # what was missing, imputed or ignored, each with the stage it belongs to
     warnings: tuple[str, ...]
     warning_notes: tuple[Note, ...] = field(repr=False)  # the same warnings with what each is counted under
-    demonstration: bool  # whether the weights are of simulated patients and mean nothing clinically
+    demonstration: bool  # whether the weights were trained on simulated patients and mean nothing clinically
     curve: SurvivalCurve | None = field(repr=False)
 
     def survival(self, months: ArrayLike) -> Floats:
         """Probability of no event by each of ``months`` [T]: [T].
 
-        It stays what it is at the last follow-up from there on. Raises InputError for anything but finite months of at
-        least 0, and BundleError if the bundle has no curves.
+        Constant after the last follow-up. Raises InputError for anything but finite months of at least 0, and
+        BundleError if the bundle has no curves.
 
         >>> import survfuse
         >>> from contextlib import redirect_stdout
@@ -60,7 +60,7 @@ class Prediction:
         1.0
         """
         if self.curve is None:
-            raise BundleError("the bundle holds no survival curves")
+            raise BundleError("the bundle has no survival curves")
         try:
             at = np.atleast_1d(np.asarray(months, dtype=np.float64))
         except (TypeError, ValueError) as cause:

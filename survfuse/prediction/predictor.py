@@ -1,4 +1,4 @@
-"""The one way from a case to a number: the job, the ``predict`` command and the Python API all use it.
+"""The only path from a case to a number: the job, the ``predict`` command and the Python API all use it.
 
 case → expression, clinical vector, tile features → ensemble → risk → calibration → months
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FAR_BEYOND = "the risk is far beyond those of the reference patients"
 OTHER_UNITS = "features, expression or clinical variables may be in other units than the bundle was trained on"
-BEYOND_ALL_RANGE = "features, expression or clinical variables lie beyond all range"
+BEYOND_ALL_RANGE = "features, expression or clinical variables are far out of range"
 
 
 class Predictor:
@@ -40,7 +40,7 @@ class Predictor:
 
     @cached_property
     def device(self) -> "torch.device":
-        """Where layers over tiles run; raises EnvironmentFailure if a device that was asked for cannot be used."""
+        """Where layers over tiles run; raises EnvironmentFailure if a requested device cannot be used."""
         from survfuse.runtime.device import chosen_device
 
         with recorded(show=False) as self._said_of_device:  # it is true of every case that is predicted
@@ -74,8 +74,8 @@ class Predictor:
 
         ``seconds``, counted from the process's start, limit a job's time: tiles that cannot be encoded in time are left
         out. With ``omit_unusable_slide`` a slide that cannot be read is left out with a warning if the bundle scores
-        such cases. ``show`` prints notes and warnings as they arise; they are always kept in the prediction, after
-        those that were ``said`` while the case was read.
+        such cases. ``show`` prints notes and warnings as they arise; the prediction always
+        keeps them, after those ``said`` while the case was read.
 
         Raises InputError for inputs that cannot be used, BundleError for a bundle that cannot, and EnvironmentFailure
         if the machine fails or time is too short.
@@ -140,11 +140,11 @@ class Predictor:
         if name not in self.bundle.manifest.combinations:
             trained = ", ".join(self.bundle.manifest.combinations)
             lacks = [f"the case lacks {missing}"] if missing else []
-            lacks += [f"{left_out} left out as asked"] if left_out else []
+            lacks += [f"{left_out} left out on request"] if left_out else []
             raise InputError(f"{'; '.join(lacks) or 'the case lacks a modality'}; this bundle scores {trained}")
         for title, names in (("missing", missing), ("left out", left_out)):
             if names:
-                text = f"{names}; scored by {name}, as the bundle was trained to"
+                text = f"{names}; scored with {name}, as the bundle was trained to do"
                 stage(title, Note(text, (text,)))
 
     def _leave_slide_out(self, problem: InputError, given: Combination, used: Combination, omit: bool) -> None:
@@ -157,7 +157,7 @@ class Predictor:
         self._check_scored(rest, used)
 
     def _prediction(self, case: Case, tiles: SlideTiles | None, risk: "EnsembleRisk", record: Record) -> Prediction:
-        """The prediction for an ensemble's risk, saying what leads to it."""
+        """The prediction for an ensemble's risk; logs each step towards it."""
         bundle = self.bundle
         if not math.isfinite(risk.risk):
             raise InputError(f"the risk is {risk.risk}: {BEYOND_ALL_RANGE}")
@@ -203,7 +203,7 @@ class Predictor:
 
 
 def announce(bundle: Bundle) -> None:
-    """Say which bundle is used and, if its weights are a demonstration, that its numbers mean nothing clinically."""
+    """Log which bundle is used and, for demonstration weights, that its numbers mean nothing clinically."""
     manifest = bundle.manifest
     stage("bundle", f"{manifest.purpose}, {count(len(manifest.members), 'member')}, every checksum verified")
     announce_demonstration(bundle)

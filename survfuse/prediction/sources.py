@@ -28,7 +28,7 @@ class UnusableCase:
 
 @dataclass(frozen=True)
 class Cases:
-    """Cases by name, each read when it is asked for."""
+    """Cases by name, each read when it is needed."""
 
     names: tuple[str, ...]
     read: Callable[[int], Case]  # the case at a place among the names
@@ -45,12 +45,12 @@ class Cases:
 def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Path) -> Cases:
     """The cases at ``source``, of which ``modalities`` are to be used.
 
-    One case goes by its slide's name, the cases of a folder by their folders' names, a cohort's by its patients' ids.
+    A single case is named by its slide, the cases of a folder by their folders, those of a cohort by patient id.
     ``cache`` is a folder for copies of a cohort's features. Raises InputError for a folder that holds none of these,
     and for a cohort that cannot be read or does not fit the bundle.
     """
     if not source.is_dir():
-        raise InputError(f"{source}: expected a folder, with one case, several cases or a cohort")
+        raise InputError(f"{source}: expected a folder with one case, several cases or a cohort")
     if is_case(source, bundle.task):
         case = read_case(source, bundle.task)
         return Cases((case.name,), lambda _: case, single=True)
@@ -66,7 +66,7 @@ def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Pat
 
 
 def _case_of_folder(folder: Path, task: Task) -> Case:
-    """A case among others in folders; it goes by its folder's name."""
+    """A case among others in folders; it is named by its folder."""
     if not is_case(folder, task):
         raise InputError(f"holds neither {INPUTS_FILE} nor any of a case's inputs")
     return read_case(folder, task).called(folder.name)
@@ -94,7 +94,7 @@ def _check_features(cohort: "Cohort", bundle: Bundle) -> None:
     settings, length = bundle.manifest.slide, cohort.bags[0].dimension
     if length != settings.dimension:
         raise InputError(
-            f"features of length {length}, but the bundle takes {settings.encoder}'s of {settings.dimension}"
+            f"features of length {length}, but the bundle takes {settings.dimension} of {settings.encoder}"
         )
     if cohort.encoder is not None and known_encoder(cohort.encoder) != known_encoder(settings.encoder):
         raise InputError(f"features of {cohort.encoder!r}, but the bundle takes those of {settings.encoder!r}")

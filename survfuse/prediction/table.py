@@ -44,20 +44,20 @@ def predict(
     ``source`` is a case in the platform's layout, a folder of such cases, or a cohort, whose outcomes are not needed.
     ``survival`` is a second table: the probability of no event by each year. ``modalities`` are those to use (default:
     all of the bundle's). Copies of features that cannot be mapped go to ``cache``, or to a folder that is removed at
-    the end. Both tables are written whole, once every case has been predicted.
+    the end. Both tables are written whole, after all cases have been predicted.
 
     Raises InputError for cases that cannot be read, do not fit the bundle or cannot be predicted, and for a bundle
     without the curves that ``survival`` needs.
     """
     bundle = load(model)
     if survival is not None and bundle.curves is None:
-        raise InputError(f"{model}: holds no survival curves, which --survival asks for")
+        raise InputError(f"{model}: has no survival curves, which --survival needs")
     announce(bundle)
     predictor = Predictor(bundle, device)
     chosen = predictor.chosen(modalities)
     with _cache_folder(cache, out) as folder:
         cases = cases_in(source, bundle, chosen, folder)
-        stage("cases", f"{count(len(cases.names), 'case')}, scored by {', '.join(chosen)}")
+        stage("cases", f"{count(len(cases.names), 'case')}, scored with {', '.join(chosen)}")
         if cases.single:
             predictions = [_shown(predictor, case, modalities, omit_unusable_slide) for case in cases]
         else:

@@ -1,4 +1,4 @@
-"""How long a job still takes once its tiles are encoded, measured on its own networks."""
+"""How long the rest of a job takes after its tiles are encoded, measured on its own networks."""
 
 from typing import TYPE_CHECKING
 

@@ -47,7 +47,7 @@ def clinical_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":
         return None
     encoded = bundle.vocabulary.encode(variables)
     if not encoded.known:
-        stage("clinical", f"no variable is known of {count(len(variables), 'key')}")
+        stage("clinical", f"no variable is known among {count(len(variables), 'key')}")
         return None
     stage("clinical", *encoded.notes)
     return encoded.values
@@ -67,7 +67,7 @@ def read_slide(
 ) -> "Features | Extracted":
     """The case's tile features as given, or extracted from its slide.
 
-    ``encoder`` loads the bundle's encoder, or gives the one that is kept from the slide before. Raises InputError for a
+    ``encoder`` loads the bundle's encoder, or returns the one kept from the previous slide. Raises InputError for a
     slide, mask or features that cannot be read, BundleError for an encoder that cannot be used, and EnvironmentFailure
     if ``limit`` leaves too few tiles.
     """
@@ -92,7 +92,7 @@ def as_tiles(slide: "Features | Extracted", bundle: Bundle) -> SlideTiles:
         return SlideTiles(slide.features, slide.half, slide.origins)
     settings = bundle.manifest.slide
     check_encoder(slide, slide.name, settings.encoder, settings.dimension)
-    named_by = f"of {slide.encoder}" if slide.encoder else f"taken to be of {settings.encoder}"
+    named_by = f"from {slide.encoder}" if slide.encoder else f"assumed to be from {settings.encoder}"
     tiles = f"{count(len(slide.values), 'tile')} × {settings.dimension}"
     stage("features", f"{tiles}, {named_by}", *slide.notes)
     return SlideTiles(slide.values, slide.half, slide.coordinates)

@@ -37,7 +37,7 @@ def imported_card(manifest: Manifest, calibration: Calibration) -> str:
         "## Calibration",
         "",
         f"{calibration.mode}, against {count(calibration.reference_risks.size, 'reference risk')}. These are "
-        "in-sample: the networks were trained on the same patients and tell them apart better than new ones. Months "
+        "in-sample: the networks were trained on the same patients and rank them better than new ones. Months "
         "are therefore optimistic, and no held-out figures are known.",
         "",
         "## Intended use",

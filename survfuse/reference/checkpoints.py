@@ -38,7 +38,7 @@ _LAYERS = {
     RESIDUAL: _ENCODERS | _PAIRS | {"residual_proj": "residual", "classifier": "risk"},
     CONCAT: _ENCODERS | {"classifiers": "risk"},
 }
-# The keys under which training scripts keep a state_dict beside epoch and optimiser.
+# The keys under which training scripts keep a state_dict, together with epoch and optimiser.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
@@ -118,7 +118,7 @@ def _plainly_named(path: Path, content: object) -> dict[str, object]:
     for name, value in content.items() if isinstance(content, Mapping) else ():
         plain = _plain_name(str(name))
         if plain in named:
-            raise InputError(f"{path.name}: two tensors are named {plain} once module is dropped")
+            raise InputError(f"{path.name}: two tensors are named {plain} after module is dropped")
         named[plain] = value
     if not named:
         raise InputError(f"{path.name}: expected tensors by name, a state_dict, found {type(content).__name__}")

@@ -1,4 +1,4 @@
-"""The reference's two pickles, for a user who vouches for them."""
+"""The reference's two pickles, for a user who trusts them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def unpickled(path: Path, trust: bool) -> object:
             f"{path.name}: a pickle, and reading one can run any code that its author put there; "
             "give the table as JSON, or pass --trust-pickles if you trust where the file comes from"
         )
-    warn(f"{path.name}: reading a pickle, which can run any code, because --trust-pickles vouches for it")
+    warn(f"{path.name}: reading a pickle, which can run any code, because of --trust-pickles")
     import joblib
     import sklearn  # noqa: F401  (what the pickles hold; without it joblib fails in many ways)
 

@@ -54,7 +54,7 @@ def read_vocabulary(path: Path, trust: bool, task: Task) -> Vocabulary:
         categorical.append(Categorical(str(name), tuple(categories)))
     names = [variable.name for variable in numeric] + [variable.name for variable in categorical]
     if outcomes := sorted(set(names) & set(task.outcome.keys)):
-        raise InputError(f"{path.name}: {listing(outcomes)}: an outcome, which no network may be given")
+        raise InputError(f"{path.name}: {listing(outcomes)}: an outcome, which must not be a network's input")
     if len(set(names)) < len(names):
         raise InputError(f"{path.name}: a variable is listed twice")
     vocabulary = Vocabulary(

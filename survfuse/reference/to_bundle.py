@@ -1,14 +1,14 @@
 """Checkpoints of the reference → a bundle whose risks and months are the reference's own.
 
 The reference is the code published with arXiv 2605.13897. Its checkpoint is a ``state_dict``; the order of its genes,
-its clinical vocabulary and its calibration are files beside it. Three of its models are read:
+its clinical vocabulary and its calibration are separate files. Three of its models are read:
 
     bilinear             w · [B(M, r), B(M, c), B(r, c)] + b
-    bilinear-residual    … with ReLU(W [M, r, c]) beside the pairs
+    bilinear-residual    … with ReLU(W [M, r, c]) in addition to the pairs
     concat               w · [M, c, r] + b; our network has r before c
 
 Several checkpoints make an ensemble whose risk is the mean of theirs. The calibration's reference risks must then be
-means too: those of one checkpoint lie on another scale.
+means too: those of one checkpoint are on a different scale.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,9 +41,9 @@ _NOTICE = (
 )
 # How the reference treats its inputs, in words; the bundle's tables do the same.
 _POLICIES = {
-    "expression": "raw values, not transformed; a gene that a case lacks counts 0",
-    "categories": "told apart to the letter; one that the vocabulary lacks gives zeros in every column of its variable",
-    "-1": "a number where the variable is numeric, and a category where the vocabulary has it",
+    "expression": "raw values, not transformed; a gene that a case lacks counts as 0",
+    "categories": "compared exactly; one that the vocabulary lacks gives zeros in every column of its variable",
+    "-1": "a number for a numeric variable, and a category if the vocabulary has it",
     "numbers": "(x − mean) / scale, with the reference's mean and scale and no plausible range",
     "null or absent": "the mean for a number, zeros for a category",
 }
@@ -71,9 +71,9 @@ def import_reference(
 
     One checkpoint's risk is used as it is. Of n checkpoints each counts 1/n; ``train_risks`` are then of their mean.
 
-    Raises InputError, naming the file, for checkpoints of another network, tables of another form or that do not fit
-    the checkpoints, pickles that are not trusted, and an ``out`` that is not empty; also for a ``task`` of other
-    modalities than slide, rna and clinical. Source: arXiv 2605.13897.
+    Raises InputError, naming the file, for checkpoints of a different network, tables in a different form or that do
+    not fit the checkpoints, pickles that are not trusted, and an ``out`` that is not empty; also for a ``task`` whose
+    modalities are not slide, rna and clinical. Source: arXiv 2605.13897.
     """
     check_place(out)
     _check_arguments(checkpoints, settings, mode, task)

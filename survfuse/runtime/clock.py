@@ -55,7 +55,7 @@ def chosen_limit(option: float | None = None) -> float | None:
 
 
 def _started() -> float:
-    """When the process started, on the monotonic clock; now, if the system does not say.
+    """When the process started, on the monotonic clock; the present time if the system does not say.
 
     /proc/self/stat gives it in clock ticks since boot (proc_pid_stat(5), field 22: the 20th after the command's name).
     """

@@ -1,4 +1,4 @@
-"""Which device is asked for; torch is not imported."""
+"""Which device is requested; torch is not imported."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def check_device(device: str | None) -> None:
 
 
 def requested_device(device: str | None) -> tuple[str, str]:
-    """The name of the device asked for, and who asks: the caller's ``device``, else SURVFUSE_DEVICE, else auto.
+    """The name of the requested device, and what requests it: the caller's ``device``, else SURVFUSE_DEVICE, else auto.
 
     Raises InputError for an unknown ``device``, EnvironmentFailure for an unknown value of the variable.
     """

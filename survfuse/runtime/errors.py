@@ -1,4 +1,4 @@
-"""The errors a user meets. Which exit code each has is in ``exits``."""
+"""The errors that a user sees. ``exits`` has the exit code of each."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ class SurvfuseError(Exception):
     """A foreseen failure; its message is one line that says what was expected and what was found."""
 
     def line(self) -> str:
-        """The class and message on one line, as a command or job ends with.
+        """The class and message on one line, as a command or job prints them when it fails.
 
         >>> InputError("rna.json: no such file").line()
         'InputError: rna.json: no such file'

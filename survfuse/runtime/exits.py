@@ -58,5 +58,5 @@ def report(failure: SurvfuseError) -> int:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the end that the first one began
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the shutdown that the first one began
     raise EnvironmentFailure(f"ended by {signal.Signals(number).name}")

@@ -1,4 +1,4 @@
-"""What a run says: stages on stdout, warnings on stderr, progress on a terminal.
+"""A run's output: stages on stdout, warnings on stderr, progress on a terminal.
 
 The platform keeps stdout as the log and shows every line of stderr to the organiser as a warning, so nothing
 but warnings and errors may go there.
@@ -30,10 +30,10 @@ _LINE_EVERY = 10.0  # seconds between progress lines when no terminal is attache
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a run notes of a case.
+    """Something that a run notes about a case.
 
-    ``kinds`` are what it is counted under when many cases are scored: the same for every case that it is true of. A
-    note without any is of no interest there.
+    ``kinds`` are what it is counted under when many cases are scored: the same for every case that it applies to. A
+    note without any is left out there.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Note:
 
 @dataclass
 class Record:
-    """What was said of one case: notes with the stage they belong to, and warnings."""
+    """What was logged for one case: notes with the stage they belong to, and warnings."""
 
     notes: list[tuple[str, Note]] = field(default_factory=list)
     warnings: list[Note] = field(default_factory=list)
@@ -53,9 +53,9 @@ _recording: ContextVar[tuple[Record, bool] | None] = ContextVar("recording", def
 
 @contextmanager
 def recorded(show: bool, before: Record | None = None) -> Iterator[Record]:
-    """Keep what the block says in a record, and print it as well if ``show``.
+    """Keep what the block logs in a record, and print it as well if ``show``.
 
-    The record begins with what was said ``before``, which is not printed again.
+    The record begins with what was logged ``before``, which is not printed again.
     """
     record = Record(list(before.notes), list(before.warnings)) if before is not None else Record()
     token = _recording.set((record, show))
@@ -66,7 +66,7 @@ def recorded(show: bool, before: Record | None = None) -> Iterator[Record]:
 
 
 def stage(name: str, *notes: str | Note) -> None:
-    """Say one stage of the run: printed with the seconds since the process started, notes joined by semicolons."""
+    """Log one stage of the run, with the seconds since the process started and the notes joined by semicolons."""
     said = [Note(note) if isinstance(note, str) else note for note in notes]
     recording = _recording.get()
     if recording is not None:
@@ -77,7 +77,7 @@ def stage(name: str, *notes: str | Note) -> None:
 
 
 def warn(message: str | Note) -> None:
-    """Say a warning: the run goes on, but a reader should know."""
+    """Give a warning: the run continues, but a reader should know."""
     note = Note(message, (message,)) if isinstance(message, str) else message
     recording = _recording.get()
     if recording is not None:

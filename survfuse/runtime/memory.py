@@ -1,7 +1,7 @@
 """How much memory is left, checked before much of it is taken, and a limit on what a reader may take.
 
-Linux grants more memory than there is and kills the process that then uses it. The memory that a file is about to need
-is therefore compared with what is left under the container's limit and on the machine.
+Linux grants more memory than there is, and kills the process that then uses it. The memory that a file will need is
+therefore compared with what is left under the container's limit and on the machine.
 """
 
 from collections.abc import Iterator

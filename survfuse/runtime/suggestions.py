@@ -1,4 +1,4 @@
-"""«Did you mean»: names and paths that are not there, with the nearest of those that are."""
+"""Suggestions: for unknown names and missing paths, the nearest known one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,7 +7,7 @@ from pathlib import Path
 from survfuse.runtime.errors import InputError, SurvfuseError
 from survfuse.runtime.log import listing
 
-_SYNONYMS = {"gpu": "cuda"}  # what people say for a name that is spelt quite otherwise
+_SYNONYMS = {"gpu": "cuda"}  # common words for names that are spelt quite differently
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -24,7 +24,7 @@ def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> 
     try:
         bound = 2 * _unpacked(path) + _SLACK
         with at_most(bound), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd bytes in the file: the value read, or the error, says enough
+            warnings.simplefilter("ignore")  # about odd bytes in the file: the value read, or the error, is enough
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError as cause:
         raise error(f"{path.name}: no such file") from cause
@@ -34,11 +34,11 @@ def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> 
         # Arbitrary bytes can make the restricted unpickler fail in any way.
         if not is_machine_failure(cause):
             raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
-        # Either the machine has run out of memory, or the file asked for more than the bound.
+        # Either the machine has run out of memory, or the file requested more than the limit.
         left = available_memory()
         if isinstance(cause, OSError) or (left is not None and left < bound):
             raise
-        raise error(f"{path.name}: asks for more memory than its content needs") from cause
+        raise error(f"{path.name}: requests more memory than its content needs") from cause
 
 
 def read_tensor(path: Path, error: type[SurvfuseError], mapped: bool = False) -> Tensor:

@@ -26,12 +26,12 @@ class SharedStatus:
 
     @property
     def output(self) -> str:
-        """The path of the job's output; empty until the job has said it."""
+        """The path of the job's output; empty until the job has set it."""
         return self._text(0, self._PATH)
 
     @output.setter
     def output(self, path: str) -> None:
-        """State it."""
+        """Set it."""
         self._set_text(0, self._PATH, path)
 
     def begin(self, name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What the colours of a haematoxylin and eosin slide say: saturation, stained pixels and empty glass."""
+"""What the colours of a haematoxylin and eosin slide show: saturation, stained pixels and empty glass."""
 
 import numpy as np
 

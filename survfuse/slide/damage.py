@@ -1,4 +1,4 @@
-"""Parts of a slide that cannot be read: which they are, and how many a slide may have."""
+"""Parts of a slide that cannot be read: which ones, and how many are allowed."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class DamagedTiles:
 
         To be called for one part after the other. Raises InputError if more than MOST_DAMAGED of the tiles are damaged.
         """
-        # Threads read ahead. How far is chance, so what they met beyond ``stop`` does not count yet.
+        # Threads read ahead by a varying distance, so damage beyond ``stop`` does not count yet.
         met = [place for place in self._problems.copy() if place < stop]
         self._present -= sum(place in self._blank for place in range(start, stop))
         allowed = int(MOST_DAMAGED * self._present)

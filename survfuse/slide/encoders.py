@@ -24,7 +24,7 @@ class Encoder:
         self.spec = spec
         self.device = device
         self.precision = encoder_precision(spec, device)
-        # A GPU needs many tiles to be busy. A CPU does not, and few tiles a batch let it keep to a time limit.
+        # A GPU needs many tiles to be busy. A CPU does not, and small batches let it keep to a time limit.
         self.batch = 128 if device.type != "cpu" else 16 if spec.convolutional else 8
         if device.type == "cpu":
             _keep_freed_memory()
@@ -115,7 +115,7 @@ def _fold_normalisation(network: nn.Module) -> None:
 def _keep_freed_memory() -> None:
     """Let this process keep the memory that it frees.
 
-    Otherwise the pages of every large activation are made and cleared anew, and encoding takes up to twice as long.
+    Otherwise the pages of every large activation are mapped and cleared anew, and encoding takes up to twice as long.
     glibc only, mallopt(3); other systems' allocators stay as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

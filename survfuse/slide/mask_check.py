@@ -1,4 +1,4 @@
-"""Whether a mask tells tissue from glass, judged by the slide's colours."""
+"""Whether a mask distinguishes tissue from glass, judged by the slide's colours."""
 
 import math
 from contextlib import suppress
@@ -22,7 +22,7 @@ _TILES, _PX = 32, 16  # tiles that are looked at inside a mask, and outside, and
 
 
 def mask_problem(share: Floats, slide: Slide, grid: Grid) -> str | None:
-    """Why a mask that covers ``share`` [rows, columns] of the tiles does not tell tissue from glass, in words.
+    """Why a mask that covers ``share`` [rows, columns] of the tiles does not distinguish tissue from glass.
 
     None for a mask that is right or in doubt. Raises InputError for a slide without colour.
     """

@@ -132,7 +132,7 @@ def _add_page(page: "TiffPage", summed: Coverage, go_on: Callable[[], None]) -> 
     if page.photometric not in (1, 2, 6):
         raise InputError(f"mask stored as {_name(page.photometric)}: expected grey from black, or RGB")
     if page.planarconfig == 2 and page.samplesperpixel > 1:
-        # Each sample has a plane of its own: the samples of a pixel are far apart in the file.
+        # Each sample has its own plane: the samples of a pixel are far apart in the file.
         _check_held(name, page.nbytes, "in separate planes")
         summed.add(summed.parts(Block(0, 0, _tissue(page.asarray()[:colours], axis=0))))
         return
@@ -162,7 +162,7 @@ def _add_page(page: "TiffPage", summed: Coverage, go_on: Callable[[], None]) -> 
         for parts in page.segments(func=parts_of, maxworkers=workers, buffersize=_BUFFER):
             summed.add(parts)
         return
-    strips = page.segments(func=block_of, maxworkers=1, buffersize=_BUFFER)  # each decoded when it is asked for
+    strips = page.segments(func=block_of, maxworkers=1, buffersize=_BUFFER)  # each decoded when it is requested
     for joined in _joined(filter(None, strips)):
         summed.add(summed.parts(joined))
 
@@ -240,6 +240,8 @@ def _check_aspect(name: str, mask: tuple[int, int], slide: tuple[int, int]) -> N
     narrow = max(mask[0] - 1, 1) / (mask[1] + 1) * slide[1] / slide[0]
     off = max(1.0 / wide - 1.0, narrow - 1.0, 0.0)
     if off > _ASPECT_REFUSE:
-        raise InputError(f"{name}: {mask[0]} × {mask[1]} px is not of the slide's shape, {slide[0]} × {slide[1]} px")
+        raise InputError(
+            f"{name}: {mask[0]} × {mask[1]} px does not have the slide's shape, {slide[0]} × {slide[1]} px"
+        )
     if off > _ASPECT_WARN:
         warn(f"{name}: {mask[0]} × {mask[1]} px is stretched by {off:.1%} to the slide's {slide[0]} × {slide[1]} px")

@@ -96,7 +96,7 @@ def _native_silence() -> Iterator[None]:
     """Keep from stderr what a library writes to it directly; its exception says the same."""
     try:
         kept = os.dup(2)
-    except OSError:  # closed by whoever started this process
+    except OSError:  # closed by the process that started this one
         yield
         return
     try:

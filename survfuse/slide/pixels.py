@@ -44,14 +44,14 @@ class Slide:
                 self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
                 self._dimensions, self._downsamples = self._slide.level_dimensions, self._slide.level_downsamples
         except openslide.OpenSlideUnsupportedFormatError as cause:
-            raise InputError(f"{path.name}: not a slide that OpenSlide reads (a tiled TIFF, say)") from cause
+            raise InputError(f"{path.name}: not a slide that OpenSlide reads (for example a tiled TIFF)") from cause
         except (openslide.OpenSlideError, OSError) as cause:
             if is_machine_failure(cause):
                 raise EnvironmentFailure(f"{path.name}: cannot be opened ({cause})") from cause
             raise InputError(f"{path.name}: cannot be opened as a slide ({cause})") from cause
         if any(min(size) < 1 for size in self._dimensions) or not all(0.0 < by < math.inf for by in self._downsamples):
             raise InputError(f"{self.name}: has a level without pixels")
-        # A label or another picture in the file is not one of the slide's levels, whatever the file says.
+        # A label or other picture in the file is not one of the slide's levels, whatever the file states.
         self._levels = [level for level, size in enumerate(self._dimensions) if _is_reduced(size, self.size)]
         # (x, y) µm per pixel of level 0, and in words where that comes from
         self.mpp, self.mpp_source = resolution(self.name, properties, assumed_mpp, self.size)

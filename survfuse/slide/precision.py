@@ -1,4 +1,4 @@
-"""The number format in which a tile encoder computes; benchmarks/README.md shows how it was chosen."""
+"""The number format in which a tile encoder computes; benchmarks/README.md shows why."""
 
 import torch
 

@@ -33,7 +33,7 @@ def read_ahead(
 ) -> Generator[Tensor, None, None]:
     """Tiles [≤ batch, px, px, 3] uint8 RGB on the CPU, at level-0 ``origins`` [N, 2] and in their order.
 
-    Their memory, pinned if ``device`` is a GPU, is overwritten once the next batch has been asked for. A tile that
+    Their memory, pinned if ``device`` is a GPU, is overwritten once the next batch has been requested. A tile that
     cannot be read is added to ``damaged`` and its pixels are meaningless; without ``damaged``, DamagedRegionError is
     raised.
     """
@@ -76,5 +76,5 @@ def _yield_to_encoder() -> None:
     An operation is split over all cores and waits for the slowest of them. Priorities by thread are Linux's.
     """
     if sys.platform == "linux":
-        with suppress(OSError):  # a sandbox may forbid it; the job is then a little slower
+        with suppress(OSError):  # a sandbox may forbid it; the job is then slightly slower
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -41,10 +41,10 @@ def resolution(
     values = ", ".join(f"{value:g}" for value in (*stated, *tags) if value) or "none"
     if assumed is None:
         raise InputError(
-            f"{name}: no usable resolution (found {values}; expected {low} to {high} µm per pixel, of square pixels, "
-            f"on {_LARGEST_MM:g} mm at most) and none is assumed"
+            f"{name}: no usable resolution (found {values}; expected square pixels of {low} to {high} µm, "
+            f"on at most {_LARGEST_MM:g} mm) and none is assumed"
         )
-    warn(f"{name}: no usable resolution (found {values}); {assumed:g} µm per pixel is assumed, as stated")
+    warn(f"{name}: no usable resolution (found {values}); {assumed:g} µm per pixel is assumed, as requested")
     return (assumed, assumed), "the stated assumption"
 
 

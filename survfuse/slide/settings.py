@@ -1,4 +1,4 @@
-"""How a slide becomes tile features: the part of a bundle that the slide's stations read."""
+"""How a slide becomes tile features: the part of a bundle that reading a slide needs."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
 
 @dataclass(frozen=True)
 class SlideSettings:
-    """How a slide becomes tile features, in training and in inference alike."""
+    """How a slide becomes tile features, both in training and in inference."""
 
     encoder: str  # name in survfuse.slide.registry.ENCODERS
     dimension: int  # D of a tile's features

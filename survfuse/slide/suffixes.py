@@ -1,4 +1,4 @@
-"""By which endings, in lower case, files are taken for slides, masks and tile features."""
+"""The suffixes, in lower case, by which slides, masks and tile features are recognised."""
 
 SLIDE_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".mrxs")
 MASK_SUFFIXES = (".tif", ".tiff", ".mha")

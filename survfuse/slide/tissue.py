@@ -32,9 +32,9 @@ class Tissue:
 def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Tissue:
     """The tiles of which at least the share ``least`` is tissue.
 
-    Without a mask, and with one that does not tell tissue from glass, tissue is found by the slide's saturation (Otsu).
-    Raises NoTissueError if no tile qualifies, and InputError for a mask that cannot be read or has another shape, a
-    slide without colour, and a slide of which too much cannot be read.
+    Without a mask, or with one that does not distinguish tissue from glass, tissue is found by saturation (Otsu).
+    Raises NoTissueError if no tile qualifies, and InputError for a mask that cannot be read or has a different shape,
+    a slide without colour, and a slide of which too much cannot be read.
     """
     share, found_by = None, "no mask given; tissue found by saturation"
     if mask is not None:

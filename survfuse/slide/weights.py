@@ -1,4 +1,4 @@
-"""An encoder's network with weights from a local file. Nothing is ever downloaded."""
+"""An encoder's network with weights from a local file. Nothing is downloaded."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -89,7 +89,7 @@ def auc_at(
         if month >= observable or not cases.any() or not controls.any():
             areas[month] = NAN
             continue
-        # Patients with an event after the month are controls. They need no weight of their own, and the censoring
+        # Patients with an event after the month are controls. They need no weights, and the censoring
         # distribution may not reach that far.
         train, test = _surv(train_times, train_events), _surv(times, cases)
         areas[month] = float(cumulative_dynamic_auc(train, test, risks, [max(month, times.min())])[0][0])

@@ -1,6 +1,6 @@
 """What a task is: its sockets, modalities, clinical rules, outcome and output.
 
-Everything that is true of one task only stands in a ``Task``; the rest of the package reads it from there.
+Everything that is specific to one task is in a ``Task``; the rest of the package reads it from there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +51,7 @@ class CohortLayout:
 
     @property
     def own_folders(self) -> bool:
-        """Whether every patient has a folder of their own, named by their id; it holds their slides, too."""
+        """Whether every patient has a separate folder, named by the patient's id, that also holds the slides."""
         return "/{id}/" in f"/{self.clinical}"
 
     def folder(self, patient: str) -> str:

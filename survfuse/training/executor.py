@@ -1,8 +1,8 @@
 """Where units are fitted: on this machine, one after the other.
 
-Another executor, such as one for a cluster, is given to ``train`` and has the same method. A unit is a few names, and
-``fit`` is a function of a module, so that both are small to send. ``data`` is in memory, with the cohort's features
-mapped: an executor whose workers are elsewhere is made with the cohort's path, and they open the cohort there.
+``train`` accepts any other executor with the same method, such as one for a cluster. A unit is a few names, and ``fit``
+is a function of a module, so that both are small to send. ``data`` is in memory, with the cohort's features mapped: an
+executor whose workers run elsewhere should be given the cohort's path, so that the workers can open the cohort.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ class Executor(Protocol):
         ...
 
     def results(self, fit: Fit, data: TrainingData, units: Sequence[WorkUnit]) -> Results:
-        """Each unit with its members, as it ends: in any order, each once. An error of ``fit`` is passed on."""
+        """Yield each unit once with its members when it ends, in any order. An error in ``fit`` is passed on."""
         ...
 
 
@@ -43,6 +43,6 @@ class LocalExecutor:
         return self._device
 
     def results(self, fit: Fit, data: TrainingData, units: Sequence[WorkUnit]) -> Results:
-        """Each unit with its members, as it ends."""
+        """Yield each unit with its members when it ends."""
         for unit in units:
             yield unit, fit(data, unit, self._device)

@@ -7,8 +7,8 @@ from scipy.optimize import minimize
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.survival.partial_likelihood import EfronLoss
 
-# How strongly weights are drawn to each other, as a share of the information in the events. With a few dozen events
-# the likelihood alone would put all weight on one family by luck.
+# How strongly weights are pulled towards each other, as a share of the information in the events. With a few dozen
+# events, the likelihood alone would put all weight on one family by chance.
 EVENNESS = 2.0
 LEAST_SHARE = 0.03  # of all weight; a family below it is left out
 
@@ -16,9 +16,9 @@ LEAST_SHARE = 0.03  # of all weight; a family below it is left out
 def family_weights(risks: Floats, times: Floats, events: Bools, evenness: float = EVENNESS) -> Floats:
     """Non-negative weights [F], summing to 1, of families whose out-of-fold ``risks`` [n, F] have unit spread.
 
-    Families that alone do not raise Cox's partial likelihood (Efron ties) have none. The weights of the others
+    Families that do not raise Cox's partial likelihood (Efron ties) by themselves have none. The weights of the others
     maximise the likelihood of their weighted sum, less ``evenness`` · events / 2 times the weights' squared distances
-    from their mean; those below LEAST_SHARE are then left out. If no family is better than nothing, all weigh alike.
+    from their mean; those below LEAST_SHARE are then left out. If no family is better than none, all have equal weight.
     ``times`` [n] are in months.
     """
     loss = EfronLoss([(times, events)])

@@ -20,20 +20,19 @@ from survfuse.training.member import Fitted, Prepared
 from survfuse.training.tile_clusters import TileClusters
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-# The other modalities may count for less than the clinical variables beside them, or for more: how many times their
-# scale.
+# How strongly the other modalities may count relative to the clinical variables, as a factor of their scale.
 RATIOS = (0.25, 1.0, 4.0)
-COMPONENTS = 40  # of expression, beside other modalities
+COMPONENTS = 40  # of expression, together with other modalities
 _LEAST_SPREAD = 0.01  # of a cluster's shares of tiles: what varies less is not brought to the others' scale
 
 
 def fit_cox(
     family: Family, members: Sequence[Prepared], clusters: TileClusters | None, times: Floats, events: Bools
 ) -> list[Fitted]:
-    """Fit a fold's ``members`` of a linear ``family``, all with the one penalty that suits their inner patients.
+    """Fit a fold's ``members`` of a linear ``family``, all with the one penalty that suits their inner patients best.
 
-    A model of clinical variables and others has one penalty for the former and one for the rest. ``times`` [n] are in
-    months. Raises InputError where no penalty gives a finite solution.
+    A model of clinical variables and other modalities has one penalty for the former and one for the rest.
+    ``times`` [n] are in months. Raises InputError if no penalty gives a finite solution.
     """
     steps = _tried(family, members, clusters, times, events)
     if not steps:
@@ -89,7 +88,7 @@ class _Design:
     standard: Floats  # [n, F]
 
     def inner_risks(self, weight: Floats) -> dict[Combination, Tensor]:
-        """Risks [inner patients] by weights [F]; a missing modality stands at its mean, 0."""
+        """Risks [inner patients] by weights [F]; a missing modality takes its mean, 0."""
         values = self.standard[self.member.split.inner]
         of_block = np.repeat(np.arange(len(self.widths)), list(self.widths.values()))
         risks = {}
@@ -144,7 +143,7 @@ def _scale(modality: str, values: Floats, ratio: float) -> Floats:
 
 
 def _weights(designs: Sequence[_Design], times: Floats, events: Bools, penalty: float) -> list[Floats] | None:
-    """Each member's weights [F], or None where a member has no finite solution."""
+    """Each member's weights [F], or None if a member has no finite solution."""
     weights = []
     for design in designs:
         rows = design.member.split.fitted
@@ -166,7 +165,7 @@ def _padded_inner_risks(designs: Sequence[_Design], weights: Sequence[Floats]) -
 
 
 def _ridge_cox(values: Floats, times: Floats, events: Bools, penalty: float) -> Floats | None:
-    """Weights [F] of the ridge Cox model, or None where so weak a penalty has no finite solution."""
+    """Weights [F] of the ridge Cox model, or None if so weak a penalty has no finite solution."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about convergence: a solution that is not finite is refused below
         try:

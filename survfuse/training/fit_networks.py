@@ -1,6 +1,6 @@
-"""Networks of one family fitted together: their weights stacked along a leading axis, one pass for all.
+"""Networks of one family fitted together: their weights are stacked along a leading axis, with one pass for all.
 
-Each keeps its own patients, seed, dropout and best epoch, so the result is that of fitting it alone.
+Each keeps its own patients, seed, dropout and best epoch, so the result is the same as if it were fitted alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def fit_networks(
 
     ``sizes`` are those behind the fixed input maps (genes: the number of components), as ``inner_sizes`` gives them.
     ``times`` [n] are in months. AdamW (Loshchilov and Hutter 2019) on Cox's partial likelihood, full batches of
-    patients. Raises InputError where a member's inner loss is never finite.
+    patients. Raises InputError if a member's inner loss is never finite.
     """
     fitting = FittedTogether(family, sizes, members, times, events, optimisation, device)
     drawn = fixed = None
@@ -59,7 +59,7 @@ def fit_networks(
 
 
 def inner_sizes(sizes: Sizes) -> Sizes:
-    """The sizes of the network that stands behind the fixed input maps of one with ``sizes``."""
+    """The sizes of the network behind the fixed input maps of one with ``sizes``."""
     return replace(sizes, genes=sizes.components or sizes.genes, components=0, standardised=False)
 
 
@@ -90,7 +90,7 @@ class FittedTogether:
         }
         self._optimiser = self._new_optimiser()
         self._best = {name: value.clone() for name, value in self._parameters.items()}
-        # Each member has a stream of its own, so that what it draws does not depend on who is fitted beside it.
+        # Each member has its own random stream, so that what it draws does not depend on the members fitted with it.
         self._random = [np.random.Generator(np.random.SFC64([member.seed, 1])) for member in members]
         self._active = torch.arange(len(members))
         self._fitted = _PaddedRows([member.split.fitted for member in members])
@@ -111,7 +111,7 @@ class FittedTogether:
         risks = self._risks(_FullRisk(self._network), self._fitted, sampled, keep, available)
         losses = self._loss.of(self._active)(risks.cpu())
         self._optimiser.zero_grad()
-        # Members share no weight, so the gradient of the sum is each one's own.
+        # Members share no weights, so the gradient of the sum is each member's own.
         losses.sum().backward()
         self._optimiser.step()
         for place, value in zip(self._active.tolist(), losses.tolist(), strict=True):
@@ -119,8 +119,8 @@ class FittedTogether:
 
     @torch.no_grad()
     def keep_best(self, epoch: int, sampled: Sampled | None) -> bool:
-        """Keep the weights of members that predict their inner patients better than ever, and stop those whose
-        patience has run out; returns whether any member goes on."""
+        """Keep the weights of members that predict their inner patients better than ever before, and stop those whose
+        patience has run out; returns whether any member continues."""
         by_combination = _RisksByCombination(self._network, self._combinations)
         risks = self._risks(by_combination, self._inner, sampled, None, None).cpu()
         losses = self._inner_loss.of(self._active)(risks[:, 0]).numpy()  # with all modalities, which come first
@@ -140,7 +140,7 @@ class FittedTogether:
         return len(left) > 0
 
     def results(self) -> list[Fitted]:
-        """Each member at its best epoch; raises InputError where an inner loss was never finite."""
+        """Each member at its best epoch; raises InputError if an inner loss was never finite."""
         if not np.isfinite(self._best_loss).all():
             raise InputError("training diverged: a member's inner loss was never finite; try a lower learning rate")
         return [
@@ -194,7 +194,7 @@ class FittedTogether:
         return torch.optim.AdamW(self._parameters.values(), lr=rate, weight_decay=decay, fused=True)
 
     def _go_on_with(self, left: Tensor) -> None:
-        """Go on with the members at ``left`` of the active ones, and with their optimiser's moments."""
+        """Continue with the members at ``left`` of the active ones, and with their optimiser's moments."""
         before = self._optimiser.state_dict()["state"]
         self._active = self._active[left]
         self._parameters = {name: value.detach()[left].clone() for name, value in self._parameters.items()}

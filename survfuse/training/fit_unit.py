@@ -1,4 +1,4 @@
-"""Fitting one unit: a function without state, which an executor can call anywhere."""
+"""Fitting one unit: a stateless function that an executor can call anywhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ def fit_unit(data: TrainingData, unit: WorkUnit, device: torch.device) -> list[T
 
     The same arguments and number of threads give the same members, on the CPU to the last bit; torch's random state is
     left as it was. In one process, units are fitted one at a time. Reads and writes no file but the cohort's bags.
-    Raises InputError where a member cannot be fitted.
+    Raises InputError if a member cannot be fitted.
     """
     with (
         _ONE_AT_A_TIME,

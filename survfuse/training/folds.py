@@ -1,4 +1,4 @@
-"""Which patients fit, stop and judge each member: nested folds, stratified by event and time."""
+"""Which patients fit, stop and evaluate each member: nested folds, stratified by event and time."""
 
 import warnings
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Split:
     """One member's patients, as rows of the cohort. Every patient is in exactly one of the three parts.
 
     Weights and transforms are fitted to ``fitted``. ``inner`` decides when to stop, how strongly to penalise, and
-    what a family weighs. Nothing in the whole fold has seen ``held_out``.
+    a family's weight. Nothing in the whole fold has seen ``held_out``.
     """
 
     repeat: int
@@ -48,12 +48,12 @@ def nested_splits(times: Floats, events: Bools, folds: int, inner: int, repeats:
     into ``inner`` parts, so that a fold's members together predict all of its training patients out of fold.
     ``times`` [n] are in months.
 
-    Raises InputError where a part would have no event.
+    Raises InputError if a part would have no event.
     """
     if events.sum() < 2 * folds:
         raise InputError(
             f"{count(int(events.sum()), 'event')} among {count(len(events), 'patient')}: "
-            f"{folds} folds need at least {2 * folds}"
+            f"{folds} folds need at least {2 * folds} events"
         )
     splits = []
     for repeat in range(repeats):

@@ -41,8 +41,8 @@ def freeze(
 ) -> None:
     """Write the ensemble of ``stacks`` to ``root`` as a bundle, whole or not at all.
 
-    ``facts`` are those of ``provenance``, ``figures`` the report's; ``weights`` is a tile encoder's weight file to
-    carry in the bundle.
+    ``facts`` come from ``provenance``, ``figures`` from the report; ``weights`` is a tile encoder's weight file to copy
+    into the bundle.
     """
     # A split's members together: they share their input maps.
     members = sorted(members, key=lambda member: member.split.name)
@@ -58,7 +58,7 @@ def freeze(
         combination_name(combination): RiskScale(stacked.location, stacked.scale)
         for combination, stacked in stacks.items()
     }
-    # A manifest does not carry the figures of single candidates.
+    # A manifest does not include the figures of single candidates.
     provenance = dict(facts) | {"held_out": {name: value for name, value in figures.items() if name != "candidates"}}
     with new_bundle_folder(root) as partial:
         carried = carry_weights(settings, partial, weights) if "slide" in reads else settings
@@ -104,7 +104,7 @@ def _sizes(data: TrainingData, family: Family, genes: Rows) -> dict[str, object]
 
 
 def _genes_used(data: TrainingData, members: Sequence[TrainedMember]) -> Rows:
-    """Places of the genes that any of ``members`` gives weight; a bundle asks a case for no others."""
+    """Places of the genes that any of ``members`` gives weight; a bundle needs no others from a case."""
     used = np.zeros(data.sizes.genes, dtype=bool)
     for split in {m.split.name: m.split for m in members if "rna" in m.family.modalities}.values():
         expression = data.maps(split).expression

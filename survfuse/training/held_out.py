@@ -22,9 +22,9 @@ from survfuse.training.stacking import Stacked, stack
 def ensemble_stacks(
     members: Sequence[TrainedMember], families: Mapping[str, Family], cohort: Cohort
 ) -> dict[Combination, Stacked]:
-    """The ensemble under every combination of modalities that it can score; that of all modalities comes first.
+    """The ensemble under every combination of modalities that it can score, with all modalities first.
 
-    Raises InputError where nothing was learnt with all of them. A lesser combination that tells no patients apart is
+    Raises InputError if nothing was learnt with all of them. A smaller combination that does not separate patients is
     left out, and the log says so.
     """
     scored = [member.member_risks() for member in members]

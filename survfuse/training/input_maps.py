@@ -1,8 +1,8 @@
 """What a member does to its inputs: genes selected, standardised and rotated using only its fitted patients.
 
 Both maps are affine. A frozen member carries them as its first, fixed layers, so that it takes the bundle's inputs.
-One thing differs there: a gene that a patient lacks stood at the fitted patients' mean in training, and stands at the
-cohort's mean in the bundle.
+There is one difference: a gene that a patient lacks has the fitted patients' mean in training, and the cohort's mean in
+the bundle.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class ExpressionMap:
     """Expression as the bundle gives it [G] → the components [K] that a network takes.
 
     Genes are standardised, those not selected get no weight, and the rest is rotated onto the principal axes of the
-    fitted patients. The rotation loses nothing that the patients could teach: a layer's gradient lies in the space
+    fitted patients. The rotation loses nothing that the patients can teach: a layer's gradient lies in the space
     that their expression spans, and n patients span at most n − 1 axes of thousands. It makes the first layer a
-    hundredth of the size, and leaves out the directions in which a layer would keep its random start.
+    hundred times smaller, and removes the directions in which a layer would keep its random initial values.
     """
 
     offset: Floats  # [G], the fitted patients' mean
@@ -49,7 +49,7 @@ class ExpressionMap:
         return cls(mean, factor, principal_axes(standard, components))
 
     def apply(self, rna: Floats) -> Tensor:
-        """Components [n, K] float32 of ``rna`` [n, G]; an absent gene (NaN) stands at the fitted patients' mean."""
+        """Components [n, K] float32 of ``rna`` [n, G]; an absent gene (NaN) takes the fitted patients' mean."""
         standard = np.where(np.isnan(rna), 0.0, (rna - self.offset) * self.factor)
         return torch.from_numpy(standard @ self.axes.T).float()
 
@@ -160,7 +160,7 @@ def principal_axes(standard: Floats, components: int) -> Floats:
     """The first principal axes [components, G] of centred rows [n, G].
 
     Rows are orthonormal as far as the data have dimensions, and zero beyond. They come from the Gram matrix of the
-    data's rows, which is small where there are more genes than patients.
+    data's rows, which is small if there are more genes than patients.
     """
     number = len(standard)
     gram = standard @ standard.T

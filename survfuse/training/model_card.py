@@ -1,4 +1,4 @@
-"""The model card that a bundle carries, for people (after Mitchell et al. 2019)."""
+"""The model card in a bundle, for readers (after Mitchell et al. 2019)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,9 +23,9 @@ def model_card(manifest: Manifest, figures: Summary, task: Task) -> str:
         "Intended use": [task.intended_use],
         "Limits": [
             "- Not a medical device; not for decisions about a patient's care.",
-            "- The figures are of one cohort. Another scanner, stain, sequencing pipeline or population needs its own "
+            "- The figures are from one cohort. A new scanner, stain, sequencing pipeline or population needs its own "
             "test.",
-            "- With few events the intervals are wide. Months beyond the last observed event only rank patients.",
+            "- With few events the intervals are wide. Months beyond the last observed event are only a ranking.",
             "- Reference risks are stored sorted and without ids. Members' weights may still carry traces of patients.",
         ],
     }
@@ -59,11 +59,11 @@ def _protocol(facts: Mapping[str, Any]) -> list[str]:
     genes = f"at most {protocol['genes']} genes, selected by {protocol['select']}"
     return [
         f"{protocol['repeats']} × {protocol['folds']} outer folds, stratified by event and time, with "
-        f"{protocol['inner']} members each. A member is fitted to its fold's training patients but for one part. That "
+        f"{protocol['inner']} members each. A member is fitted to its fold's training patients except one part. That "
         "part decides when a network stops and how strongly a linear model is penalised.",
         "",
         f"Expression: {'all genes' if protocol['select'] == NONE else genes}, {protocol['transform']}. "
-        f"In training, each modality of a patient is hidden from a network with a chance of {chance:g} per step.",
+        f"In training, each modality of a patient is hidden from a network with probability {chance:g} in each step.",
         "",
         "The families' weights are learnt on inner out-of-fold risks. Their means over folds:",
         "",
@@ -103,7 +103,7 @@ def _rows(figures: Summary) -> list[str]:
     }
     rows = [f"| {name} | {_figure(figure)} |" for name, figure in measured.items() if figure["value"] is not None]
     if figures["log_rank_p"] is not None:
-        rows.append(f"| log-rank p, above against below the median risk | {figures['log_rank_p']:.2g} |")
+        rows.append(f"| log-rank p, risk above or below the median | {figures['log_rank_p']:.2g} |")
     calibration = figures["d_calibration"]
     if calibration["p"] is not None:
         rows.append(f"| D-calibration, χ² and p | {calibration['statistic']:.2f}, {calibration['p']:.2g} |")

@@ -41,7 +41,7 @@ class Optimisation:
 class Protocol:
     """How an ensemble is trained. Raises InputError for values out of range.
 
-    Whether there is such a family as ``fusion`` depends on the task, so that is checked by ``chosen_families``.
+    Which families ``fusion`` may name depends on the task, so ``chosen_families`` checks it.
     """
 
     fusion: str = AUTO  # one family, or the stack of all candidates
@@ -65,8 +65,8 @@ class Protocol:
     def chosen_families(self, families: Mapping[str, Family], modalities: Sequence[str]) -> list[str]:
         """Names of the families to train on a cohort that has ``modalities``, among all ``families`` of its task.
 
-        Raises InputError for an unknown ``fusion``, for one that needs a modality which the cohort lacks, and where
-        no candidate is left.
+        Raises InputError for an unknown ``fusion``, for one that needs a modality that the cohort lacks, and if no
+        candidate is left.
 
         >>> from survfuse.networks.families import families_of
         >>> Protocol().chosen_families(families_of(("slide", "rna", "clinical")), ("rna", "clinical"))

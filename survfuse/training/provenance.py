@@ -1,4 +1,4 @@
-"""What a bundle states of its training: for the manifest, the model card and the report."""
+"""What a bundle states about its training: for the manifest, the model card and the report."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,7 +23,7 @@ def purpose(data: TrainingData) -> str:
 
 
 def training_facts(data: TrainingData, fingerprint: str) -> dict[str, object]:
-    """What is known before training has begun."""
+    """What is known before training begins."""
     cohort = data.cohort
     return {
         "patients": len(cohort.ids),

@@ -8,7 +8,7 @@ import numpy as np
 from survfuse.runtime.arrays import Floats
 from survfuse.training.folds import FoldKey
 
-CONSTANT = 1e-9  # risks that spread no further than this tell nobody apart
+CONSTANT = 1e-9  # risks with no more spread than this do not separate patients
 
 
 @dataclass(frozen=True)

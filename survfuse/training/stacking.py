@@ -1,10 +1,10 @@
 """No-regret stacking: families weighted by their inner out-of-fold risks, and the ensemble's scale.
 
 The members of an outer fold, each fitted to all but one inner part of its training patients, predict those parts out
-of fold. On these risks the families' weights are learnt, each at a step of training that the part itself had no say
-in. The fold's held-out patients are then predicted by all its members together, and neither member nor weight has
-seen them (stacking: Wolpert 1992; with non-negative weights, Breiman 1996; cross-validated as by van der Laan et al.
-2007).
+of fold. The families' weights are learnt on these risks, each taken at a training step that the part itself did not
+help to choose. The fold's held-out patients are then predicted by all its members together; neither members nor weights
+have seen them (stacking: Wolpert 1992; with non-negative weights, Breiman 1996; cross-validated as by van der Laan
+et al. 2007).
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def stack(
 ) -> Stacked:
     """Weigh the families that can score ``combination``; ``times`` [n] in months.
 
-    Raises InputError where no family tells the patients of a fold apart.
+    Raises InputError if no family separates the patients of a fold.
     """
     committees = _committees(members, combination, events)
     if not committees:
@@ -101,11 +101,11 @@ def _own(family: Family, combination: Combination) -> Combination:
 
 
 def _useful(scored: "Mapping[str, _Committee]", fold: FoldKey, combination: Combination) -> "dict[str, _Committee]":
-    """The families that tell patients apart; raises InputError where none does."""
+    """The families that separate patients; raises InputError if none does."""
     useful = {family: committee for family, committee in scored.items() if committee.scale > CONSTANT}
     if not useful:
         raise InputError(
-            f"no family tells the patients of fold {fold[1] + 1} apart by {', '.join(combination)}: nothing was learnt"
+            f"no family separates the patients of fold {fold[1] + 1} by {', '.join(combination)}; nothing was learnt"
         )
     return useful
 
@@ -161,8 +161,8 @@ class _Committee:
 def _inner_at_others_step(members: Sequence[MemberRisks], own: Combination, events: Bools) -> Floats:
     """Inner out-of-fold risks [n] of unit spread, each member's at the step that the others' inner patients choose.
 
-    At its own best step a member has seen its inner patients. Those risks would flatter a family with many steps to
-    choose from, and the weights would trust it for that. Losses are means per event; a member that ended early keeps
+    At its own best step a member has seen its inner patients. Those risks would favour a family with many steps to
+    choose from, and the weights would trust it too much. Losses are means per event; a member that ended early keeps
     its last.
     """
     steps = max(len(member.losses) for member in members)

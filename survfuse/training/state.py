@@ -1,4 +1,4 @@
-"""A training's state on disk: finished members, so that a run that was killed goes on, and TensorBoard's scalars."""
+"""A training's state on disk: finished members, from which a killed run resumes, and TensorBoard's scalars."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ class TrainingState:
         """Keep finished members, each file whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for member in members:
-            self._write_scalars(member)  # first: a member that is kept is not trained again
+            self._write_scalars(member)  # first, since a member that was kept is not trained again
             self._write_member(member)
 
     def read(self, unit: WorkUnit) -> list[TrainedMember]:
@@ -107,7 +107,7 @@ def members_folder(work: Path) -> Path:
 
 
 def fingerprint(data: TrainingData, device: torch.device) -> str:
-    """What members depend on, as 16 hexadecimal digits: state of another cohort, protocol or release is not taken up.
+    """What members depend on, as 16 hexadecimal digits: state of a different cohort, protocol or release is not reused.
 
     The fusion is left out, since a family's members are the same with or without a stack.
     """

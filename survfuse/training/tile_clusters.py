@@ -33,7 +33,7 @@ class TileClusters:
             most = min(_TILES_CLUSTERED, bag.tiles)
             drawn.append(bag.rows(np.sort(random.choice(bag.tiles, most, replace=False))).numpy())
         tiles = np.concatenate(drawn)
-        # One thread: the sums behind the clusters come out in one order on every machine.
+        # One thread: the sums behind the clusters then have the same order on every machine.
         with threadpool_limits(1):
             model = KMeans(min(number, len(tiles)), n_init=3, random_state=seed).fit(tiles)
         centres = torch.from_numpy(model.cluster_centers_).float()

@@ -29,9 +29,9 @@ from survfuse.training.training_data import TrainingData, training_data
 
 
 def check_out(out: Path, work: Path) -> None:
-    """Raise InputError if ``out`` holds anything that ``train`` did not write there in an earlier run with ``work``.
+    """Raise InputError if ``out`` contains anything that ``train`` did not write there in an earlier run with ``work``.
 
-    ``train`` checks this too. Call it before the cohort is read, which takes longer.
+    ``train`` checks this too. Call this first, before the cohort is read, which takes longer.
     """
     check_place(out, remains=any(members_folder(work).glob("*")))
 
@@ -50,11 +50,11 @@ def train(
     """Train on ``cohort`` what ``work`` does not hold yet, write the bundle to ``out`` and the report to ``work``.
 
     ``sizes`` are the networks' widths (those set by the data are replaced), ``settings`` say how the cohort's tile
-    features were made, and ``weights`` is the tile encoder's weight file, to be carried in the bundle. Units are
+    features were made, and ``weights`` is the tile encoder's weight file, to be copied into the bundle. Units are
     fitted by ``executor`` (default: this machine's CPU). ``draws`` are the bootstrap draws of the report's intervals.
 
-    The bundle appears whole, and only then are the members kept in ``work`` removed. A run that was killed and is
-    started again ends with the same bundle; on the CPU the same cohort and protocol give the same bytes.
+    The bundle appears whole, and only then are the members in ``work`` removed. A run that is killed and restarted
+    ends with the same bundle; on the CPU the same cohort and protocol give the same bytes.
 
     Raises InputError if ``out`` holds another bundle, for features that are not of the encoder's length, for a cohort
     that is too small for its folds or lacks a modality that the fusion needs, and if nothing is learnt.
@@ -104,7 +104,7 @@ def _write(
 
 
 def _loss_curves(members: Sequence[TrainedMember]) -> list[MemberCurve]:
-    """How the loss of each network went."""
+    """The loss curve of each network."""
     return [
         MemberCurve(
             member.family.name,

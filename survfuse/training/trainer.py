@@ -26,7 +26,7 @@ class Trainer:
     def members(self) -> list[TrainedMember]:
         """Every family's member of every split, family by family, trained now or read from an earlier run's state.
 
-        The order in which units end does not matter: all members are read back from the state.
+        The order in which units finish does not matter: all members are read back from the state.
         """
         every = work_units(self.data)
         missing = [unit for unit in every if not self.state.holds(unit)]

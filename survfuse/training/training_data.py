@@ -130,7 +130,7 @@ class TrainingData:
 
 
 def training_data(cohort: Cohort, protocol: Protocol, sizes: Sizes) -> TrainingData:
-    """``cohort`` under ``protocol``. ``sizes`` gives the widths; those set by the data are replaced.
+    """Prepare ``cohort`` under ``protocol``. ``sizes`` gives the widths; those set by the data are replaced.
 
     Raises InputError for a cohort that is too small for its folds, lacks a modality that the fusion needs or whose
     expression does not vary, and for widths that do not fit the task.
