@@ -141,12 +141,13 @@ class Vocabulary:
         active = [column not in self.inactive for column in self.columns]
         vector = np.where(active, values, 0.0).astype(np.float32)
         known = len(self.numeric) + len(self.categorical) - len(missing) - len(unknown)
-        return ClinicalVector(vector, self._notes(variables, missing, unknown), known)
+        return ClinicalVector(vector, self._notes(variables, missing, unknown, known), known)
 
-    def _notes(self, variables: Mapping[str, Any], missing: list[str], unknown: list[str]) -> tuple[Note, ...]:
+    def _notes(
+        self, variables: Mapping[str, Any], missing: list[str], unknown: list[str], known: int
+    ) -> tuple[Note, ...]:
         names = [entry.name for entry in self.variables]
-        known = sum(name in variables for name in names)
-        notes = [Note(f"{known} of {len(names)} variables present")]
+        notes = [Note(f"{known} of {len(names)} variables known")]
         means = [entry.name for entry in self.numeric if entry.name in missing]
         own_column = [name for name in missing if name not in means]
         if means:
