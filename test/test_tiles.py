@@ -208,7 +208,11 @@ def test_masks_that_cannot_be_placed_are_refused(tmp_path, slide, grid):
     _write_tiff(tmp_path / "wide.tif", np.ones((100, 300), dtype=np.uint8))
     (tmp_path / "torn.tif").write_bytes(MASK.read_bytes()[:300])
     (tmp_path / "text.mha").write_text("ObjectType = Image\n")
-    for name, message in (("wide.tif", "does not have the slide.s shape"), ("torn.tif", "TIFF mask"), ("text.mha", "MHA mask")):
+    for name, message in (
+        ("wide.tif", "does not have the slide.s shape"),
+        ("torn.tif", "TIFF mask"),
+        ("text.mha", "MHA mask"),
+    ):
         with pytest.raises(InputError, match=message):
             mask_coverage(tmp_path / name, slide, grid)
 
