@@ -41,7 +41,7 @@ def main() -> None:
     options, training = parser.parse_known_args()
     bundle = load(options.bundle)
     hazards = read_object(options.cohort / SIMULATION_FILE, InputError)["log_hazard"]
-    print("| modalities | C | trained on only these | difference (95% interval) | mean risk | spread | beyond |")
+    print("| modalities | C | trained on these alone | difference (95% interval) | mean risk | spread | beyond |")
     print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as cache:
         for name in bundle.manifest.combinations:

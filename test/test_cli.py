@@ -45,7 +45,7 @@ for number, words in enumerate(commands):
         code = main(words)
         print("imported:", sorted(set(heavy) & set(sys.modules)))
         sys.exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 

@@ -207,8 +207,8 @@ def packed(value: object, swollen: int) -> bytes:
 
 
 REFUSED = {
-    "of another length.h5": (lambda: h5(of(VALUES[:, :1024])), "takes 1280 of efficientnet-lite0"),
-    "of another length.pt": (lambda: pt(torch.ones(3, 1024)), "takes 1280 of efficientnet-lite0"),
+    "of another length.h5": (lambda: h5(of(VALUES[:, :1024])), "takes length 1280 (efficientnet-lite0)"),
+    "of another length.pt": (lambda: pt(torch.ones(3, 1024)), "takes length 1280 (efficientnet-lite0)"),
     "NaN.h5": (lambda: h5(of(np.where(np.arange(9)[:, None] == 4, np.nan, VALUES))), "tile 4 are NaN or infinite"),
     "infinite.pt": (lambda: pt(torch.full((2, LENGTH), torch.inf)), "tile 0 are NaN or infinite"),
     "beyond float32.pt": (lambda: pt(torch.full((2, LENGTH), 1e300, dtype=torch.float64)), "tile 0 are NaN"),

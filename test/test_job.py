@@ -229,7 +229,7 @@ INPUT_FAULTS = {
     ),
     "features of another length": (
         lambda case: give_features(case, BAG[:, :1024]),
-        "but the bundle takes 1280 of efficientnet-lite0",
+        "but the bundle takes length 1280 (efficientnet-lite0)",
     ),
     "features NaN": (
         lambda case: give_features(case, BAG.clone().index_fill_(0, torch.tensor(3), torch.nan)),

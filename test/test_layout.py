@@ -31,7 +31,7 @@ LEVELS = (
 )
 VERSION = ("__init__.py", "__version__")  # stands where tools look for it, and may be read from everywhere
 TASK_WORDS = ("chimera", "bladder", "bcg", "task 3")  # what is specific to one task stands only in tasks/
-TASK_ROOM = "tasks"
+TASK_PACKAGE = "tasks"
 
 
 @dataclass(frozen=True)
@@ -83,22 +83,22 @@ def module_file(name: str, package: str, modules: Mapping[str, ast.Module]) -> s
     return next((path for path in candidates if path in modules), None)
 
 
-def room(path: str) -> str:
+def subpackage(path: str) -> str:
     """The subpackage that a module lies in: its folder, or the module itself if it lies beside the subpackages."""
     return path.split("/")[0]
 
 
 def level(path: str) -> int:
-    return next(number for number, rooms in enumerate(LEVELS) if room(path) in rooms)
+    return next(number for number, subpackages in enumerate(LEVELS) if subpackage(path) in subpackages)
 
 
 def imports_not_downwards(some: list[Import]) -> list[str]:
     """A line on each import between subpackages that does not run to a lower level."""
     refused = {
-        f"{one.importer}, line {one.line}, imports {one.imported}: {room(one.importer)} may not import "
-        f"{room(one.imported)}"
+        f"{one.importer}, line {one.line}, imports {one.imported}: {subpackage(one.importer)} may not import "
+        f"{subpackage(one.imported)}"
         for one in some
-        if room(one.importer) != room(one.imported) and level(one.importer) <= level(one.imported)
+        if subpackage(one.importer) != subpackage(one.imported) and level(one.importer) <= level(one.imported)
     }
     return sorted(refused)
 
@@ -138,7 +138,7 @@ def task_words(package: Path) -> list[str]:
     return [
         f"{path.relative_to(package).as_posix()}, line {number}: {line.strip()}"
         for path in sorted(package.rglob("*.py"))
-        if room(path.relative_to(package).as_posix()) != TASK_ROOM
+        if subpackage(path.relative_to(package).as_posix()) != TASK_PACKAGE
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if any(word in line.lower() for word in TASK_WORDS)
     ]
@@ -201,13 +201,13 @@ MODULES = parsed(PACKAGE)
 IMPORTS = imports(MODULES, "survfuse")
 
 
-def test_every_module_lies_in_a_room_that_has_its_level():
-    rooms = [name for names in LEVELS for name in names]
-    assert {room(path) for path in MODULES} == set(rooms)
-    assert len(rooms) == len(set(rooms))
+def test_every_module_lies_in_a_subpackage_that_has_its_level():
+    subpackages = [name for names in LEVELS for name in names]
+    assert {subpackage(path) for path in MODULES} == set(subpackages)
+    assert len(subpackages) == len(set(subpackages))
 
 
-def test_imports_between_rooms_run_downwards():
+def test_imports_between_subpackages_run_downwards():
     assert len(IMPORTS) > 200  # they are read at all
     assert imports_not_downwards(IMPORTS) == []
 
@@ -224,7 +224,7 @@ def test_nothing_outside_tasks_names_the_task():
     assert task_words(PACKAGE) == []
 
 
-def test_importing_a_room_costs_nothing():
+def test_importing_a_subpackage_costs_nothing():
     assert filled_packages(MODULES) == []
 
 

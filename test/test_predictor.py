@@ -477,6 +477,13 @@ def test_an_absent_mask_is_said_to_be_absent_with_the_nearest_name(model):
         model.predict(survfuse.Case(slide=SLIDE, mask=mask))
 
 
+def test_an_absent_file_is_named_with_its_case_and_matters_only_if_it_is_used(model):
+    case = survfuse.Case(slide="absent.tif", clinical=CLINICAL, name="P17")
+    with pytest.raises(survfuse.InputError, match=r"^P17: absent\.tif: no such file$"):
+        model.predict_many([case], progress=False)
+    assert model.predict(case, modalities=["clinical"]).combination == "clinical"
+
+
 def test_an_unknown_device_is_refused_before_the_bundle_is_read():
     with pytest.raises(survfuse.InputError, match=r"^unknown device 'gpu'; expected one of auto, cpu, cuda; did"):
         survfuse.load("absent", device="gpu")

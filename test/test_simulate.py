@@ -22,9 +22,9 @@ def test_simulated_outcomes_follow_the_stated_hazard():
     first, second = patients.programmes[:, 0], patients.programmes[:, 1]
     frame = pd.DataFrame({"aggressive_share": patients.aggressive, "programme_1": first, "programme_2": second})
     stage, invasive = patients.advanced.astype(float), patients.invasive.astype(float)
-    frame["age"], frame["T1"], frame["LVI"] = patients.age, stage, invasive
+    frame["age"], frame["stage"], frame["invasion"] = patients.age, stage, invasive
     frame["aggressive_share × programme_1"] = patients.aggressive * first
-    frame["programme_2 × T1"] = second * (patients.advanced - 0.7)
+    frame["programme_2 × stage"] = second * (patients.advanced - 0.7)
     frame["time"], frame["event"] = times, events
     found = CoxPHFitter().fit(frame, "time", "event").params_
     assert found.to_dict() == pytest.approx(simulation.MAIN_EFFECTS | simulation.INTERACTIONS, abs=0.12)

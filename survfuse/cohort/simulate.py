@@ -29,8 +29,15 @@ PHENOTYPES = 5  # kinds of tissue; the first is the aggressive one
 UNTISSUED_DIMENSION = 1024  # of features drawn without a slide
 
 # Log hazard ratio per unit of each standardised covariate.
-MAIN_EFFECTS = {"aggressive_share": 0.6, "programme_1": 0.6, "programme_2": -0.4, "age": 0.3, "T1": 0.5, "LVI": 0.5}
-INTERACTIONS = {"aggressive_share × programme_1": 0.6, "programme_2 × T1": 0.6}
+MAIN_EFFECTS = {
+    "aggressive_share": 0.6,
+    "programme_1": 0.6,
+    "programme_2": -0.4,
+    "age": 0.3,
+    "stage": 0.5,
+    "invasion": 0.5,
+}
+INTERACTIONS = {"aggressive_share × programme_1": 0.6, "programme_2 × stage": 0.6}
 WEIBULL_SHAPE = 1.2
 MEDIAN_MONTHS = 150.0  # to the event, of a patient of average hazard
 LATEST_ENTRY, LATEST_END = 10.0, 170.0  # months; follow-up ends at a uniform time between them
@@ -146,7 +153,7 @@ def simulate(
         raise InputError(f"{root}: not empty; expected an empty or absent folder for the cohort")
     phenotypes = None if tissue is None else _tissue_phenotypes(tissue)
     drawn = draw(number, seed, genes, tiles, interaction, phenotypes, task)
-    names = [f"3S_{place + 1:0{len(str(number))}}" for place in range(number)]
+    names = [f"{task.simulated_prefix}{place + 1:0{len(str(number))}}" for place in range(number)]
     layout = task.layouts[0]
     features = root / layout.features[0]
     coordinates = features.with_name("coordinates")

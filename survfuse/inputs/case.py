@@ -118,17 +118,6 @@ class Case:
         rna, clinical = self.values("rna"), self.values("clinical")
         return Case(self.slide, self.mask, self.features, rna, clinical, self.name, self.found_by)
 
-    def check_files(self) -> None:
-        """Raise InputError for a path at which there is no file, with a suggestion if a similar name is there.
-
-        >>> Case(features="absent.h5").check_files()
-        Traceback (most recent call last):
-        survfuse.runtime.errors.InputError: absent.h5: no such file
-        """
-        for place in (self.slide, self.mask, self.features, self.rna, self.clinical):
-            if isinstance(place, Path):
-                check_is_file(place)
-
     @property
     def given(self) -> Combination:
         """The modalities that the case has an input for.
@@ -154,6 +143,7 @@ class Case:
         value = self.rna if modality == "rna" else self.clinical
         if not isinstance(value, Path):
             return value
+        check_is_file(value)
         # A literal that is not a JSON number, such as NaN, may still be a code for a missing value.
         read = read_object(value, InputError, literals=True)
         with value.open("rb") as file:

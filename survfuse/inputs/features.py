@@ -138,7 +138,7 @@ def check_encoder(features: Features, name: str, encoder: str, dimension: int) -
     """Raise InputError if ``features`` are not of the encoder that the bundle was trained on."""
     found = features.values.shape[1]
     if found != dimension:
-        raise InputError(f"{name}: features of length {found}, but the bundle takes {dimension} of {encoder}")
+        raise InputError(f"{name}: features of length {found}, but the bundle takes length {dimension} ({encoder})")
     if features.encoder is not None and known_encoder(features.encoder) != known_encoder(encoder):
         raise InputError(f"{name}: features of {features.encoder!r}, but the bundle takes those of {encoder!r}")
 

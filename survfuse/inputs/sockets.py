@@ -30,8 +30,8 @@ def is_case(root: Path, task: Task = DEFAULT) -> bool:
 def read_case(root: Path, task: Task = DEFAULT) -> Case:
     """The case in the input folder ``root``, found by ``inputs.json`` or, without it, by the files present.
 
-    The case lacks a socket that is not listed or has no file. Raises InputError for sockets of another
-    interface, several files in one socket, anything but a file where a file belongs, and a folder without any input.
+    The case lacks a socket that is not listed or has no file. Raises InputError for sockets of another interface,
+    several files in one socket, anything but a file where a file belongs, and a folder without any input.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected the job's inputs there")

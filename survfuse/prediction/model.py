@@ -103,7 +103,6 @@ class Model:
 
     def _case(self, case: "Case | str | os.PathLike[str]") -> Case:
         if isinstance(case, Case):
-            case.check_files()
             return case
         if not isinstance(case, (str, os.PathLike)):
             raise InputError(f"expected a Case or the path of a case, found {type(case).__name__}")

@@ -74,8 +74,8 @@ class Predictor:
 
         ``seconds``, counted from the process's start, limit a job's time: tiles that cannot be encoded in time are left
         out. With ``omit_unusable_slide`` a slide that cannot be read is left out with a warning if the bundle scores
-        such cases. ``show`` prints notes and warnings as they arise; the prediction always
-        keeps them, after those ``said`` while the case was read.
+        such cases. ``show`` prints notes and warnings as they arise; the prediction always keeps them, after those
+        ``said`` while the case was read.
 
         Raises InputError for inputs that cannot be used, BundleError for a bundle that cannot, and EnvironmentFailure
         if the machine fails or time is too short.

@@ -45,7 +45,8 @@ class Cases:
 def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Path) -> Cases:
     """The cases at ``source``, of which ``modalities`` are to be used.
 
-    A single case is named by its slide, the cases of a folder by their folders, those of a cohort by patient id.
+    A single case is named by its slide or features, without them by its folder; the cases of a folder are named by
+    their folders, those of a cohort by patient id.
     ``cache`` is a folder for copies of a cohort's features. Raises InputError for a folder that holds none of these,
     and for a cohort that cannot be read or does not fit the bundle.
     """
@@ -94,7 +95,7 @@ def _check_features(cohort: "Cohort", bundle: Bundle) -> None:
     settings, length = bundle.manifest.slide, cohort.bags[0].dimension
     if length != settings.dimension:
         raise InputError(
-            f"features of length {length}, but the bundle takes {settings.dimension} of {settings.encoder}"
+            f"features of length {length}, but the bundle takes length {settings.dimension} ({settings.encoder})"
         )
     if cohort.encoder is not None and known_encoder(cohort.encoder) != known_encoder(settings.encoder):
         raise InputError(f"features of {cohort.encoder!r}, but the bundle takes those of {settings.encoder!r}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from survfuse.bundle.load import Bundle
@@ -9,6 +10,7 @@ from survfuse.inputs.case import Case
 from survfuse.runtime.clock import TimeLimit
 from survfuse.runtime.errors import BundleError
 from survfuse.runtime.log import count, stage, warn
+from survfuse.runtime.suggestions import check_is_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,11 +76,16 @@ def read_slide(
     if case.features is not None:
         from survfuse.inputs.features import features_of
 
+        if isinstance(case.features, Path):
+            check_is_file(case.features)
         return features_of(case.features, case.name)
     assert case.slide is not None
     from survfuse.slide.extract import extract
     from survfuse.slide.pixels import check_single_file
 
+    for file in (case.slide, case.mask):
+        if file is not None:
+            check_is_file(file)
     check_single_file(case.slide)
     settings, weights = bundle.manifest.slide, bundle.encoder_weights()
     return extract(case.slide, case.mask, settings, weights, device, BundleError, encoder=encoder, limit=limit)

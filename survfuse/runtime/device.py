@@ -1,7 +1,7 @@
 """Where networks run, and how closely their numbers agree between devices.
 
-One device gives the same numbers every time: torch's deterministic kernels are used (it has one for
-every operation in inference), cuDNN chooses its algorithms without timing them, and float32 is never reduced to TF32.
+One device gives the same numbers every time: torch's deterministic kernels are used (it has one for every operation in
+inference), cuDNN chooses its algorithms without timing them, and float32 is never reduced to TF32.
 
 CPU and GPU add in different orders, so their numbers differ by rounding. Tolerances between them:
 

@@ -31,7 +31,7 @@ class Months:
     """Predicted times."""
 
     months: Floats  # shaped like the risks
-    beyond: Bools  # whether the Kaplan–Meier curve does not reach the time: it lies below the curve's last value
+    beyond: Bools  # whether the time lies beyond the last event, where months only rank
 
 
 @dataclass(frozen=True)

@@ -51,4 +51,5 @@ TASK = Task(
         "who trained on it know."
     ),
     simulated_variables=simulated_variables,
+    simulated_prefix="3S_",
 )

@@ -88,6 +88,7 @@ class Task:
     layouts: tuple[CohortLayout, ...]  # of cohorts on disk; the first is the one that ``simulate`` writes
     intended_use: str  # of models, for the model card
     simulated_variables: "Callable[[SimulatedTraits, np.random.Generator], Sequence[Mapping[str, str | int]]]"
+    simulated_prefix: str = "P"  # of simulated patients' ids, before their number
 
     def __post_init__(self) -> None:
         known = {"slide", "rna", "clinical"}

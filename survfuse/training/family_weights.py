@@ -18,7 +18,7 @@ def family_weights(risks: Floats, times: Floats, events: Bools, evenness: float 
 
     Families that do not raise Cox's partial likelihood (Efron ties) by themselves have none. The weights of the others
     maximise the likelihood of their weighted sum, less ``evenness`` · events / 2 times the weights' squared distances
-    from their mean; those below LEAST_SHARE are then left out. If no family is better than none, all have equal weight.
+    from their mean; those below LEAST_SHARE are then left out. If none raises it, all have equal weight.
     ``times`` [n] are in months.
     """
     loss = EfronLoss([(times, events)])
