@@ -128,6 +128,8 @@ def full_size_bundle(members: int = 5, encoder: bool = False) -> Path:
         vocabulary = Vocabulary(
             numeric=(Numeric("age", 68.9, 9.0), Numeric("no_instillations", 19.2, 9.3)),
             categorical=tuple(Categorical(f"variable {n}", ("no", "yes")) for n in range(6)),
+            missing_codes=TASK.missing_codes,
+            outcomes=TASK.outcome.keys,
         )
         sizes = Sizes(genes=GENES, clinical=len(vocabulary.columns))
         risks = np.sort(random.normal(size=148))

@@ -431,6 +431,6 @@ def test_a_hidden_modality_s_stand_in_is_what_the_baseline_holds():
     member = Member(FAMILIES["concat"], FROZEN, {"slide+rna": weight}, made.state_dict())
     scored = Ensemble([member], {"slide+rna": scale})(tiles, rna, None)
     constant = made.risk.weight[0, -FROZEN.clinical :] @ made.stand_ins["clinical"] + made.risk.bias[0]
-    expected = ((float(constant) - weight.location) / weight.scale - scale.location) / scale.scale
+    expected = ((float(constant.detach()) - weight.location) / weight.scale - scale.location) / scale.scale
     assert scored.baseline == pytest.approx(expected, rel=1e-5)
     assert list(scored.terms) == ["slide", "rna"]

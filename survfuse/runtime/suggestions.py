@@ -1,7 +1,6 @@
 """Suggestions: for unknown names and missing paths, the nearest known one."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 
 from survfuse.runtime.errors import InputError, SurvfuseError
@@ -20,6 +19,8 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     >>> closest("tensor", ["uni", "phikon"]) is None
     True
     """
+    from difflib import get_close_matches  # not for a job, which starts without it
+
     by_lower = {other.lower(): other for other in known}
     wanted = name.lower()
     if _SYNONYMS.get(wanted) in by_lower:
