@@ -52,7 +52,7 @@ def demonstration(*, device: str | None = None) -> Model:
 
     It was trained on simulated patients, and says so on stdout. ``device`` is as in ``load``.
 
-    >>> model = demonstration(device="cpu")  # doctest: +ELLIPSIS
+    >>> model = demonstration(device="cpu")
     [...] notice       DEMONSTRATION WEIGHTS. ...
     >>> model.bundle.demonstration
     True

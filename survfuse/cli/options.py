@@ -66,13 +66,12 @@ def output_option(text: str, metavar: str, panel: str = OUTPUTS) -> OptionInfo:
     return _option(text, panel, metavar=metavar)
 
 
-def check_output_file(path: Path | None) -> Path | None:
-    """``path``, a file to be written; raises InputError if its folder is not there, or if it is a folder itself."""
+def check_output_file(path: Path | None) -> None:
+    """Raise InputError for a file to be written whose folder does not exist, or that is a folder itself."""
     if path is not None:
         check_is_folder(path.parent)
         if path.is_dir():
             raise InputError(f"{path}: expected a file to write, found a folder")
-    return path
 
 
 def _option(

@@ -32,7 +32,6 @@ from survfuse.runtime.log import Note, count
 from survfuse.runtime.memory import check_memory
 from survfuse.runtime.torch_files import NOT_AN_ARCHIVE, read_tensor, stored_plainly
 from survfuse.runtime.watch import reading
-from survfuse.slide.registry import known_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,15 +131,6 @@ def largest_values(path: Path, values: "Tensor", first: int) -> "Tensor":
 def row_blocks(values: "Tensor") -> "Iterator[Tensor]":
     """Features [N, D] in blocks of at most 2,048 tiles."""
     return (values[start : start + BLOCK] for start in range(0, len(values), BLOCK))
-
-
-def check_encoder(features: Features, name: str, encoder: str, dimension: int) -> None:
-    """Raise InputError if ``features`` are not of the encoder that the bundle was trained on."""
-    found = features.values.shape[1]
-    if found != dimension:
-        raise InputError(f"{name}: features of length {found}, but the bundle takes length {dimension} ({encoder})")
-    if features.encoder is not None and known_encoder(features.encoder) != known_encoder(encoder):
-        raise InputError(f"{name}: features of {features.encoder!r}, but the bundle takes those of {encoder!r}")
 
 
 def write_features(

@@ -39,7 +39,7 @@ class Model:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities that the model can use, in the task's order; ``Model`` has an example."""
+        """The modalities that the model can use, in the task's order."""
         return self.bundle.modalities
 
     @property

@@ -11,7 +11,6 @@ from survfuse.bundle.load import Bundle
 from survfuse.inputs.case import Case
 from survfuse.inputs.sockets import INPUTS_FILE, is_case, read_case
 from survfuse.runtime.errors import InputError
-from survfuse.slide.registry import known_encoder
 from survfuse.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -62,7 +61,8 @@ def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Pat
     from survfuse.cohort.read import read_cohort
 
     cohort = read_cohort(source, cache, modalities=modalities, with_outcomes=False, task=bundle.task)
-    _check_features(cohort, bundle)
+    if cohort.bags is not None:
+        bundle.manifest.slide.check_features(cohort.bags[0].dimension, cohort.encoder)
     return Cases(cohort.ids, lambda row: _cohort_case(cohort, row))
 
 
@@ -86,16 +86,3 @@ def _cohort_case(cohort: "Cohort", row: int) -> Case:
         name=cohort.ids[row],
         found_by="the cohort",
     )
-
-
-def _check_features(cohort: "Cohort", bundle: Bundle) -> None:
-    """Raise InputError for features whose length or encoder is not the bundle's."""
-    if cohort.bags is None:
-        return
-    settings, length = bundle.manifest.slide, cohort.bags[0].dimension
-    if length != settings.dimension:
-        raise InputError(
-            f"features of length {length}, but the bundle takes length {settings.dimension} ({settings.encoder})"
-        )
-    if cohort.encoder is not None and known_encoder(cohort.encoder) != known_encoder(settings.encoder):
-        raise InputError(f"features of {cohort.encoder!r}, but the bundle takes those of {settings.encoder!r}")

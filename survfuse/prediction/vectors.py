@@ -93,12 +93,12 @@ def read_slide(
 
 def as_tiles(slide: "Features | Extracted", bundle: Bundle) -> SlideTiles:
     """A slide's features as networks take them; raises InputError if their encoder is not the bundle's."""
-    from survfuse.inputs.features import Features, check_encoder
+    from survfuse.inputs.features import Features
 
     if not isinstance(slide, Features):
         return SlideTiles(slide.features, slide.half, slide.origins)
     settings = bundle.manifest.slide
-    check_encoder(slide, slide.name, settings.encoder, settings.dimension)
+    settings.check_features(slide.values.shape[1], slide.encoder, slide.name)
     named_by = f"from {slide.encoder}" if slide.encoder else f"assumed to be from {settings.encoder}"
     tiles = f"{count(len(slide.values), 'tile')} × {settings.dimension}"
     stage("features", f"{tiles}, {named_by}", *slide.notes)

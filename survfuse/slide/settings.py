@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import is_number
+from survfuse.slide.registry import known_encoder
 
 # A resolution outside this range is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
 PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
@@ -40,6 +42,24 @@ class SlideSettings:
             low, high = PLAUSIBLE_MPP
             return f"expected an assumed resolution of {low} to {high} µm per pixel, found {self.assumed_mpp}"
         return None
+
+    def check_features(self, length: int, encoder: str | None, name: str = "") -> None:
+        """Check that tile features [N, length], which ``name`` calls, are as these settings make them.
+
+        ``encoder`` is what their file states; None, if it states none, passes. Raises InputError for another length or
+        encoder.
+
+        >>> SlideSettings("uni", 1024).check_features(1024, "uni_v1")
+        >>> SlideSettings("uni", 1024).check_features(1280, None, "slide.h5")
+        Traceback (most recent call last):
+        survfuse.runtime.errors.InputError: slide.h5: features of length 1280, but the bundle takes length 1024 (uni)
+        """
+        start = f"{name}: " if name else ""
+        if length != self.dimension:
+            takes = f"length {self.dimension} ({self.encoder})"
+            raise InputError(f"{start}features of length {length}, but the bundle takes {takes}")
+        if encoder is not None and known_encoder(encoder) != known_encoder(self.encoder):
+            raise InputError(f"{start}features of {encoder!r}, but the bundle takes those of {self.encoder!r}")
 
 
 def _within(value: object, low: float, high: float) -> bool:

@@ -18,7 +18,7 @@ from survfuse.bundle.load import load, load_members
 from survfuse.bundle.manifest import MANIFEST, SELF, manifest_digest
 from survfuse.inputs.clinical import Vocabulary
 from survfuse.inputs.expression import Expression
-from survfuse.inputs.features import check_encoder, read_features
+from survfuse.inputs.features import read_features
 from survfuse.inputs.sockets import read_case
 from survfuse.runtime.errors import BundleError, InputError, SurvfuseError
 from survfuse.runtime.files import read_object as strict_object
@@ -26,6 +26,7 @@ from survfuse.runtime.files import sha256
 from survfuse.slide.grid import Grid
 from survfuse.slide.masks import mask_coverage
 from survfuse.slide.pixels import Slide
+from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tissue import saturated
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import curves_from_json
@@ -172,7 +173,7 @@ def _pt(chance: random.Random, folder: Path) -> Path:
 
 def _features(path: Path) -> None:
     features = read_features(path)
-    check_encoder(features, path.name, "efficientnet-lite0", 1280)
+    SlideSettings("efficientnet-lite0", 1280).check_features(features.values.shape[1], features.encoder, path.name)
     assert features.values.ndim == 2 and features.values.isfinite().all()
 
 
