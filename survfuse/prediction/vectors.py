@@ -73,19 +73,17 @@ def read_slide(
     slide, mask or features that cannot be read, BundleError for an encoder that cannot be used, and EnvironmentFailure
     if ``limit`` leaves too few tiles.
     """
+    for source in (case.slide, case.mask, case.features):
+        if isinstance(source, Path):
+            check_is_file(source)
     if case.features is not None:
         from survfuse.inputs.features import features_of
 
-        if isinstance(case.features, Path):
-            check_is_file(case.features)
         return features_of(case.features, case.name)
     assert case.slide is not None
     from survfuse.slide.extract import extract
     from survfuse.slide.pixels import check_single_file
 
-    for file in (case.slide, case.mask):
-        if file is not None:
-            check_is_file(file)
     check_single_file(case.slide)
     settings, weights = bundle.manifest.slide, bundle.encoder_weights()
     return extract(case.slide, case.mask, settings, weights, device, BundleError, encoder=encoder, limit=limit)
