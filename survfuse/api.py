@@ -18,6 +18,7 @@ from survfuse.runtime.device_choice import check_device
 from survfuse.runtime.errors import InputError, check_extra
 from survfuse.runtime.log import stage
 from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder
+from survfuse.slide.parts import is_slide_folder
 from survfuse.slide.registry import check_weights, find_spec
 from survfuse.slide.settings import SlideSettings
 from survfuse.tasks.modalities import check_modalities
@@ -102,7 +103,7 @@ def extract(
     settings = _slide_settings(encoder, mpp, min_coverage, assume_mpp)
     weight_file = _weight_file(weights)
     check_weights(find_spec(encoder), weight_file)
-    if source.is_dir():
+    if source.is_dir() and not is_slide_folder(source):
         if mask is not None:
             raise InputError("a mask belongs to one slide; a cohort's masks lie next to its slides")
         return _extract_cohort(source, Path(out) if out is not None else None, settings, weight_file, device)
@@ -126,9 +127,11 @@ def _extract_slide(
     from survfuse.runtime.files import sha256
     from survfuse.slide.encoders import load_encoder
     from survfuse.slide.extract import extract
+    from survfuse.slide.parts import slide_file
 
+    opened = slide_file(slide)
     encoder = load_encoder(settings.encoder, weights, chosen_device(device))  # before the slide, which takes longer
-    extracted = extract(slide, mask, settings, weights, encoder.device, InputError, lambda: encoder)
+    extracted = extract(opened, mask, settings, weights, encoder.device, InputError, lambda: encoder)
     digest = sha256(weights) if weights is not None else None
     write_extracted(out, slide.stem, settings, extracted, digest, mask)
     stage("written", str(out))
