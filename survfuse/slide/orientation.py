@@ -25,7 +25,7 @@ def orientation(page: "TiffPage") -> int:
     """A page's orientation, 1 to 8; 1, as it is stored, if it states none or another number, as libtiff has it."""
     tag = page.tags.get(_TAG)
     value = tag.value if tag is not None else AS_STORED
-    number = value[0] if isinstance(value, tuple) and value else value
+    number = value[0] if isinstance(value, (tuple, bytes)) and value else value
     return int(number) if number in _NAMES else AS_STORED
 
 

@@ -65,7 +65,7 @@ class Slide:
         try:
             with reading(path.name):
                 if vendor in _OTHER_TIFF_VENDORS:
-                    check_orientations(path)
+                    check_orientations(path, vendor == "hamamatsu")
                 self._tiff = TiffLevels(path, vendor == "generic-tiff") if vendor in _TIFF_VENDORS else None
         except BaseException:
             self._slide.close()

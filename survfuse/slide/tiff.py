@@ -145,14 +145,15 @@ def pages_of(file: "TiffFile") -> Iterator["TiffPage"]:
     raise ValueError(f"more than {_MOST_PAGES:,} pages")
 
 
-def check_orientations(path: Path) -> None:
+def check_orientations(path: Path, ndpi: bool) -> None:
     """Raise InputError for a slide in a TIFF of which any page is to be turned or mirrored; no other file is refused.
 
-    For formats whose levels are not known to be pages with tiles.
+    For formats whose levels are not known to be pages with tiles. ``ndpi`` says whether offsets may have 64 bits, as in
+    Hamamatsu's; tifffile alone would go by the file's suffix.
     """
     import tifffile
 
-    with suppress(*UNREADABLE), tifffile_complaints(), tifffile.TiffFile(path) as file:
+    with suppress(*UNREADABLE), tifffile_complaints(), tifffile.TiffFile(path, is_ndpi=ndpi) as file:
         for page in pages_of(file):
             check_orientation(path.name, page)
 
@@ -227,7 +228,8 @@ def _plain_levels(path: Path, length: int, sparse: bool) -> dict[tuple[int, int]
     """The plain pages of a file of ``length`` bytes by their size; none of a size that several pages have."""
     import tifffile
 
-    with tifffile_complaints(), tifffile.TiffFile(path) as file:
+    # A suffix would make it Hamamatsu's, which OpenSlide found it is not.
+    with tifffile_complaints(), tifffile.TiffFile(path, is_ndpi=False) as file:
         pages = []
         for page in pages_of(file):
             if page.is_tiled:  # the others, such as the picture of a label, are none of OpenSlide's levels
