@@ -153,9 +153,19 @@ def test_a_dicom_slide_without_its_spacing_states_its_volume(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
-@pytest.mark.parametrize("start", ["Aperio Image Library v12\r\n2220x2967 |AppMag = 20|MPP = 0.499|User = ", "by "])
-def test_a_header_in_another_encoding_is_read_all_the_same(slide_case, output, start, encoding):
-    give_slide(slide_case, "s.tif", tiff(f"{start}Müller".encode(encoding), 0.499))
+@pytest.mark.parametrize(
+    "header", ["MPP = 0.499|User = Müller", "Prüfer = 7|MPP = 0.499", "MPP = 0.499|µm", "by Müller"]
+)
+def test_a_header_in_another_encoding_is_read_all_the_same(tmp_path, header, encoding):
+    """Also a name that is not UTF-8, which openslide-python lists without finding its value."""
+    start = "Aperio Image Library v12\r\n2220x2967 |AppMag = 20|" if "MPP" in header else ""
+    data = tiff(f"{start}{header}".encode(encoding), 0.499)
+    assert opened(tmp_path, data) == (pytest.approx((0.499, 0.499)), "the slide")
+
+
+def test_a_job_takes_a_header_in_another_encoding(slide_case, output):
+    text = "Aperio Image Library v12\r\n2220x2967 |AppMag = 20|MPP = 0.499|Prüfer = Müller"
+    give_slide(slide_case, "s.svs", tiff(text.encode("latin-1")))
     assert end_of(slide_case, output) == 0
 
 

@@ -17,9 +17,12 @@ _DEEPEST = 16  # sequences within each other
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file states that it is DICOM."""
-    with path.open("rb") as file:
-        return _starts(file)
+    """Whether a file states that it is DICOM; a file that may not be read states nothing, here and below."""
+    try:
+        with path.open("rb") as file:
+            return _starts(file)
+    except PermissionError:
+        return False
 
 
 def series_of(path: Path) -> str | None:
@@ -27,8 +30,11 @@ def series_of(path: Path) -> str | None:
 
     Only the elements before it are read, in the transfer syntaxes that are little-endian (PS3.5, 7.1 and 7.5).
     """
-    with path.open("rb") as file:
-        return _Elements(file).series() if _starts(file) else None
+    try:
+        with path.open("rb") as file:
+            return _Elements(file).series() if _starts(file) else None
+    except PermissionError:
+        return None
 
 
 def _starts(file: BinaryIO) -> bool:

@@ -76,7 +76,9 @@ def check_parts(path: Path) -> None:
     for name in _named_in(path):
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts:
-            raise InputError(f"{path.name}: names the file {name}; expected its files beside it, in its own folder")
+            raise InputError(
+                f"{path.name}: names the file {name[:80]}; expected its files beside it, in its own folder"
+            )
     if index == path and is_dicom(path):
         for beside in path.parent.iterdir():  # OpenSlide opens each to see whether it is of the series
             if not beside.is_file() and not beside.is_dir():
@@ -84,8 +86,11 @@ def check_parts(path: Path) -> None:
 
 
 def _visible_files(folder: Path) -> list[Path]:
-    """A folder's files, sorted, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    """A folder's files, sorted, without hidden ones; none of a folder that may not be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    except PermissionError:
+        return []
 
 
 def _named_in(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -43,7 +44,7 @@ class Slide:
             with reading(path.name):
                 check_parts(path)
                 self._slide = openslide.OpenSlide(path)
-                properties = dict(self._slide.properties)
+                properties = _properties(self._slide)
                 self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
                 self._dimensions, self._downsamples = self._slide.level_dimensions, self._slide.level_downsamples
         except openslide.OpenSlideUnsupportedFormatError as cause:
@@ -167,6 +168,15 @@ class Slide:
 
     def _damaged(self, origin: tuple[int, int], cause: Exception) -> DamagedRegionError:
         return DamagedRegionError(f"{self.name}: the region at {origin[0]}, {origin[1]} cannot be read ({cause})")
+
+
+def _properties(slide: openslide.OpenSlide) -> dict[str, str]:
+    """A slide's properties, without those whose names are not UTF-8: openslide-python lists them, but finds none."""
+    properties = {}
+    for name in slide.properties:
+        with suppress(KeyError):
+            properties[name] = slide.properties[name]
+    return properties
 
 
 def _is_reduced(size: tuple[int, int], whole: tuple[int, int]) -> bool:
