@@ -12,6 +12,7 @@ from slide_writers import write_dicom
 import survfuse
 from survfuse.cli.main import main
 from survfuse.runtime.errors import InputError
+from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
 from survfuse.slide.resolution import resolution
 from survfuse.slide.settings import PLAUSIBLE_MPP, SlideSettings
@@ -209,6 +210,20 @@ def test_ten_times_too_coarse_is_longer_than_glass():
     stated = {"openslide.mpp-x": "2.5", "openslide.mpp-y": "2.5"}
     with pytest.raises(InputError, match=r"on at most 250 mm.* if it is ten times too coarse, assume 0.25 "):
         resolution("s.tif", stated, None, (120_000, 80_000))
+
+
+def test_more_tiles_than_any_slide_has_are_the_resolutions_fault_and_name_the_file():
+    with pytest.raises(InputError, match=r"s\.tif: 63,232 × 63,232 px at 5 µm/px are 1,993,744 tiles"):
+        Grid.over((63_232, 63_232), (5.0, 5.0), 224, 1.0, name="s.tif")
+
+
+def test_a_slide_that_its_resolution_makes_tiny_is_not_only_said_to_lack_tissue(tmp_path, capsys):
+    """Plausible by itself: 0.12 µm per pixel make the sample slide four tiles."""
+    (tmp_path / "s.tif").write_bytes(tiff(mpp=0.12, pixels=np.full_like(PIXELS, 240)))
+    assert main(["extract", str(tmp_path / "s.tif"), "--out", str(tmp_path / "s.h5")]) == 2
+    said = capsys.readouterr().err
+    assert "none of 4 tiles is at least 50% tissue" in said
+    assert "its 0.12 µm per pixel make it that small" in said
 
 
 def test_width_and_height_that_differ_by_ten_are_no_resolution():

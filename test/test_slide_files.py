@@ -167,6 +167,13 @@ def test_parts_outside_the_slides_folder_are_not_read(tmp_path):
         path = write_vms(tmp_path / "given" / f"s{number}.vms", PIXELS[:256, :256], picture)
         with pytest.raises(InputError, match=f"s{number}.vms: names the file .*s.jpg; expected its files beside it"):
             Slide(path)
+    text = (tmp_path / "s.vms").read_text()
+    for number, changed in enumerate(
+        (100 * "\n" + text.replace("s.jpg", "../s.jpg"), text + "MacroImage=/etc/hostname\n")
+    ):
+        (tmp_path / "given" / f"t{number}.vms").write_text(changed)
+        with pytest.raises(InputError, match=f"t{number}.vms: names the file "):
+            Slide(tmp_path / "given" / f"t{number}.vms")
     path = write_mirax(tmp_path / "given" / "m.mrxs", PIXELS[:256, :256], "../../Data0000.dat")
     with pytest.raises(InputError, match=r"m\.mrxs: names the file \.\./\.\./Data0000\.dat"):
         Slide(path)

@@ -100,10 +100,11 @@ def _named_in(path: Path) -> list[str]:
         if not path.is_file():
             return []
     with path.open("rb") as file:
-        # The byte-order mark of UTF-8 may come first.
-        if not file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"[", b"#")):
+        # The byte-order mark of UTF-8 may come first, or empty lines.
+        start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if start and not start.startswith((b"[", b"#")):
             return []
         file.seek(0)
-        entries = [line.partition(b"=") for line in file.read(_LONGEST_INDEX).splitlines()]
-    names = [value.strip().decode("utf-8", "replace") for key, _, value in entries if b"file" in key.lower()]
-    return [name for name in names if name]
+        entries = [line.partition(b"=") for line in file.read(_LONGEST_INDEX).split(b"\n")]
+    names = [value.strip() for key, _, value in entries if any(word in key.lower() for word in (b"file", b"image"))]
+    return [name.decode("utf-8", "replace") for name in names if name]
