@@ -76,7 +76,7 @@ def extract(
     """Write the tile features [N, D] of a slide, or of every slide of a cohort, as HDF5 that CLAM and TRIDENT read.
 
     ``out`` is the HDF5 file for a slide; for a cohort it is the folder in which ``features/features`` is written
-    (default: the cohort itself). A slide is its file, or the folder with its DICOM files. A cohort's slides that
+    (default: the cohort itself). A slide is its file, or the folder with its several files. A cohort's slides that
     already have features made with the same settings are skipped.
 
     ``mask`` is a slide's tissue mask, .tif or .mha; without one, tissue is found by saturation. ``weights`` is the

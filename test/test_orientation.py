@@ -118,6 +118,18 @@ def test_a_label_may_be_turned(tmp_path):
         assert slide.size == (768, 512)
 
 
+def test_other_formats_in_a_tiff_can_say_it_too(tmp_path):
+    """Trestle's, which OpenSlide knows by the name of the software."""
+    options = {"description": "Objective Power=20;OverlapsXY= 0 0", "software": "MedScan 1.0", "compression": "jpeg"}
+    for stated in (1, 4):
+        (tmp_path / f"s{stated}.tif").write_bytes(tiff((PIXELS, stated), **options))
+        assert openslide.OpenSlide.detect_format(tmp_path / f"s{stated}.tif") == "trestle"
+    with Slide(tmp_path / "s1.tif") as slide:
+        assert slide.size == (768, 512)
+    with pytest.raises(InputError, match="orientation 4"):
+        Slide(tmp_path / "s4.tif")
+
+
 def test_formats_whose_levels_are_not_plain_pages_are_searched_as_a_whole(tmp_path):
     (tmp_path / "s.scn").write_bytes(tiff((PIXELS, 3), tile=None))
     with pytest.raises(InputError, match=r"s\.scn: states orientation 3 \(bottom-right\)"):

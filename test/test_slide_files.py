@@ -98,16 +98,15 @@ def test_a_job_gives_the_number_of_the_same_slide_in_one_file(written, in_one_fi
 
 
 def test_python_and_the_command_give_the_features_of_the_job(written, mask, tmp_path):
-    """A slide is named by the file that opens it or, if it is DICOM, by its folder."""
+    """A slide is named by the file that opens it, or by its folder."""
     opened = opened_in(written)
     survfuse.extract(opened, tmp_path / "file.h5", mask=mask, device="cpu")
-    if opened.suffix == ".dcm":
-        assert main(["extract", str(written), "--out", str(tmp_path / "folder.h5"), "--mask", str(mask)]) == 0
-        assert rows(tmp_path / "folder.h5") == rows(tmp_path / "file.h5")
-        model = survfuse.load(DEMONSTRATION, device="cpu")
-        by_folder, by_file = (model.predict(survfuse.Case(slide=path, mask=mask)) for path in (written, opened))
-        assert by_folder.risk == by_file.risk
+    assert main(["extract", str(written), "--out", str(tmp_path / "folder.h5"), "--mask", str(mask)]) == 0
+    assert rows(tmp_path / "folder.h5") == rows(tmp_path / "file.h5")
     assert len(rows(tmp_path / "file.h5")) > 5
+    model = survfuse.load(DEMONSTRATION, device="cpu")
+    by_folder, by_file = (model.predict(survfuse.Case(slide=path, mask=mask)) for path in (written, opened))
+    assert by_folder.risk == by_file.risk
 
 
 def rows(path: Path) -> list[list[int]]:
@@ -121,9 +120,10 @@ def test_any_file_of_a_series_opens_it(tmp_path):
     assert sizes == {((2048, 2816), (1024, 1408))}
 
 
-def test_a_folder_of_dicom_files_is_a_slide_also_within_the_jobs_folder(job, tmp_path):
+@pytest.mark.parametrize("kind", ["DICOM series", "MIRAX", "VMS"])
+def test_a_slides_folder_may_lie_within_the_jobs(job, tmp_path, kind):
     (tmp_path / "given" / "scan").mkdir(parents=True)
-    write_series(tmp_path / "given" / "scan")
+    WRITERS[kind](tmp_path / "given" / "scan")
     assert job(tmp_path / "given", tmp_path / "output") == 0
 
 
@@ -212,7 +212,9 @@ def test_nested_without_end_states_no_series(tmp_path):
 
 
 def test_a_folder_that_is_no_slide_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected a slide's file, or a folder with its DICOM files; found no file"):
+    with pytest.raises(
+        InputError, match="expected a slide's file, or a folder with the files of one slide; found no file"
+    ):
         slide_file(tmp_path)
 
 

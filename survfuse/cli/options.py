@@ -116,7 +116,7 @@ CohortFolder = Annotated[Path, _argument("Folder of a cohort.", "COHORT", _check
 SlideOrCohort = Annotated[
     Path,
     _argument(
-        "A slide (its file, or the folder with its DICOM files), or the folder of a cohort.",
+        "A slide (its file, or the folder with its several files), or the folder of a cohort.",
         "SLIDE|COHORT",
         _checked(check_exists),
     ),

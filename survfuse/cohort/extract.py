@@ -1,6 +1,6 @@
 """A cohort's slides → their tile features, for every slide without any.
 
-Slides lie in their patient's folder as <id>_HE*.tif or the like, or as a folder <id>_HE* of one slide's DICOM files,
+Slides lie in their patient's folder as <id>_HE*.tif or the like, or as a folder <id>_HE* of one slide's files,
 masks beside them as <slide>_mask.tif or .mha; features are written to <slide>.h5 in the layout's folder for them.
 """
 

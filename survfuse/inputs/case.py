@@ -60,7 +60,7 @@ class Case:
     ) -> None:
         """Collect a patient's inputs.
 
-        slide: the H&E slide's file, in any format that OpenSlide reads, or the folder with its DICOM files; mask: its
+        slide: the H&E slide's file, in any format that OpenSlide reads, or the folder with its several files; mask: its
         tissue mask's file, if there is one.
         features: tile features instead of a slide: a ``.h5`` or ``.pt`` file, or an array or tensor [N, D] of a
         floating type.

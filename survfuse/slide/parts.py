@@ -17,7 +17,7 @@ _LONGEST_INDEX = 2**22  # bytes of a text file that names others
 
 
 def slide_file(path: Path) -> Path:
-    """The file by which the slide at ``path`` is opened: itself, or one of the DICOM files if it is their folder.
+    """The file by which the slide at ``path`` is opened: itself, or one in it if it is the folder of a slide's files.
 
     Raises InputError for any other folder, and for a folder with files of several slides.
     """
@@ -27,13 +27,17 @@ def slide_file(path: Path) -> Path:
     opened = one_slide(files) if is_slide_folder(path) else None
     if opened is None:
         found = listing(file.name for file in files) or "no file"
-        raise InputError(f"{path.name}/: expected a slide's file, or a folder with its DICOM files; found {found}")
+        raise InputError(
+            f"{path.name}/: expected a slide's file, or a folder with the files of one slide; found {found}"
+        )
     return opened
 
 
 def is_slide_folder(path: Path) -> bool:
-    """Whether a folder holds DICOM files, which together may be a slide."""
-    return path.is_dir() and any(is_dicom(file) for file in _visible_files(path)[:_MOST_FILES])
+    """Whether a folder directly holds DICOM files, or a file that opens a slide in several."""
+    return path.is_dir() and any(
+        file.suffix.lower() in _HEADS or is_dicom(file) for file in _visible_files(path)[:_MOST_FILES]
+    )
 
 
 def one_slide(files: Sequence[Path]) -> Path | None:

@@ -11,10 +11,13 @@ import openslide
 _LENGTHS = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}
 _LENGTHS |= {"m": 1e6, "pm": 1e-6, "Å": 1e-4, "inch": 25_400.0, "in": 25_400.0, "pt": 25_400.0 / 72, "thou": 25.4}
 _TAG_UNITS = {"centimeter": 10_000.0, "inch": 25_400.0}  # µm
-_LONGEST = 2**24  # characters of OME-XML that are read
+_LONGEST = 2**22  # characters of OME-XML that are read
 _APERIO = re.compile(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)")
 _IMAGEJ_UNIT = re.compile(r"^unit=(.*)$", re.MULTILINE)
-_PIXELS, _ATTRIBUTE = re.compile(r"<(?:\w+:)?Pixels\b([^<>]*)>"), re.compile(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
+_PIXELS, _ATTRIBUTE = (
+    re.compile(r"<(?:\w+:)?Pixels\b([^<>]*)>"),
+    re.compile(r"\b(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')"),
+)
 
 
 @dataclass(frozen=True)
