@@ -251,5 +251,5 @@ def test_a_cohorts_dicom_slides_are_files_or_folders(tmp_path, capsys):
 )
 def test_what_is_no_slide_is_called_by_what_it_is(tmp_path, write, found):
     write(tmp_path / "s.tif")
-    with pytest.raises(InputError, match=f"s.tif: expected a slide that OpenSlide reads, .*; found {found}$"):
+    with pytest.raises(InputError, match=f"s.tif: not a slide that OpenSlide reads .*; found {found}$"):
         Slide(tmp_path / "s.tif")

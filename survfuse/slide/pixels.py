@@ -48,7 +48,7 @@ class Slide:
                 self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
                 self._dimensions, self._downsamples = self._slide.level_dimensions, self._slide.level_downsamples
         except openslide.OpenSlideUnsupportedFormatError as cause:
-            expected = "expected a slide that OpenSlide reads, such as a tiled TIFF"
+            expected = "not a slide that OpenSlide reads (for example a tiled TIFF)"
             raise InputError(f"{path.name}: {expected}; found {kind_of(path)}") from cause
         except (openslide.OpenSlideError, OSError) as cause:
             if is_machine_failure(cause):
