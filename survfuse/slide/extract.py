@@ -66,7 +66,7 @@ def extract(
         stage("slide", f"{slide.size[0]} × {slide.size[1]} px at {slide.mpp[0]:.4g} µm/px from {slide.mpp_source}")
         if max(slide.mpp) > 1.05 * settings.mpp:
             warn(f"{slide.name}: {max(slide.mpp):.3g} µm/px is coarser than {settings.mpp:g}; its tiles are enlarged")
-        grid = Grid.over(slide.size, slide.mpp, settings.tile_px, settings.mpp)
+        grid = Grid.over(slide.size, slide.mpp, settings.tile_px, settings.mpp, name=slide.name)
         tissue = find_tissue(slide, grid, mask, settings.min_coverage)
         stage("tissue", f"{count(len(tissue.origins), 'tile')} kept of {tissue.tiles:,}; {tissue.found_by}")
         ready = encoder() if encoder is not None else load_encoder(settings.encoder, weights, device, error)

@@ -7,7 +7,7 @@ from survfuse.runtime.files import is_number
 from survfuse.slide.registry import known_encoder
 
 # A resolution outside this range is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
-PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
+PLAUSIBLE_MPP = (0.1, 5.0)  # µm per level-0 pixel; the finest that scanners give is 0.11
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from survfuse.slide.mask_check import mask_problem
 from survfuse.slide.masks import PIXELS_PER_TILE, mask_coverage
 from survfuse.slide.pixels import Slide
 
+_FEW = 4  # tiles of a slide that is hardly one: its resolution may be why
 _READ = 2048  # pixels, across and down, that are read of a slide at once
 
 
@@ -48,8 +49,9 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
         share = coverage(grid, (tissue.shape[1], tissue.shape[0]), [Block(0, 0, tissue)])
     origins = grid.origins(covered(share, least))
     if not len(origins):
+        few = f"; its {slide.mpp[0]:.3g} µm per pixel make it that small" if len(grid) <= _FEW else ""
         raise NoTissueError(
-            f"{slide.name}: none of {count(len(grid), 'tile')} is at least {least:.0%} tissue ({found_by})"
+            f"{slide.name}: none of {count(len(grid), 'tile')} is at least {least:.0%} tissue ({found_by}){few}"
         )
     return Tissue(origins, len(grid), found_by)
 
@@ -102,7 +104,8 @@ class _Reduced:
                 return
             self.unread[place] = True
             if self.unread.mean() > MOST_DAMAGED:
-                raise InputError(f"more than {MOST_DAMAGED:.0%} of the slide cannot be read; {problem}") from problem
+                share = f"{MOST_DAMAGED:.0%} of the slide"
+                raise InputError(f"{self._slide.name}: more than {share} cannot be read; {problem}") from problem
 
 
 def _halves(length: int) -> list[tuple[int, int]]:
