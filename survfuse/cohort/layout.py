@@ -142,7 +142,7 @@ def patients_slides(
             absent.add(name)
     for name in ids:
         if not slides[name] and name not in absent:
-            problems.add(f"no features {name}_HE*.pt or .h5 in {' or '.join(layout.features)}", name)
+            problems.add(f"no features {name}_HE*.pt, .h5 or .hdf5 in {' or '.join(layout.features)}", name)
     return slides
 
 

@@ -95,8 +95,9 @@ def as_tiles(slide: "Features | Extracted", bundle: Bundle) -> SlideTiles:
     if not isinstance(slide, Features):
         return SlideTiles(slide.features, slide.half, slide.origins)
     settings = bundle.manifest.slide
-    settings.check_features(slide.values.shape[1], slide.encoder, slide.name)
+    settings.check_features(slide.values.shape[1], slide.encoder, slide.name, slide.tile)
     named_by = f"from {slide.encoder}" if slide.encoder else f"assumed to be from {settings.encoder}"
     tiles = f"{count(len(slide.values), 'tile')} × {settings.dimension}"
-    stage("features", f"{tiles}, {named_by}", *slide.notes)
+    size = f"of tiles of {slide.tile}" if slide.tile is not None else "tile size not stated"
+    stage("features", f"{tiles}, {named_by}, {size}", *slide.notes)
     return SlideTiles(slide.values, slide.half, slide.coordinates)
