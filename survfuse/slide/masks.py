@@ -62,7 +62,10 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], Non
             page, level = _coarsest_page(file, slide, grid)
             size = (page.imagewidth, page.imagelength)
             check_orientation(path.name, page)
-            place = mask_place(path.name, size, stated_mpp(file.pages[0].aspage(), page), slide, grid)
+            first = file.pages[0].aspage()
+            place = mask_place(path.name, (first.imagewidth, first.imagelength), stated_mpp(first), slide, grid).at(
+                size
+            )
             if any(mask > _FINEST * px + _BAND for mask, px in zip(size, slide.size, strict=True)):
                 raise InputError(f"{path.name}: {size[0]:,} × {size[1]:,} px, expected no more than the slide has")
             _check_coding(path, page)
@@ -106,7 +109,7 @@ def _summed(
         add(summed, values)
     if summed.beyond and place.stated:
         warn(f"{name}: marks tissue beyond the slide{place.described()}; it is stretched over the slide instead")
-        place = MaskPlace((size[0] / grid.width, size[1] / grid.height))
+        place = MaskPlace(size, (size[0] / grid.width, size[1] / grid.height))
         summed = Coverage(grid, place.scale)
         add(summed, values)
     return summed.share(), f"{size[0]} × {size[1]} px{place.described()}{values.described()}"
@@ -182,7 +185,8 @@ def _add_page(page: "TiffPage", summed: Coverage, values: MaskValues, go_on: Cal
         decoded, (_, _, row, column, _), (_, height, width, _) = segment
         if decoded is None:  # left out of the file: all zero
             return None
-        # A tile that extends beyond the image's border is decoded whole; height and width are the part within.
+        # A tile that extends beyond the image's border is decoded whole, and holds there what its writer pleased.
+        height, width = min(height, page.imagelength - row), min(width, page.imagewidth - column)
         return Block(row, column, values.tissue(decoded[0, :height, :width, :colours]))
 
     def parts_of(segment: _Segment) -> list[Part]:
@@ -232,7 +236,7 @@ def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[Floats, str]:
     size = image.GetSize()[:2]
     spacing = image.GetSpacing()  # mm; 1 if the file states none
     mpp = (1000.0 * spacing[0], 1000.0 * spacing[1])
-    place = mask_place(path.name, size, mpp, slide, grid)
+    place = mask_place(path.name, (size[0], size[1]), mpp, slide, grid)
     samples = sitk.GetArrayViewFromImage(image).reshape(size[1], size[0], image.GetNumberOfComponentsPerPixel())
 
     def add(summed: Coverage, values: MaskValues) -> None:
