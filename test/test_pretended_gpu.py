@@ -70,6 +70,8 @@ def test_a_cohort_is_scored_on_a_gpu(cohort, family):
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_case_is_scored_on_a_gpu_by_members_of_every_family(family, half):
+    if FAMILIES[family].linear and "slide" in FAMILIES[family].modalities:
+        pytest.skip("it counts tiles on the GPU, and a pretended one has no values")
     with pretended_gpu() as gpu:
         name = combination_name(FAMILIES[family].modalities)
         state = dict(build(FAMILIES[family], SIZES).state_dict())
@@ -98,5 +100,5 @@ def test_tensors_of_two_devices_do_not_mix_on_the_pretended_gpu():
         on_gpu, on_cpu = torch.ones(3, device=gpu), torch.ones(3)
         with pytest.raises(RuntimeError, match="device"):
             on_gpu + on_cpu
-        with pytest.raises(TypeError, match="numpy"):
+        with pytest.raises(RuntimeError, match="numpy"):
             on_gpu.numpy()

@@ -20,7 +20,8 @@ def time_limit(
 ) -> TimeLimit:
     """The limit of a job that may take ``seconds``, with what follows the encoding estimated from the number of tiles.
 
-    ``half`` is what the ensemble will be called with. It is timed on one and on two parts of a bag of tiles [N, ``dimension``]; the rest is linear.
+    The ensemble is called as it will be, in half precision if ``half``. It is timed on one and on two parts of a bag of
+    tiles [N, ``dimension``]; the rest is linear.
     """
     import torch
 
