@@ -72,6 +72,21 @@ class Predictor:
 
         return load_encoder(self.bundle.manifest.slide.encoder, self.bundle.encoder_weights(), self.device, BundleError)
 
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def _encodes_in_half(self) -> bool:
+        """Whether the bundle's encoder computes in half precision on the device."""
+        import torch
+
+        from survfuse.slide.precision import encoder_precision
+        from survfuse.slide.registry import find_spec
+
+        spec = find_spec(self.bundle.manifest.slide.encoder, BundleError)
+        return encoder_precision(spec, self.device) != torch.float32
+
     def predict(
         self,
         case: Case,
@@ -120,7 +135,7 @@ class Predictor:
         with recorded(show, inputs.said) as record:
             tiles = inputs.tiles
             features = tiles.features if tiles is not None else None
-            half = tiles is not None and tiles.half and self.device.type == "cuda"
+            half = tiles is not None and tiles.half and self._on_gpu
             risk = self.ensemble(features, inputs.rna, inputs.clinical, half=half)
             return self._prediction(inputs.name, tiles, risk, record)
 
@@ -156,7 +171,8 @@ class Predictor:
             limit = None
             if seconds and case.slide is not None:
                 dimension = bundle.manifest.slide.dimension
-                limit = time_limit(seconds, ensemble, rna_values, clinical_values, dimension)
+                half = self._on_gpu and self._encodes_in_half
+                limit = time_limit(seconds, ensemble, rna_values, clinical_values, dimension, half)
             try:
                 slide = read_slide(case, bundle, self.device, limit, lambda: self.encoder)
             except InputError as problem:
