@@ -156,6 +156,7 @@ def train(
     work: str | Path | None = None,
     outcomes: str | Path | None = None,
     modalities: Sequence[str] | None = None,
+    keep_variables: Sequence[str] = (),
     encoder: str = "uni",
     weights: str | Path | None = None,
     mpp: float = SlideSettings.mpp,
@@ -170,7 +171,8 @@ def train(
     ``out`` is the bundle's folder, which must be empty or absent. ``work`` keeps the training state, the report and the
     TensorBoard scalars (default: ``<out>.training`` beside the bundle); an interrupted run resumes from there and
     ends with the same bundle. ``outcomes`` is a CSV with case_id, time in months and event (default: each patient's
-    clinical JSON). ``modalities`` are the ones to read (default: all of the task's).
+    clinical JSON). ``modalities`` are the ones to read (default: all of the task's). ``keep_variables`` are clinical
+    variables to use although they look like outcomes, by name or by what they say of the patients' outcomes.
 
     ``encoder``, ``mpp`` (µm per pixel of a tile) and ``assume_mpp`` (µm per level-0 pixel of slides that state none)
     say how the tile features were made; ``weights``, the encoder's weight file, is copied into the bundle so that it
@@ -217,7 +219,7 @@ def train(
 
     check_out(bundle, state)
     executor = LocalExecutor(chosen_device(device))
-    patients = read_cohort(root, state / "features", table, chosen)
+    patients = read_cohort(root, state / "features", table, chosen, keep_variables=keep_variables)
     train(patients, protocol or Protocol(), sizes or Sizes(), settings, bundle, state, weight_file, executor, draws)
     return bundle
 

@@ -350,7 +350,12 @@ def test_words_are_understood_as_argparse_understands_them(words):
 
 def test_every_option_is_of_a_known_kind():
     kinds = option_kinds(COMMANDS["train"].params, ("-h", "--help"))
-    assert [name for name, kind in kinds.items() if kind.several] == ["--modalities", "--rna", "--pairs"]
+    assert [name for name, kind in kinds.items() if kind.several] == [
+        "--modalities",
+        "--keep-variables",
+        "--rna",
+        "--pairs",
+    ]
     assert kinds["--help"].flag and option_kinds(COMMANDS["import-reference"].params, ())["--trust-pickles"].flag
 
 

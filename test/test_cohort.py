@@ -326,7 +326,7 @@ def test_every_problem_is_listed_at_once(published, tmp_path):
     edit_json(data / "3S_1/3S_1_CD.json", age=200, no_instillations="many", sex=["Male"], progression=2)
     values = json.loads((data / "3S_1/3S_1_RNA.json").read_text())
     first, second, *_ = values
-    (data / "3S_1/3S_1_RNA.json").write_text(json.dumps(values | {first: -1, second: "high"}))
+    (data / "3S_1/3S_1_RNA.json").write_text(json.dumps(values | {first: 1e39, second: "high"}))
     features_of(published, "3S_1_HE.pt").write_bytes(b"torn")
     broken = torch.randn(70, 1024)
     broken[41, 3] = float("nan")
@@ -356,7 +356,7 @@ def test_every_problem_is_listed_at_once(published, tmp_path):
         "3S_3: 3S_3_RNA.json: no such file",
         "3S_3: data/3S_3/3S_4_RNA.json: is not named after its folder's patient",
         "3S_4: data/3S_4/3S_5_HE_mask.tif: is not named after its folder's patient",
-        "3S_5: no features 3S_5_HE*.pt or .h5 in features/features",
+        "3S_5: no features 3S_5_HE*.pt, .h5 or .hdf5 in features/features",
         "features/3S_7_HE.pt: no patient of that name",
         "features/features: both 3S_6_HE_2.h5 and 3S_6_HE_2.pt",
     ):

@@ -88,7 +88,10 @@ SOUND = {
 }
 REFUSED = {
     "20,000 months": (with_cells(time="20000"), "3S_4: given.csv, line 5: time: expected months"),
-    "10,000 months": (with_cells(time="10000"), "time: expected months of at least 0 and below 10,000"),
+    "1,200 months": (
+        with_cells(time="1200"),
+        "time: expected months of at least 0 and below 1,200; if these are days, divide them by 30.4375",
+    ),
     "a negative time": (with_cells(time="-1"), "line 5: time: expected months"),
     "an infinite time": (with_cells(time="inf"), "line 5: time: expected months"),
     "no time": (with_cells(time=""), "line 5: time: expected months"),
@@ -155,7 +158,7 @@ def test_every_problem_of_a_table_is_listed_with_its_patient_and_line(unlabelled
         with pytest.raises(InputError) as refused:
             command()
         assert "6 problems, 4 patients cannot be used: given.csv, line 9: no case_id; " in str(refused.value)
-        months = "time: expected months of at least 0 and below 10,000"
+        months = "time: expected months of at least 0 and below 1,200"
         assert str(refused.value).partition("; ")[2] == (
             f"3S_1: given.csv, line 2: {months}; 3S_2: given.csv, line 3: event: expected 0 or 1; "
             f"3S_3: given.csv, line 4: event: expected 0 or 1; 3S_3: given.csv, line 4: {months}; "

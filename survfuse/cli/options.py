@@ -43,6 +43,11 @@ def several_of(kind: str, names: Sequence[str], text: str, panel: str, metavar: 
     return _option(text, panel, metavar=metavar, callback=check, autocompletion=_completion(names))
 
 
+def names(text: str, panel: str) -> OptionInfo:
+    """An option that takes one or more names that only the data know."""
+    return _option(text, panel, metavar="NAME...")
+
+
 def number(text: str, panel: str) -> OptionInfo:
     """An option with a whole or real number; its type is the parameter's."""
     return _option(text, panel)

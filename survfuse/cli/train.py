@@ -27,6 +27,10 @@ def train(
         options.file_option("case_id, time in months, event (default: the patients' clinical JSON).", metavar="CSV"),
     ] = None,
     modalities: options.Modalities = None,
+    keep_variables: Annotated[
+        list[str] | None,
+        options.names("Clinical variables to use although they look like outcomes.", options.INPUTS),
+    ] = None,
     out: Annotated[Path, options.output_option("Folder of the new bundle, empty or absent.", "BUNDLE")],
     work: Annotated[
         Path | None,
@@ -143,6 +147,7 @@ def train(
         work=work,
         outcomes=outcomes,
         modalities=modalities,
+        keep_variables=keep_variables or (),
         encoder=encoder,
         weights=weights,
         mpp=mpp,

@@ -19,11 +19,11 @@ class ExpressionRows:
         self._rows: list[tuple[Rows, Floats]] = []  # columns and values of each patient
 
     def add(self, expression: Mapping[str, Any]) -> None:
-        """Add one patient's gene → value; raises InputError that names the genes whose values cannot be used."""
+        """Add one patient's gene → value, negative ones too; raises InputError that names genes with other values."""
         if not expression:
             raise InputError("expected expression values, found none")
         try:
-            values = raw_expression(expression, tuple(expression))
+            values = raw_expression(expression, tuple(expression), negative=True)
         except InputError:
             raise InputError(listing(_unusable(expression))) from None
         columns = np.array([self._column.setdefault(gene, len(self._column)) for gene in expression], dtype=np.int64)
@@ -46,6 +46,6 @@ def _unusable(expression: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with each gene that has an unusable value."""
     for gene, value in expression.items():
         try:
-            raw_expression({gene: value}, ())
+            raw_expression({gene: value}, (), negative=True)
         except InputError as error:
             yield str(error)

@@ -85,13 +85,15 @@ def read_months(value: object, most: float, name: str = "time") -> float:
 
     Raises InputError that calls the value ``name`` unless it is a number of at least 0 and below ``most``.
 
-    >>> read_months("12.5", most=1e4)
+    >>> read_months("12.5", most=1200)
     12.5
     """
     months = cell_number(value) if isinstance(value, str) else value
     if isinstance(months, int | float) and is_number(months) and 0 <= months < most:
         return float(months)
-    raise InputError(f"{name}: expected months of at least 0 and below {most:,.0f}")
+    late = isinstance(months, int | float) and is_number(months) and months >= most
+    days = "; if these are days, divide them by 30.4375" if late else ""
+    raise InputError(f"{name}: expected months of at least 0 and below {most:,.0f}{days}")
 
 
 def _add_row(table: OutcomesTable, line: int, cells: Mapping[str, str], keys: OutcomeKeys, problems: Problems) -> None:

@@ -9,6 +9,7 @@ from survfuse.runtime.log import count, listing
 
 _MANY = 8  # a problem that more patients share is reported once for all of them
 _NAMED = 3  # of those patients
+_TEXTS = 40  # in one message
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Problem:
     patient: str | None = None  # whose problem it is
     file: str | None = None
     line: int | None = None  # of the file
+    shared: str = ""  # what is wrong without the patient's particulars, if ``text`` has any
 
     def __str__(self) -> str:
         where = f"{self.file}, line {self.line}" if self.line is not None else self.file
@@ -27,7 +29,7 @@ class Problem:
     @property
     def kind(self) -> str:
         """The problem without its line, and with ``<id>`` for its patient: patients may share it."""
-        text = ": ".join(part for part in (self.file, self.text) if part)
+        text = ": ".join(part for part in (self.file, self.shared or self.text) if part)
         if not self.patient:
             return text
         # A number may be just a number: only in a file's name is it taken for the patient.
@@ -60,9 +62,14 @@ class Problems:
 
     listed: list[Problem] = field(default_factory=list)
 
-    def add(self, text: str, patient: str | None = None, file: str | None = None, line: int | None = None) -> None:
-        """Add a problem: of ``patient``, and of ``line`` in ``file``, if given."""
-        self.listed.append(Problem(text, patient, file, line))
+    def add(
+        self, text: str, patient: str | None = None, file: str | None = None, line: int | None = None, shared: str = ""
+    ) -> None:
+        """Add a problem: of ``patient``, and of ``line`` in ``file``, if given.
+
+        ``shared`` says what is wrong without the patient's particulars, for many patients of whom it is true.
+        """
+        self.listed.append(Problem(text, patient, file, line, shared))
 
     def collect(self, patient: str | None = None, file: str | None = None, line: int | None = None) -> "_Collecting":
         """A context that adds an InputError raised in its block, and continues after the block."""
@@ -74,7 +81,9 @@ class Problems:
             return
         patients = len({problem.patient for problem in self.listed if problem.patient})
         unusable = f", {count(patients, 'patient')} cannot be used" if patients else ""
-        raise InputError(f"{what}: {count(len(self.listed), 'problem')}{unusable}: {'; '.join(self._texts())}")
+        raise InputError(
+            f"{what}: {count(len(self.listed), 'problem')}{unusable}: {'; '.join(_cut(list(self._texts())))}"
+        )
 
     def _texts(self) -> Iterator[str]:
         """Each problem in words; one that many patients share comes once, with how many and three names."""
@@ -91,3 +100,8 @@ class Problems:
             elif problem.kind not in said:
                 said.add(problem.kind)
                 yield f"{count(len(patients), 'patient')} ({listing(patients, _NAMED)}): {problem.kind}"
+
+
+def _cut(texts: list[str]) -> list[str]:
+    """The first of ``texts``, and how many more there are."""
+    return texts if len(texts) <= _TEXTS else [*texts[:_TEXTS], f"and {len(texts) - _TEXTS:,} more"]

@@ -15,13 +15,15 @@ import numpy as np
 from survfuse.cohort.bags import Bag, open_bag
 from survfuse.cohort.expression import ExpressionRows
 from survfuse.cohort.layout import find_layout, patient_ids, patients_slides, report_misplaced, visible_files
+from survfuse.cohort.outcome_variables import outcome_names
 from survfuse.cohort.outcomes import Outcome, OutcomesTable, read_event, read_months, read_outcomes
 from survfuse.cohort.problems import Problems
 from survfuse.inputs.clinical import Numeric, is_missing, read_label, read_number
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import read_object
-from survfuse.runtime.log import count, listing, progress
+from survfuse.runtime.log import count, listing, progress, stage
+from survfuse.runtime.suggestions import unknown
 from survfuse.slide.settings import StatedTile
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import CohortLayout, Task
@@ -44,6 +46,8 @@ class Cohort:
     encoder: str | None  # that made the tile features, if a file states it
     task: Task = DEFAULT
     tile: StatedTile | None = None  # that the tile features are of, if a file states it
+    outcome_variables: tuple[str, ...] = ()  # clinical variables that were left out, since their names are outcomes'
+    kept_variables: tuple[str, ...] = ()  # that the user knows not to state the outcome
 
 
 def read_cohort(
@@ -53,12 +57,14 @@ def read_cohort(
     modalities: Sequence[str] | None = None,
     with_outcomes: bool = True,
     task: Task = DEFAULT,
+    keep_variables: Sequence[str] = (),
 ) -> Cohort:
     """Every patient under ``root``, which has one of the layouts of ``task``.
 
     ``cache`` is a folder for copies that ``survfuse.cohort.bags`` keeps of some feature files. ``outcomes`` is a CSV
     table with case_id, time in months and event, as ``read_outcomes`` takes it. Only the files of ``modalities`` (all
     of the task's if None) are read. Without ``with_outcomes`` no outcome is needed: times are NaN and events False.
+    With them, clinical variables whose names are outcomes' are left out, except ``keep_variables``.
 
     Raises one InputError that lists everything that is wrong with any patient or file.
     """
@@ -85,6 +91,14 @@ def read_cohort(
     encoder, tile = _common_origin(bags, problems)
     problems.raise_any(str(root))
     genes, expression = reader.expression.matrix() if "rna" in chosen else ((), None)
+    clinical = [reader.clinical.get(name, {}) for name in ids]
+    names = list(dict.fromkeys(variable for patient in clinical for variable in patient))
+    for name in keep_variables:
+        if "clinical" in chosen and name not in names:
+            raise InputError(unknown("clinical variable", name, names))
+    stated = [name for name in outcome_names(names, task) if name not in keep_variables] if with_outcomes else []
+    if stated:
+        stage("clinical", f"outcomes, left out of the variables: {listing(stated)}")
     return Cohort(
         ids=ids,
         times=np.array([reader.outcomes[name].months if with_outcomes else np.nan for name in ids]),
@@ -92,11 +106,13 @@ def read_cohort(
         bags=tuple(bags[name] for name in ids) if "slide" in chosen else None,
         genes=genes,
         expression=expression,
-        clinical=tuple(reader.clinical.get(name, {}) for name in ids),
+        clinical=tuple({key: value for key, value in patient.items() if key not in stated} for patient in clinical),
         simulated=(root / SIMULATION_FILE).exists(),
         encoder=encoder,
         tile=tile,
         task=task,
+        outcome_variables=tuple(stated),
+        kept_variables=tuple(keep_variables),
     )
 
 
@@ -206,9 +222,13 @@ class _PatientReader:
         """Keep the values of the patient's expression file."""
         path = self._path(self.layout.expression, name)
         values = self._object(name, path)
-        if values is not None:
-            with self.problems.collect(name, path.name):
-                self.expression.add(values)
+        if values is None:
+            return
+        try:
+            self.expression.add(values)
+        except InputError as error:
+            shared = "genes whose values are not finite numbers" if values else ""
+            self.problems.add(str(error), name, path.name, shared=shared)
 
 
 def _common_origin(bags: Mapping[str, Bag], problems: Problems) -> tuple[str | None, StatedTile | None]:

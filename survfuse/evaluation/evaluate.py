@@ -11,7 +11,7 @@ from survfuse.evaluation.predictions import PredictionsTable, read_predictions
 from survfuse.runtime.arrays import Floats, Rows
 from survfuse.runtime.log import count
 from survfuse.survival.estimates import Estimate, discrimination, estimates, high_risk, log_rank_p, null, number_text
-from survfuse.survival.metrics import concordance
+from survfuse.survival.metrics import challenge_concordance
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import Task
 
@@ -53,7 +53,7 @@ def evaluate(predictions: Path, outcomes: Path, draws: int = 1000, seed: int = 0
 
     def measures(rows: Rows) -> list[float]:
         own_times, own_events = times[rows], events[rows]
-        challenge = concordance(own_times, own_events, -months[rows])
+        challenge = challenge_concordance(own_times, own_events, months[rows])
         return [challenge, *discrimination(own_times, own_events, risks[rows], task.horizons)]
 
     challenge, harrell, uno, *areas = estimates(measures, len(known), draws, seed)

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from survfuse.runtime.arrays import Bools, Floats, Rows
 from survfuse.survival.estimates import Estimate, discrimination, estimate, high_risk, log_rank_p, null
-from survfuse.survival.metrics import concordance, corrected_difference, d_calibration, integrated_brier, resampled
+from survfuse.survival.metrics import (
+    challenge_concordance,
+    concordance,
+    corrected_difference,
+    d_calibration,
+    integrated_brier,
+    resampled,
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def summary(held: HeldOut, draws: int = 1000) -> Summary:
         times, events = held.times[rows], held.events[rows]
         return [
             *discrimination(times, events, held.risks[rows], held.horizons),
-            concordance(times, events, -held.months[rows]),
+            challenge_concordance(times, events, held.months[rows]),
             *(
                 integrated_brier(times, events, times, events, curves[rows], held.grid)
                 for curves in (held.survival, marginal)

@@ -16,6 +16,14 @@ from survfuse.runtime.files import is_number, json_type, spelt_number
 from survfuse.runtime.log import Note, listing
 from survfuse.tasks.task import Task
 
+# Words that the field's tables have in place of a number, in lower case; brackets around them do not count (GDC,
+# TCGA's clinical tables, spreadsheets). A category may be called so, and is then kept as one.
+MISSING_WORDS = frozenset(
+    {"not available", "not reported", "not applicable", "not evaluated", "not recorded", "not known", "unknown"}
+    | {"unavailable", "unspecified", "missing", "discrepancy", "null", "nan", "na", "n/a", "n.a.", "#n/a", "nd", "n.d."}
+    | {"'--", "--", "-", ".", "..", "?"}
+)
+
 
 @dataclass(frozen=True)
 class Numeric:
@@ -176,10 +184,15 @@ def _named(what: str, names: Sequence[str]) -> Note:
     return Note(f"{what}: {listing(names)}", tuple(f"{what}: {name}" for name in names))
 
 
-def fit_vocabulary(patients: Sequence[Mapping[str, Any]], names: Sequence[str], task: Task) -> Vocabulary:
+def fit_vocabulary(
+    patients: Sequence[Mapping[str, Any]], names: Sequence[str], task: Task, outcomes: Sequence[str] = ()
+) -> Vocabulary:
     """The vocabulary of a cohort: which of ``names`` are numbers, their statistics, the categories seen.
 
-    A variable is numeric if it has a plausible range, or if every value that is not missing is a number or spells one.
+    ``outcomes`` are keys that are dropped besides the task's.
+
+    A variable is numeric if it has a plausible range, or if every value that is neither missing nor one of
+    MISSING_WORDS is a number or spells one.
     A column that has the same value in all patients is inactive. Raises InputError for a value of a variable with a
     plausible range that is not a number or lies outside it.
     """
@@ -188,7 +201,8 @@ def fit_vocabulary(patients: Sequence[Mapping[str, Any]], names: Sequence[str], 
     for name in names:
         values = [patient.get(name) for patient in patients]
         present = [value for value in values if not is_missing(value, codes)]
-        if name in task.plausible or (present and all(map(spells_number, present))):
+        stated = [value for value in present if not is_missing_word(value)]
+        if name in task.plausible or (stated and all(map(spells_number, stated))):
             variable = Numeric(name, 0.0, 0.0, *task.plausible.get(name, (None, None)))
             known = [number for value in values if (number := read_number(variable, value, codes)) is not None]
             mean, scale = (float(np.mean(known)), float(np.std(known))) if known else (0.0, 0.0)
@@ -196,7 +210,7 @@ def fit_vocabulary(patients: Sequence[Mapping[str, Any]], names: Sequence[str], 
         else:
             labels = (read_label(name, value, codes) for value in present)
             categorical.append(Categorical(name, tuple(sorted({label for label in labels if label is not None}))))
-    vocabulary = Vocabulary(tuple(numeric), tuple(categorical), codes, task.outcome.keys)
+    vocabulary = Vocabulary(tuple(numeric), tuple(categorical), codes, (*task.outcome.keys, *outcomes))
     vectors = np.stack([vocabulary.encode(patient).values for patient in patients])
     constant = frozenset(np.array(vocabulary.columns)[np.ptp(vectors, axis=0) == 0.0].tolist())
     return replace(vocabulary, inactive=constant)
@@ -232,12 +246,32 @@ def is_missing(value: Any, codes: Sequence[str]) -> bool:
     return "nan" in codes if math.isnan(number) else number in map(spelt_number, codes)
 
 
+def is_missing_word(value: Any) -> bool:
+    """Whether a clinical value is one of MISSING_WORDS, in any letter case and with or without brackets.
+
+    >>> is_missing_word("[Not Available]"), is_missing_word("'--"), is_missing_word("none")
+    (True, True, False)
+    """
+    return isinstance(value, str) and value.strip().strip("[]()").strip().lower() in MISSING_WORDS
+
+
+def number_in(value: Any, codes: Sequence[str]) -> float | None:
+    """The finite number that a clinical value is or spells; None for a missing one and for anything else.
+
+    >>> number_in("12.5", ("-1",)), number_in(-1, ("-1",)), number_in("high", ("-1",))
+    (12.5, None, None)
+    """
+    if isinstance(value, bool) or is_missing(value, codes) or not spells_number(value):
+        return None
+    return float(value)
+
+
 def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | None:
-    """A plausible number, or None if it is missing; text that spells a number counts as that number.
+    """A plausible number, or None if it is missing or one of MISSING_WORDS; text may spell the number.
 
     Raises InputError for anything else, and for a number outside the variable's plausible range.
     """
-    if is_missing(value, codes):
+    if is_missing(value, codes) or is_missing_word(value):
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise InputError(f"clinical variable {variable.name}: expected a number, found {json_type(value)}")

@@ -15,6 +15,7 @@ from survfuse.runtime.log import Note, count
 LOG_STANDARDISE = "log1p-standardise"
 IDENTITY = "identity"
 ANOTHER_SCALE = "expression is on a different scale from the training cohort's"
+TAKES_NEGATIVE = f"--transform {IDENTITY} takes any finite value"
 CHECK_UNIT = "check the unit (counts, TPM, logged values)"
 # How far a case may lie outside the cohort's extremes before a warning: a factor of two in expression itself, and a
 # tenth in the slope against the cohort's profile.
@@ -27,7 +28,7 @@ LARGEST = float(np.finfo(np.float32).max)
 class ScaleRange:
     """Where the training patients' log1p expression lay relative to the cohort's mean profile.
 
-    ``profile`` [G]: mean over patients of log1p(x).
+    ``profile`` [G]: mean over patients of log1p(x); of a negative x, −log1p(−x).
     ``shift`` (lowest, highest): median over genes of log1p(x) minus the profile, so e^shift is a factor.
     ``slope`` (lowest, highest): least-squares slope of log1p(x) on the profile; logged values have a small one.
     """
@@ -51,7 +52,8 @@ class Expression:
     """The bundle's expression transform.
 
     ``log1p-standardise`` maps x to (log1p(x) − mean) / scale, and to 0 where the gene was constant in training
-    (scale 0). ``identity`` keeps x; ``mean`` is then the mean of x, used only for missing genes.
+    (scale 0), x being at least 0. ``identity`` keeps x, any finite number; ``mean`` is then the mean of x, used only
+    for missing genes.
     """
 
     genes: tuple[str, ...]
@@ -65,14 +67,16 @@ class Expression:
     def fit(cls, genes: tuple[str, ...], values: Floats, transform: str = LOG_STANDARDISE) -> "Expression":
         """The transform fitted to a cohort: ``values`` [patients, G] is raw expression, NaN where absent.
 
-        Raises InputError for a gene that no patient has.
+        Raises InputError for a gene that no patient has, and for a negative value unless ``transform`` is identity.
         """
         absent = np.isnan(values).all(axis=0)
         if absent.any():
             raise InputError(f"gene {genes[int(absent.argmax())]} has no value in any patient")
-        logged = np.log1p(values)
+        if transform != IDENTITY and (values < 0.0).any():
+            raise InputError(f"expression: negative values cannot be logged; {TAKES_NEGATIVE}")
+        logged = signed_log(values)
         profile = np.nanmean(logged, axis=0)
-        placed = np.array([_placement(row, profile) for row in logged])
+        placed = np.array([_placement(row, profile) for row in logged if not np.isnan(row).all()])
         (low, flat), (high, steep) = placed.min(axis=0).tolist(), placed.max(axis=0).tolist()
         cohort_range = ScaleRange(profile, (low, high), (flat, steep))
         kept = values if transform == IDENTITY else logged
@@ -101,8 +105,10 @@ class Expression:
         if transform not in (LOG_STANDARDISE, IDENTITY):
             raise BundleError(f"genes.json: unknown transform {brief(transform)}")
         for name, numbers in (("mean", mean), ("scale", scale), ("profile", span.profile if span else mean)):
-            if numbers.shape != (len(genes),) or not np.isfinite(numbers).all() or (numbers < 0.0).any():
-                raise BundleError(f"genes.json: expected {len(genes)} finite numbers as {name}, none negative")
+            if numbers.shape != (len(genes),) or not np.isfinite(numbers).all():
+                raise BundleError(f"genes.json: expected {len(genes)} finite numbers as {name}")
+            if (numbers < 0.0).any() and (transform != IDENTITY or name == "scale"):
+                raise BundleError(f"genes.json: expected numbers of at least 0 as {name}")
         for bounds in (span.shift, span.slope) if span else ():
             if not np.isfinite(bounds).all() or bounds[0] > bounds[1]:
                 raise BundleError("genes.json: expected a lowest and a highest shift and slope of the cohort")
@@ -138,10 +144,10 @@ class Expression:
     def encode(self, expression: Mapping[str, Any]) -> RnaVector:
         """One patient's raw expression by gene symbol → vector [G].
 
-        Raises InputError, naming the gene, for a value that is negative, not a number, NaN or infinite, and if more
-        than ``most_missing`` of the bundle's genes are absent.
+        Raises InputError, naming the gene, for a value that is not a number, NaN or infinite, for a negative one unless
+        the transform is ``identity``, and if more than ``most_missing`` of the bundle's genes are absent.
         """
-        values = raw_expression(expression, self.genes)
+        values = raw_expression(expression, self.genes, negative=self.transform == IDENTITY)
         missing = int(np.isnan(values).sum())
         extra = len(expression) - (len(self.genes) - missing)
         notes = [Note(f"{count(len(self.genes) - missing, 'gene')} of {len(self.genes):,} read")]
@@ -163,7 +169,7 @@ class Expression:
     def _scale_warnings(self, values: Floats) -> tuple[Note, ...]:
         if self.cohort_range is None:
             return ()
-        shift, slope = _placement(np.log1p(values), self.cohort_range.profile)
+        shift, slope = _placement(signed_log(values), self.cohort_range.profile)
         (low, high), (flat, steep) = self.cohort_range.shift, self.cohort_range.slope
         if low - SHIFT_MARGIN <= shift <= high + SHIFT_MARGIN and flat - SLOPE_MARGIN <= slope <= steep + SLOPE_MARGIN:
             return ()
@@ -174,26 +180,36 @@ class Expression:
         return (Note(text, (f"{ANOTHER_SCALE}; {CHECK_UNIT}",)),)
 
 
-def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...]) -> Floats:
-    """Values [G] in the order of ``genes``, NaN where a gene is absent.
+def raw_expression(expression: Mapping[str, Any], genes: tuple[str, ...], negative: bool = False) -> Floats:
+    """Values [G] in the order of ``genes``, NaN where a gene is absent; ``negative`` ones are taken on request.
 
     Every value is checked, including those of genes outside ``genes``; raises InputError naming the gene. Text that
     spells a number in decimal digits counts as that number.
     """
-    values = {gene: _value(gene, value) for gene, value in expression.items()}
+    low = -LARGEST if negative else 0.0
+    values = {gene: _value(gene, value, low) for gene, value in expression.items()}
     return np.array([values.get(gene, np.nan) for gene in genes], dtype=np.float64)
 
 
-def _value(gene: str, value: Any) -> float:
+def signed_log(values: Floats) -> Floats:
+    """log1p(x) of expression, −log1p(−x) where it is negative; NaN stays.
+
+    >>> signed_log(np.array([np.e - 1, 1 - np.e, 0.0])).tolist()
+    [1.0, -1.0, 0.0]
+    """
+    logged: Floats = np.copysign(np.log1p(np.abs(values)), values)
+    return logged
+
+
+def _value(gene: str, value: Any, low: float) -> float:
     number = spelt_number(value) if isinstance(value, str) else value
     if number is None or isinstance(number, bool) or not isinstance(number, (int, float)):
         found = "a string that is not a number" if isinstance(value, str) else json_type(value)
         raise InputError(f"expression of {gene[:80]!r}: expected a number, found {found}")
-    if not 0.0 <= number <= LARGEST:  # false for NaN as well
-        kind = "negative" if number < 0 else "NaN or too large for a number"
-        raise InputError(
-            f"expression of {gene[:80]!r}: expected a finite value of at least 0, found one that is {kind}"
-        )
+    if not low <= number <= LARGEST:  # false for NaN as well
+        expected = "a finite value" if low < 0.0 else "a finite value of at least 0"
+        kind = "negative" if low == 0.0 > number >= -LARGEST else "NaN or too large for a number"
+        raise InputError(f"expression of {gene[:80]!r}: expected {expected}, found one that is {kind}")
     return float(number)
 
 

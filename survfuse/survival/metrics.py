@@ -30,18 +30,40 @@ NAN = float("nan")
 def concordance(times: ArrayLike, events: ArrayLike, risks: ArrayLike) -> float:
     """Harrell's concordance (Harrell et al. 1982, JAMA 247:2543) of ``risks`` [n], larger is worse, with outcomes.
 
-    As the challenge computes it: tied risks count half. NaN if no pair of patients can be ordered by their outcomes.
+    Equal risks count half. It depends only on the order of the risks, not on their scale. NaN if no pair of patients
+    can be ordered by their outcomes.
 
-    >>> concordance([10, 20, 30], [1, 1, 0], [3.0, 1.0, 2.0])
+    >>> concordance([10, 20, 30], [1, 1, 0], [3e-12, 1e-12, 2e-12])
     0.6666666666666666
     """
-    happened = np.asarray(events, dtype=bool)
-    if happened.size < 2 or not happened.any():
+    return challenge_concordance(times, events, -ranks(risks))
+
+
+def challenge_concordance(times: ArrayLike, events: ArrayLike, months: ArrayLike) -> float:
+    """Harrell's concordance of predicted ``months`` [n] with outcomes, as the challenge computes it.
+
+    Months within 1e-8 of each other count as tied, and half: scikit-survival's default. NaN as for ``concordance``.
+    """
+    times, happened = _outcomes(times, events)
+    if times.size < 2 or not happened.any():
         return NAN
-    try:
-        return float(concordance_index_censored(happened, np.asarray(times), np.asarray(risks))[0])
-    except NoComparablePairException:
+    first = times[happened].min()
+    # Two events at one time cannot be ordered, nor can anyone with a patient who was censored before the first event.
+    if not ((times > first) | ((times == first) & ~happened)).any():
         return NAN
+    return float(concordance_index_censored(happened, times, -np.asarray(months, dtype=np.float64))[0])
+
+
+def ranks(values: ArrayLike) -> Floats:
+    """The place [n] of each of ``values`` [n] among the distinct ones, from 1; equal values share theirs.
+
+    For measures that depend on order alone: scikit-survival takes values within 1e-8 for tied, whatever their scale.
+
+    >>> ranks([3e-12, 1e-12, 3e-12]).tolist()
+    [2.0, 1.0, 2.0]
+    """
+    places: Floats = stats.rankdata(np.asarray(values, dtype=np.float64), method="dense").astype(np.float64)
+    return places
 
 
 def uno_concordance(
@@ -61,7 +83,7 @@ def uno_concordance(
         return NAN
     train, test = _surv(train_times, train_events), _surv(times, happened)
     try:
-        return float(concordance_index_ipcw(train, test, np.asarray(risks, dtype=np.float64), tau=tau)[0])
+        return float(concordance_index_ipcw(train, test, ranks(risks), tau=tau)[0])
     except NoComparablePairException:
         return NAN
 
@@ -81,7 +103,7 @@ def auc_at(
     if one of the two groups is empty.
     """
     times, happened = _outcomes(times, events)
-    risks = np.asarray(risks, dtype=np.float64)
+    risks = ranks(risks)
     observable = _observable(train_times, train_events)
     areas = {}
     for month in months:

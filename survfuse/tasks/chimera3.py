@@ -25,7 +25,7 @@ TASK = Task(
         time="Time_to_prog_or_FUend",
         event_columns=("progression", "event"),
         time_columns=("time", "time_months", "time_to_prog_or_fuend"),
-        most_months=1e4,
+        most_months=1200.0,
     ),
     missing_codes=("-1", "", "na", "nan"),
     plausible={"age": (0.0, 120.0), "no_instillations": (0.0, 100.0)},

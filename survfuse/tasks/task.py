@@ -30,7 +30,7 @@ class OutcomeKeys:
     time: str  # key in a patient's clinical JSON: months
     event_columns: tuple[str, ...]  # spellings of the event's column in a table, in lower case
     time_columns: tuple[str, ...]  # spellings of the time's column in a table, in lower case
-    most_months: float  # a time of this or more is a slip or a code
+    most_months: float  # a time of this or more is a slip, a code or in days
 
     @property
     def keys(self) -> tuple[str, str]:

@@ -7,6 +7,9 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from survfuse.cohort.expression_check import check_expression
+from survfuse.cohort.number_check import check_numbers
+from survfuse.cohort.outcome_variables import check_outcomes_unknown
 from survfuse.cohort.read import Cohort
 from survfuse.inputs.clinical import Vocabulary, fit_vocabulary
 from survfuse.inputs.expression import LOG_STANDARDISE, Expression
@@ -146,6 +149,7 @@ def training_data(cohort: Cohort, protocol: Protocol, sizes: Sizes) -> TrainingD
     vocabulary = _vocabulary(cohort) if "clinical" in modalities else None
     expression = None
     if cohort.expression is not None and "rna" in modalities:
+        check_expression(cohort.ids, cohort.genes, cohort.expression, protocol.transform == LOG_STANDARDISE)
         expression = Expression.fit(cohort.genes, cohort.expression, protocol.transform)
     data = TrainingData(cohort, protocol, sizes, families, (), vocabulary, expression)
     if data.rna is not None and not varying(data.rna).any():
@@ -169,8 +173,11 @@ def known_modalities(cohort: Cohort) -> Combination:
 
 
 def _vocabulary(cohort: Cohort) -> Vocabulary:
+    check_numbers(cohort.ids, cohort.clinical, cohort.task)
+    kept = cohort.kept_variables
+    check_outcomes_unknown(cohort.clinical, cohort.times, cohort.events, cohort.task, kept)
     names = sorted({name for patient in cohort.clinical for name in patient})
-    return fit_vocabulary(cohort.clinical, names, cohort.task)
+    return fit_vocabulary(cohort.clinical, names, cohort.task, cohort.outcome_variables)
 
 
 def _sizes(data: TrainingData, splits: tuple[Split, ...]) -> Sizes:
