@@ -36,7 +36,7 @@ def check_numbers(ids: Sequence[str], patients: Sequence[Mapping[str, object]], 
             continue  # categories, some of which are spelt as numbers
         for patient, text in other.items():
             have = f"a number, which {count(len(numbers), 'patient')} have"
-            shared = f"clinical variable {name}: text that is not a number, such as {text[:20]!r}"
+            shared = f"clinical variable {name}: expected {have}, found other text"
             problems.add(f"clinical variable {name}: expected {have}, found {text[:20]!r}", patient, shared=shared)
         if words and not other:
             texts = listing([repr(text) for text in sorted(set(words.values()))], _NAMED)

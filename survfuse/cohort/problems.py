@@ -9,7 +9,7 @@ from survfuse.runtime.log import count, listing
 
 _MANY = 8  # a problem that more patients share is reported once for all of them
 _NAMED = 3  # of those patients
-_TEXTS = 40  # in one message
+_LONGEST = 2000  # characters of all problems in one message
 
 
 @dataclass(frozen=True)
@@ -103,5 +103,11 @@ class Problems:
 
 
 def _cut(texts: list[str]) -> list[str]:
-    """The first of ``texts``, and how many more there are."""
-    return texts if len(texts) <= _TEXTS else [*texts[:_TEXTS], f"and {len(texts) - _TEXTS:,} more"]
+    """The first of ``texts``, as many as fit into a message, and how many more there are."""
+    length, shown = 0, 0
+    for text in texts:
+        length += len(text)
+        if length > _LONGEST and shown:
+            break
+        shown += 1
+    return texts if shown == len(texts) else [*texts[:shown], f"and {len(texts) - shown:,} more"]

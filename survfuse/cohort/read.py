@@ -15,7 +15,7 @@ import numpy as np
 from survfuse.cohort.bags import Bag, open_bag
 from survfuse.cohort.expression import ExpressionRows
 from survfuse.cohort.layout import find_layout, patient_ids, patients_slides, report_misplaced, visible_files
-from survfuse.cohort.outcome_variables import outcome_names
+from survfuse.cohort.outcome_names import outcome_names
 from survfuse.cohort.outcomes import Outcome, OutcomesTable, read_event, read_months, read_outcomes
 from survfuse.cohort.problems import Problems
 from survfuse.inputs.clinical import Numeric, is_missing, read_label, read_number

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from survfuse.cohort.expression_check import check_expression
 from survfuse.cohort.number_check import check_numbers
-from survfuse.cohort.outcome_variables import check_outcomes_unknown
+from survfuse.cohort.outcome_check import check_no_outcomes
 from survfuse.cohort.read import Cohort
 from survfuse.inputs.clinical import Vocabulary, fit_vocabulary
 from survfuse.inputs.expression import LOG_STANDARDISE, Expression
@@ -175,7 +175,7 @@ def known_modalities(cohort: Cohort) -> Combination:
 def _vocabulary(cohort: Cohort) -> Vocabulary:
     check_numbers(cohort.ids, cohort.clinical, cohort.task)
     kept = cohort.kept_variables
-    check_outcomes_unknown(cohort.clinical, cohort.times, cohort.events, cohort.task, kept)
+    check_no_outcomes(cohort.clinical, cohort.times, cohort.events, cohort.task, kept)
     names = sorted({name for patient in cohort.clinical for name in patient})
     return fit_vocabulary(cohort.clinical, names, cohort.task, cohort.outcome_variables)
 

@@ -1,11 +1,6 @@
-"""Outcomes among the clinical variables, which a model must not see: known by name, or by what they say.
+"""Clinical variables that state the outcome under any name, known by what they say of the patients' outcomes."""
 
-A variable of follow-up predicts the outcome perfectly in the cohort that it was recorded in, and does not exist yet for
-a new patient.
-"""
-
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -14,40 +9,19 @@ from survfuse.inputs.clinical import is_missing, is_missing_word, number_in
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import listing
+from survfuse.survival.metrics import concordance
 from survfuse.tasks.task import Task
 
 Variables = Mapping[str, object]  # of one patient, by name
 
-# The names of outcomes in the field's tables (GDC and TCGA-CDR, cBioPortal, SEER), as ``_plain`` spells them: endpoints
-# by their abbreviations with what is stated of each, and words.
-_ENDPOINTS = "os|dss|css|pfi|pfs|dfi|dfs|rfs|efs|mfs|bcr|ttp|ttr|overallsurvival|survival|followup|event"
-_STATED = "|time|times|months|month|days|day|years|year|status|event|events|censor|censored|indicator"
-_HAPPENING = "death|event|progression|recurrence|relapse|metastasis|bcr|lastfollowup|lastcontact|lastknownalive"
-_NAMES = re.compile(
-    rf"({_ENDPOINTS})({_STATED})|time|status|censor|censored|censoring|outcome|vitalstatus|causeofdeath"
-    rf"|death|dead|deceased|died|alive|progression|progressed|recurrence|recurred|relapse|relapsed"
-    rf"|biochemicalrecurrence|newtumorevent|dateofdeath|ageatdeath|yearofdeath|lastfollowup"
-    rf"|(time|days|months|weeks|years)(to|until)({_HAPPENING}|newtumorevent\w*)"
-    rf"|(time|followup)(days|months|weeks|years)"
-)
 _FEWEST = 10  # patients of whom a coincidence with their outcomes is no coincidence
 _FEWEST_OF_EACH = 4  # of them with, and without, the event
-_SAME_ORDER = 0.98  # Spearman's correlation with the times from which on a variable is one of them
+# Spearman's correlation with the times, and the concordance with the outcomes, from which on a variable is one of them.
+_SAME_ORDER, _CONCORDANT = 0.98, 0.97
 _MOST_LABELS = 4  # of a variable that tells who had the event; more tell patients apart, and so events as well
 
 
-def outcome_names(names: Iterable[str], task: Task) -> list[str]:
-    """Those of ``names`` by which the field, or ``task``, calls an outcome, in any spelling.
-
-    >>> from survfuse.tasks.registry import DEFAULT
-    >>> outcome_names(["Time", "age", "vital_status", "OS.time", "days_to_death", "stage"], DEFAULT)
-    ['Time', 'vital_status', 'OS.time', 'days_to_death']
-    """
-    own = {_plain(name) for name in (*task.outcome.keys, *task.outcome.event_columns, *task.outcome.time_columns)}
-    return [name for name in names if _plain(name) in own or _NAMES.fullmatch(_plain(name))]
-
-
-def check_outcomes_unknown(
+def check_no_outcomes(
     patients: Sequence[Variables], times: Floats, events: Bools, task: Task, kept: Sequence[str] = ()
 ) -> None:
     """Raise InputError for variables of ``patients`` [n] that state their ``times`` [n] or ``events`` [n].
@@ -61,7 +35,7 @@ def check_outcomes_unknown(
         values = [patient.get(name) for patient in patients]
         if name in kept:
             continue
-        if _orders_as(values, times, task.missing_codes):
+        if _orders_as(values, times, events, task.missing_codes):
             wrong.append(f"{name} orders patients as their times do")
         elif _tells(values, events, task.missing_codes):
             wrong.append(f"{name} tells who had the event")
@@ -72,16 +46,16 @@ def check_outcomes_unknown(
         )
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _orders_as(values: Sequence[object], times: Floats, codes: Sequence[str]) -> bool:
+def _orders_as(values: Sequence[object], times: Floats, events: Bools, codes: Sequence[str]) -> bool:
     numbers = np.array([np.nan if (number := number_in(value, codes)) is None else number for value in values])
     known = ~np.isnan(numbers)
     if known.sum() < _FEWEST or np.ptp(numbers[known]) == 0.0 or np.ptp(times[known]) == 0.0:
         return False
-    return bool(abs(stats.spearmanr(numbers[known], times[known]).statistic) >= _SAME_ORDER)
+    if abs(stats.spearmanr(numbers[known], times[known]).statistic) >= _SAME_ORDER:
+        return True
+    agreement = concordance(times[known], events[known], -numbers[known])
+    few = events[known].sum() < _FEWEST_OF_EACH or np.unique(numbers[known]).size < _FEWEST
+    return not few and max(agreement, 1.0 - agreement) >= _CONCORDANT
 
 
 def _tells(values: Sequence[object], events: Bools, codes: Sequence[str]) -> bool:

@@ -1,0 +1,157 @@
+"""Cohorts whose expression does not fit together: other genes, other units, values that cannot be logged."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import end_of, months, survfuse
+
+from survfuse.bundle.load import load
+from survfuse.cohort.read import read_cohort
+from survfuse.inputs.expression import IDENTITY, Expression
+from survfuse.networks.sizes import Sizes
+from survfuse.runtime.errors import InputError
+from survfuse.tasks.chimera3 import TASK
+from survfuse.training.protocol import Protocol
+from survfuse.training.training_data import TrainingData, training_data
+
+QUICK = ["--fusion=cox-rna", "--modalities", "rna", "--folds=2", "--inner=2", "--draws=10"]
+Values = dict[str, float]
+
+
+@pytest.fixture
+def root(cohort, tmp_path) -> Path:
+    return shutil.copytree(cohort, tmp_path / "cohort")
+
+
+def change(root: Path, edit: Callable[[int, Values], Values]) -> None:
+    """Replace every patient's expression by ``edit`` of the patient's place and expression."""
+    for place, path in enumerate(sorted(root.glob("data/*/*_RNA.json"))):
+        path.write_text(json.dumps(edit(place, json.loads(path.read_text()))))
+
+
+def versioned(values: Values) -> Values:
+    return {f"ENSG{place:011d}.3": value for place, value in enumerate(values.values())}
+
+
+def logged(values: Values) -> Values:
+    return {gene: math.log2(value + 1.0) for gene, value in values.items()}
+
+
+def prepared(root: Path, transform: str = Protocol.transform) -> TrainingData:
+    patients = read_cohort(root, root / "cache", modalities=["rna"])
+    return training_data(patients, Protocol(fusion="cox-rna", folds=2, inner=2, transform=transform), Sizes())
+
+
+def test_a_patient_without_the_others_genes_is_named_before_training(root, tmp_path, capsys):
+    change(root, lambda place, values: versioned(values) if place == 3 else values)
+    assert survfuse(["train", str(root), "--out", str(tmp_path / "bundle"), *QUICK]) == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert "1 of 60 patients (3S_04) has none of the 24 genes that most patients have" in line
+    assert "ENSG00000000000.3 in 3S_04" in line and "trained" not in said.out
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(("of", "message"), [(2, "no gene is common to most of 60 patients"), (3, "20 of 60 patients")])
+def test_groups_of_patients_under_other_gene_names_are_refused(root, of, message):
+    change(root, lambda place, values: values if place % of else versioned(values))
+    with pytest.raises(InputError, match=message) as refused:
+        prepared(root)
+    assert "ENSG0" in str(refused.value) and "3S_0" in str(refused.value)
+
+
+def test_a_patient_who_lacks_every_gene_that_is_used_does_not_end_the_training(root, tmp_path):
+    """The patient's place on the cohort's scale is unknown, not NaN in a table."""
+    expression = Expression.fit(("a", "b"), np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 5.0]]))
+    assert expression.cohort_range is not None
+    assert np.isfinite([*expression.cohort_range.shift, *expression.cohort_range.slope]).all()
+
+
+def test_patients_who_lack_half_of_the_genes_are_named(root, capsys):
+    change(root, lambda place, values: dict(list(values.items())[:8]) if place == 5 else values)
+    prepared(root)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 of 60 patients (3S_06) has less than 50% of the 24 genes that most patients have" in line
+
+
+def test_genes_that_only_a_few_have_are_said(root, capsys):
+    change(root, lambda place, values: values | {"RARE": 3.0 + place} if place < 20 else values)
+    prepared(root)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 of 25 genes (RARE, …) are in half of the patients at most" in line
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_patients_with_logged_values_among_raw_ones_are_named(root, capsys, every):
+    change(root, lambda place, values: values if place % every else logged(values))
+    prepared(root)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{60 // every} of 60 patients (3S_01, " in line and "check the unit" in line
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda values: values, logged, lambda values: {g: 1e3 * v for g, v in values.items()}]
+)
+def test_one_unit_is_no_reason_for_a_warning(root, capsys, edit):
+    change(root, lambda _, values: edit(values))
+    prepared(root)
+    assert capsys.readouterr().err == ""
+
+
+def z_scores(root: Path) -> None:
+    """Every gene by its mean and standard deviation over the cohort, as two-colour arrays and portals give it."""
+    files = sorted(root.glob("data/*/*_RNA.json"))
+    values = np.log1p([list(json.loads(path.read_text()).values()) for path in files])
+    values = (values - values.mean(axis=0)) / values.std(axis=0)
+    change(root, lambda place, genes: dict(zip(genes, values[place].tolist(), strict=True)))
+
+
+def test_negative_values_are_one_short_line_that_proposes_a_way(root):
+    z_scores(root)
+    with pytest.raises(
+        InputError, match=r"60 of 60 patients \(3S_01, 3S_02, 3S_03 and 57 more\) have negative"
+    ) as refused:
+        prepared(root)
+    assert "--transform identity takes any finite value" in str(refused.value) and len(str(refused.value)) < 300
+
+
+def test_negative_values_are_trained_on_and_predicted_as_they_are(root, tmp_path, capsys):
+    z_scores(root)
+    out = tmp_path / "bundle"
+    assert survfuse(["train", str(root), "--out", str(out), *QUICK, "--transform=identity"]) == 0
+    table = load(out).expression
+    values = np.array([json.loads(path.read_text())[table.genes[0]] for path in sorted(root.glob("data/*/*_RNA.json"))])
+    assert table.transform == IDENTITY and table.mean[0] == pytest.approx(values.mean())
+    assert survfuse(["predict", str(root), "--model", str(out), "--out", str(tmp_path / "p.csv")]) == 0
+    case = tmp_path / "case"
+    case.mkdir()
+    shutil.copy(root / "data/3S_07/3S_07_RNA.json", case / TASK.sockets["rna"].place)
+    assert end_of(case, tmp_path / "output", out) == 0
+    rows = {line.split(",")[0]: line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()}
+    assert months(tmp_path / "output") == pytest.approx(float(rows["3S_07"][2]), rel=1e-9)
+    assert capsys.readouterr().err == ""
+
+
+def test_values_that_are_no_numbers_in_many_patients_are_one_line(root):
+    change(root, lambda place, values: values | {f"G{place}": "high"} if place < 40 else values)
+    with pytest.raises(InputError) as refused:
+        prepared(root)
+    assert "40 patients (3S_01, 3S_02, 3S_03 and 37 more): <id>_RNA.json: genes whose values are not" in str(
+        refused.value
+    )
+    assert len(str(refused.value)) < 400
+
+
+def test_predicting_logged_values_says_so_with_counts_and_names(root, cohort, tmp_path, capsys):
+    out = tmp_path / "bundle"
+    assert survfuse(["train", str(cohort), "--out", str(out), *QUICK]) == 0
+    change(root, lambda _, values: logged(values))
+    capsys.readouterr()
+    assert survfuse(["predict", str(root), "--model", str(out), "--out", str(tmp_path / "p.csv")]) == 0
+    err = capsys.readouterr().err
+    assert "60 of 60 cases (3S_01, 3S_02, 3S_03 and 57 more): expression is on a different scale" in err

@@ -1,0 +1,207 @@
+"""Tables and clinical values as people have them: words among numbers, days, outcomes under other names."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import survfuse
+from survfuse.cohort.outcome_check import check_no_outcomes
+from survfuse.cohort.outcome_names import outcome_names
+from survfuse.cohort.outcomes import read_outcomes
+from survfuse.cohort.problems import Problems
+from survfuse.cohort.read import read_cohort
+from survfuse.inputs.clinical import Numeric, read_number
+from survfuse.networks.sizes import Sizes
+from survfuse.runtime.errors import InputError
+from survfuse.tasks.chimera3 import TASK
+from survfuse.training.protocol import Protocol
+from survfuse.training.training_data import TrainingData, training_data
+
+EVENT, TIME = TASK.outcome.keys
+Variables = dict[str, Any]
+
+
+@pytest.fixture
+def root(cohort, tmp_path) -> Path:
+    return shutil.copytree(cohort, tmp_path / "cohort")
+
+
+def change(root: Path, edit: Callable[[int, Variables], Variables]) -> None:
+    """Update every patient's clinical file by ``edit`` of the patient's place and variables; None removes a key."""
+    for place, path in enumerate(sorted(root.glob("data/*/*_CD.json"))):
+        variables = json.loads(path.read_text())
+        variables |= edit(place, variables)
+        path.write_text(json.dumps({key: value for key, value in variables.items() if value is not None}))
+
+
+def outcomes_of(root: Path) -> list[tuple[str, float, int]]:
+    files = sorted(root.glob("data/*/*_CD.json"))
+    read = [(path.parent.name, json.loads(path.read_text())) for path in files]
+    return [(name, variables[TIME], variables[EVENT]) for name, variables in read]
+
+
+def prepared(root: Path, outcomes: Path | None = None, keep: tuple[str, ...] = ()) -> TrainingData:
+    patients = read_cohort(root, root / "cache", outcomes, ["clinical"], keep_variables=keep)
+    return training_data(patients, Protocol(fusion="clinical", folds=2, inner=2), Sizes())
+
+
+# Words among numbers
+
+
+@pytest.mark.parametrize("word", ["Not Available", "[Not Available]", "'--", "N/A", "not reported", " Unknown ", "-"])
+def test_a_word_for_missing_leaves_a_variable_its_numbers(root, capsys, word):
+    change(root, lambda place, _: {"tumor_size_mm": word if place == 7 else 5 + 0.9 * place})
+    (size,) = [v for v in prepared(root).vocabulary.numeric if v.name == "tumor_size_mm"]
+    numbers = [5 + 0.9 * place for place in range(60) if place != 7]
+    assert (size.mean, size.scale) == pytest.approx((np.mean(numbers), np.std(numbers)))
+    assert f"tumor_size_mm: {word.strip()!r} of 1 patient (3S_08) taken as missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [">90", "12,5", "about 30", "none"])
+def test_other_text_among_numbers_is_refused_with_the_patient(root, text):
+    change(root, lambda place, _: {"tumor_size_mm": text if place == 7 else 5 + 0.9 * place})
+    with pytest.raises(
+        InputError, match="3S_08: clinical variable tumor_size_mm: expected a number, which 59 patients"
+    ):
+        prepared(root)
+
+
+def test_text_in_the_numbers_of_many_patients_is_one_line(root):
+    change(root, lambda place, _: {"tumor_size_mm": f"{place},5" if place % 5 == 0 else 5 + 0.9 * place})
+    with pytest.raises(InputError, match=r"12 patients \(3S_01, 3S_06, 3S_11 and 9 more\)") as refused:
+        prepared(root)
+    assert len(str(refused.value)) < 2000
+
+
+def test_codes_of_categories_that_are_partly_numbers_stay_categories(root):
+    change(root, lambda place, _: {"t_stage": "4a" if place % 9 == 0 else str(1 + place % 3)})
+    (stage,) = [v for v in prepared(root).vocabulary.categorical if v.name == "t_stage"]
+    assert stage.categories == ("1", "2", "3", "4a")
+
+
+def test_a_case_may_have_the_same_words():
+    assert read_number(Numeric("size", 0.0, 1.0), "Not Available", TASK.missing_codes) is None
+    with pytest.raises(InputError, match="size: expected a number, found other text"):
+        read_number(Numeric("size", 0.0, 1.0), "12,5", TASK.missing_codes)
+
+
+# Outcomes among the variables
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Progression", "TIME", "vital_status", "days_to_death", "days_to_last_follow_up", "OS.time", "PFI"),
+        *("DFS_STATUS", "Overall Survival (Months)", "time_to_progression", "BCR", "cause_of_death", "event"),
+        "follow_up_months",
+    ],
+)
+def test_names_of_outcomes_are_known_in_every_spelling(name):
+    assert outcome_names([name], TASK) == [name]
+
+
+@pytest.mark.parametrize(
+    "name", [*TASK.plausible, "stage", "sex", "tumor", "timepoint", "grade", "LVI", "eventual_dose"]
+)
+def test_names_of_covariates_are_not_outcomes(name):
+    assert outcome_names([name], TASK) == []
+
+
+def test_outcomes_beside_a_table_are_left_out_and_said(root, tmp_path, capsys):
+    table = tmp_path / "outcomes.csv"
+    table.write_text("case_id,Time,Progression\n" + "".join(f"{n},{t},{e}\n" for n, t, e in outcomes_of(root)))
+    change(root, lambda _, v: {"Progression": v[EVENT], "Time": v[TIME], EVENT: None, TIME: None})
+    vocabulary = prepared(root, table).vocabulary
+    assert not {"Progression", "Time"} & {variable.name for variable in vocabulary.variables}
+    assert {"Progression", "Time"} <= set(vocabulary.outcomes)
+    assert "outcomes, left out of the variables: Progression, Time" in capsys.readouterr().out
+
+
+def test_a_variable_in_the_order_of_the_times_is_refused_unless_kept(root):
+    change(root, lambda _, v: {"visits": round(30.4 * v[TIME]) + 1})
+    with pytest.raises(InputError, match=r"state the outcome: visits orders patients as their times do; .*--keep-var"):
+        prepared(root)
+    assert "visits" in {variable.name for variable in prepared(root, keep=("visits",)).vocabulary.numeric}
+
+
+@pytest.mark.parametrize(
+    "value", [lambda e: "dead" if e else "alive", lambda e: 2 - e, lambda e: "2021-03-04" if e else None]
+)
+def test_a_variable_that_equals_the_event_is_refused(root, value):
+    change(root, lambda _, v: {"last_seen": value(v[EVENT])})
+    with pytest.raises(InputError, match="last_seen tells who had the event"):
+        prepared(root)
+
+
+def test_a_variable_kept_must_exist(root):
+    with pytest.raises(InputError, match="unknown clinical variable 'visit'"):
+        prepared(root, keep=("visit",))
+
+
+def test_covariates_of_any_strength_below_that_are_taken():
+    """A strong covariate: concordance with the times of about 0.8."""
+    random = np.random.default_rng(1)
+    times = random.exponential(40.0, 200)
+    events = random.random(200) < 0.5
+    patients = [{"marker": float(value)} for value in np.log(times) + random.normal(0.0, 0.8, 200)]
+    check_no_outcomes(patients, times, events, TASK)
+
+
+# Outcomes tables
+
+
+def test_days_are_refused_with_a_proposal(root):
+    change(root, lambda _, v: {TIME: round(v[TIME] * 30.4375) + 1200})
+    with pytest.raises(InputError, match=r"60 patients \(.*below 1,200; if these are days, divide them by 30.4375"):
+        prepared(root)
+
+
+def test_numbers_and_events_as_text_are_numbers(root):
+    before = prepared(root).cohort
+    change(root, lambda place, v: {TIME: f"{v[TIME]}.0", EVENT: str(v[EVENT]) if place % 2 else bool(v[EVENT])})
+    after = prepared(root).cohort
+    assert np.array_equal(before.times, after.times) and np.array_equal(before.events, after.events)
+
+
+def dialects(rows: list[tuple[str, float, int]]) -> dict[str, str]:
+    lines = [f"{name},{time},{event}" for name, time, event in rows]
+    plain = "\n".join(["case_id,Time,Progression", *lines]) + "\n"
+    return {
+        "blank row": plain + ",,\n\n",
+        "a blank column": "".join(line + ",\n" for line in plain.splitlines()),
+        "two blank columns": "".join(line + ",,\n" for line in plain.splitlines()),
+        "a repeated row": plain + lines[0] + "\n",
+        "true and false": plain.replace(",1\n", ",True\n").replace(",0\n", ",FALSE\n"),
+        "byte-order mark and CRLF": "\ufeff" + plain.replace("\n", "\r\n"),
+        "quoted": "".join('"' + line.replace(",", '","') + '"\n' for line in plain.splitlines()),
+    }
+
+
+@pytest.mark.parametrize("name", dialects([("x", 1.0, 1)]))
+def test_train_and_evaluate_read_one_table_alike(root, tmp_path, name):
+    rows = outcomes_of(root)
+    table = tmp_path / "outcomes.csv"
+    table.write_text(dialects(rows)[name], newline="")
+    change(root, lambda *_: {EVENT: None, TIME: None})
+    patients = read_cohort(root, tmp_path / "cache", table, ["clinical"])
+    assert [(n, t, e) for n, t, e in zip(patients.ids, patients.times, patients.events, strict=True)] == rows
+    predictions = tmp_path / "p.csv"
+    with predictions.open("w", newline="") as file:
+        csv.writer(file).writerows([("case_id", "risk", "months"), *((n, -t, t) for n, t, _ in rows)])
+    assert survfuse.evaluate(predictions, table, draws=10)["challenge_concordance"]["value"] == 1.0
+
+
+def test_contradictory_rows_are_refused_by_both(tmp_path):
+    table = tmp_path / "outcomes.csv"
+    table.write_text("case_id,time,event\na,10,1\na,11,1\n")
+    problems = Problems()
+    read_outcomes(table, TASK.outcome, problems)
+    assert [str(problem) for problem in problems.listed] == [
+        "a: outcomes.csv, line 3: its outcome differs from an earlier line"
+    ]
