@@ -44,11 +44,20 @@ class GatedAttention(nn.Module):
 
     def scored(self, tiles: Tensor, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
         """tiles [..., N, tile] → z [..., N, bag] and the scores a [..., N] that the softmax makes attention of."""
+        z, gate = self.gated(tiles, keep)
+        return z, self.scores(gate)
+
+    def gated(self, tiles: Tensor, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
+        """tiles [..., N, tile] → z [..., N, bag] and the gates [..., N, attention] that the scores are made of."""
         z = drop(torch.relu(self.project(tiles)), keep, "bag", self.rate)
         gate = torch.tanh(self.tanh_branch(z)) * torch.sigmoid(self.sigmoid_branch(z))
         # Dropout on both branches equals dropout of their product at every place that either drops.
-        gate = drop(gate, keep, "gate", union_rate(self.rate))
-        return z, self.score(gate.to(self.score.weight.dtype)).squeeze(-1)
+        return z, drop(gate, keep, "gate", union_rate(self.rate))
+
+    def scores(self, gate: Tensor) -> Tensor:
+        """Gates [..., N, attention] → scores [..., N], in the precision of the last layer."""
+        scores: Tensor = self.score(gate.to(self.score.weight.dtype)).squeeze(-1)
+        return scores
 
     def use_half_precision(self) -> None:
         """Let matrix products run in fp16, summed in fp32 if the device does so; scores stay in float32."""

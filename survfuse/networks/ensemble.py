@@ -46,6 +46,31 @@ class EnsembleRisk:
     attention: Tensor | None  # [N], weighted mean over the members that look at the slide; sums to 1
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """One case: tiles [N, D] of any floating type, rna [G], clinical [C] in float32; None if it lacks that modality."""
+
+    tiles: Tensor | None
+    rna: Tensor | None
+    clinical: Tensor | None
+
+    @property
+    def given(self) -> Combination:
+        """The modalities that it has."""
+        values = {"slide": self.tiles, "rna": self.rna, "clinical": self.clinical}
+        return tuple(name for name, value in values.items() if value is not None)
+
+    @property
+    def length(self) -> int:
+        """N; 0 without a slide."""
+        return len(self.tiles) if self.tiles is not None else 0
+
+    @staticmethod
+    def batch(vector: Tensor | None) -> Tensor | None:
+        """A batch [1, …] of one vector."""
+        return vector.unsqueeze(0) if vector is not None else None
+
+
 class Ensemble:
     """Members with their weights as they lie in the bundle's files: only the layers over tiles are ever moved.
 
@@ -88,8 +113,15 @@ class Ensemble:
 
         Raises InputError for a combination of modalities that the ensemble was not trained to score.
         """
-        given = {"slide": tiles, "rna": rna, "clinical": clinical}
-        combination = ordered((name for name, value in given.items() if value is not None), self.modalities)
+        return self.together([Tensors(tiles, rna, clinical)], half)[0]
+
+    @torch.inference_mode()
+    def together(self, cases: "Sequence[Tensors]", half: bool = False) -> list[EnsembleRisk]:
+        """Score several cases that have the same modalities, each as it is scored alone.
+
+        For cases of a few tiles: a network's layers over tiles run once for all of them.
+        """
+        combination = ordered(cases[0].given, self.modalities)
         scale = self._scale(combination)
         scoring = [
             (network, weight)
@@ -97,32 +129,39 @@ class Ensemble:
             if (weight := member.standings.get(combination_name(combination)))
         ]
         networks = [network for network, _ in scoring]
-        pools = self._pooled(networks, tiles, half)
-        if half and not all(pool.result()[0].isfinite().all() for pool in pools if pool is not None):
-            pools = self._pooled(networks, tiles, False)
-        batch_rna, batch_clinical = (value.unsqueeze(0) if value is not None else None for value in (rna, clinical))
-        sums = _Sums(combination, self.modalities, len(tiles) if tiles is not None else 0)
-        for (network, weight), pool in zip(scoring, pools, strict=True):
-            sums.add(network.fuse(*network.encode(None, batch_rna, batch_clinical, pool=pool)), network.terms, weight)
-        return sums.scaled(scale)
+        bags = [case.tiles for case in cases if case.tiles is not None]
+        pools = self._pooled(networks, bags, half)
+        if half and not all(pool.result()[0].isfinite().all() for own in pools for pool in own):
+            pools = self._pooled(networks, bags, False)
+        sums = [_Sums(combination, self.modalities, case.length) for case in cases]
+        for (network, weight), own in zip(scoring, pools, strict=True):
+            for place, case in enumerate(cases):
+                pool = own[place] if own else None
+                vectors, attention = network.encode(None, case.batch(case.rna), case.batch(case.clinical), pool=pool)
+                sums[place].add(network.fuse(vectors, attention), network.terms, weight)
+        return [each.scaled(scale) for each in sums]
 
-    def _pooled(self, networks: list[Network], tiles: Tensor | None, half: bool) -> list[Pool | None]:
-        """Each network's bag, or None if it does not look at the slide."""
-        if tiles is None:
-            return [None] * len(networks)
+    def _pooled(self, networks: list[Network], bags: Sequence[Tensor], half: bool) -> list[list[Pool]]:
+        """Each network's bags, one for each of ``bags``; none if it does not look at the slide."""
+        if not bags:
+            return [[] for _ in networks]
         pools = [
-            network.pool(len(tiles), self.device, half) if "slide" in network.modalities else None
+            [network.pool(len(tiles), self.device, half) for tiles in bags] if "slide" in network.modalities else []
             for network in networks
         ]
+        if len(bags) > 1:
+            for own in filter(None, pools):
+                own[0].add_each(own[1:], bags)
+            return pools
+        (tiles,) = bags
         # On a CPU half precision is widened once for all pools, and always into the same memory.
         wide = None
         if self.device.type == "cpu" and tiles.element_size() == 2:
             wide = torch.empty(TILES_AT_A_TIME, tiles.shape[1])
         for part in torch.split(tiles, TILES_AT_A_TIME):
             placed = part.to(self.device) if wide is None else wide[: len(part)].copy_(part)
-            for pool in pools:
-                if pool is not None:
-                    pool.add(placed)
+            for own in filter(None, pools):
+                own[0].add(placed)
         return pools
 
     def _scale(self, combination: Combination) -> RiskScale:

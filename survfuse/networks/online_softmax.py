@@ -4,6 +4,8 @@ The softmax's sums are carried along, scaled to the highest score so far (Milako
 bag needs no more memory than one score per tile.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,11 @@ class Pool:
     def result(self) -> tuple[Tensor, Tensor]:
         """Slide vector [1, width] and attention [1, N] of all tiles so far, in float32 at least, on the CPU."""
         raise NotImplementedError
+
+    def add_each(self, others: "Sequence[Pool]", bags: Sequence[Tensor]) -> None:
+        """Take the next tiles of this network's bags of several cases, of which this one is the first."""
+        for pool, tiles in zip((self, *others), bags, strict=True):
+            pool.add(tiles)
 
 
 class GatedPool(Pool):
@@ -38,7 +45,19 @@ class GatedPool(Pool):
 
     def add(self, tiles: Tensor) -> None:
         """Take the next tiles [n, tile]."""
-        z, scores = self._bag.scored(tiles.to(self._bag.project.weight.dtype))
+        self._add(*self._bag.gated(tiles.to(self._bag.project.weight.dtype)))
+
+    def add_each(self, others: Sequence[Pool], bags: Sequence[Tensor]) -> None:
+        """As ``Pool.add_each``, the layers over tiles once for all: each reads its weights once, not for every case."""
+        lengths = [len(tiles) for tiles in bags]
+        z, gate = self._bag.gated(torch.cat([tiles.to(self._bag.project.weight.dtype) for tiles in bags]))
+        parts = zip((self, *others), z.split(lengths), gate.split(lengths), strict=True)
+        for pool, own_z, own_gate in parts:
+            assert isinstance(pool, GatedPool)
+            pool._add(own_z, own_gate)
+
+    def _add(self, z: Tensor, gate: Tensor) -> None:
+        scores = self._bag.scores(gate)
         highest = torch.maximum(scores.max(), self._highest)
         shrunk, weights = torch.exp(self._highest - highest), torch.exp(scores - highest)
         self._weight = self._weight * shrunk + weights.sum()

@@ -22,7 +22,7 @@ from survfuse.tasks.modalities import Combination, check_modalities, combination
 if TYPE_CHECKING:
     import torch
 
-    from survfuse.networks.ensemble import Ensemble, EnsembleRisk
+    from survfuse.networks.ensemble import Ensemble, EnsembleRisk, Tensors
     from survfuse.slide.encoders import Encoder
 
 FAR_BEYOND = "the risk is far beyond those of the reference patients"
@@ -39,6 +39,13 @@ class Inputs:
     clinical: "torch.Tensor | None"  # [C]
     tiles: SlideTiles | None
     said: Record
+
+    @property
+    def tensors(self) -> "Tensors":
+        """As the ensemble takes them."""
+        from survfuse.networks.ensemble import Tensors
+
+        return Tensors(self.tiles.features if self.tiles is not None else None, self.rna, self.clinical)
 
 
 class Predictor:
@@ -130,14 +137,21 @@ class Predictor:
             return self._inputs(case, used, seconds, omit_unusable_slide, record)
 
     def score(self, inputs: Inputs, show: bool = False) -> Prediction:
-        """The second half of ``predict``: the ensemble's risk and what follows from it. Safe from several threads at
-        once, on as many of torch's threads as the calling one is set to."""
+        """The second half of ``predict``: the ensemble's risk and what follows from it."""
+        return self.concluded(inputs, self.risks([inputs])[0], show)
+
+    def risks(self, cases: Sequence[Inputs]) -> "list[EnsembleRisk]":
+        """The ensemble's risk of each of ``cases``, which have the same modalities; several, only on a CPU.
+
+        Safe from several threads at once, on as many of torch's threads as the calling one is set to.
+        """
+        half = self._on_gpu and any(case.tiles is not None and case.tiles.half for case in cases)
+        return self.ensemble.together([case.tensors for case in cases], half)
+
+    def concluded(self, inputs: Inputs, risk: "EnsembleRisk", show: bool = False) -> Prediction:
+        """The prediction for an ensemble's risk; raises InputError for one that is not finite."""
         with recorded(show, inputs.said) as record:
-            tiles = inputs.tiles
-            features = tiles.features if tiles is not None else None
-            half = tiles is not None and tiles.half and self._on_gpu
-            risk = self.ensemble(features, inputs.rna, inputs.clinical, half=half)
-            return self._prediction(inputs.name, tiles, risk, record)
+            return self._prediction(inputs.name, inputs.tiles, risk, record)
 
     def chosen(self, modalities: Sequence[str] | None) -> Combination:
         """Those of ``modalities`` that the bundle uses; None: all of them.

@@ -1,12 +1,13 @@
 """Several cases scored at once, on one thread each.
 
 A case that is split over all cores waits, at the end of every operation, for the slowest of them; on a machine that
-others use as well, one of them is always late. Cases on one thread each wait for nobody.
+others use as well, one of them is always late. Cases on one thread each wait for nobody. A thread takes several small
+cases together, whose layers over tiles then run once.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -16,11 +17,16 @@ from survfuse.prediction.sources import UnusableCase
 from survfuse.runtime.errors import InputError
 
 _MOST_HELD = 2**30  # bytes of tile features beyond which no further case is read ahead
+# Tiles of one small case, and of those that are scored together. Fewer tiles than the least would be summed in another
+# order together than alone.
+_SMALL, _TOGETHER, _LEAST = 256, 1024, 4
+_MOST_CASES = 16  # that are scored together
+
+_Read = Inputs | UnusableCase
+_Outcome = Prediction | UnusableCase
 
 
-def scored(
-    predictor: Predictor, inputs: Iterable[Inputs | UnusableCase], number: int
-) -> Iterator[Prediction | UnusableCase]:
+def scored(predictor: Predictor, inputs: Iterable[_Read], number: int) -> Iterator[_Outcome]:
     """What becomes of each of ``number`` cases, in their order; those that cannot be read pass through.
 
     ``inputs`` are taken in the calling thread, a few ahead of what is yielded. With fewer cases than torch has threads,
@@ -28,29 +34,62 @@ def scored(
     """
     import torch
 
-    def outcome(case: Inputs | UnusableCase) -> Prediction | UnusableCase:
-        if isinstance(case, UnusableCase):
-            return case
-        try:
-            return predictor.score(case)
-        except InputError as error:
-            return UnusableCase(case.name, error)
-
-    workers = min(torch.get_num_threads(), number) if predictor.device.type == "cpu" else 1
-    if workers <= 1:
-        yield from map(outcome, inputs)
+    on_gpu = predictor.device.type != "cpu"
+    workers = 1 if on_gpu else max(1, min(torch.get_num_threads(), number))
+    most = 1 if on_gpu else min(_MOST_CASES, -(-number // (2 * workers)))
+    outcomes = partial(_outcomes, predictor)
+    if workers == 1:
+        for group in _groups(inputs, most):
+            yield from outcomes(group)
         return
-    waiting: deque[tuple[Callable[[], Prediction | UnusableCase], int]] = deque()
+    waiting: deque[tuple[Future[list[_Outcome]], int]] = deque()
     with _pool(workers) as pool:
-        for case in inputs:
-            waiting.append((pool.submit(outcome, case).result, _size(case)))
+        for group in _groups(inputs, most):
+            waiting.append((pool.submit(outcomes, group), sum(map(_size, group))))
             while len(waiting) > 2 * workers or sum(size for _, size in waiting) > _MOST_HELD:
-                yield waiting.popleft()[0]()
+                yield from waiting.popleft()[0].result()
         while waiting:
-            yield waiting.popleft()[0]()
+            yield from waiting.popleft()[0].result()
 
 
-def _size(case: Inputs | UnusableCase) -> int:
+def _outcomes(predictor: Predictor, group: Sequence[_Read]) -> list[_Outcome]:
+    """What becomes of the cases of a group: one that cannot be read, or cases that are scored together."""
+    cases = [case for case in group if isinstance(case, Inputs)]
+    outcomes: list[_Outcome] = [case for case in group if isinstance(case, UnusableCase)]
+    for case, risk in zip(cases, predictor.risks(cases) if cases else (), strict=True):
+        try:
+            outcomes.append(predictor.concluded(case, risk))
+        except InputError as error:
+            outcomes.append(UnusableCase(case.name, error))
+    return outcomes
+
+
+def _groups(inputs: Iterable[_Read], most: int) -> Iterator[list[_Read]]:
+    """Consecutive small cases with the same modalities, at most ``most``; every other case by itself."""
+    group: list[_Read] = []
+    tiles = 0
+    for case in inputs:
+        length = case.tensors.length if isinstance(case, Inputs) else 0
+        full = len(group) == most or tiles + length > _TOGETHER
+        if group and (full or not _goes_with(group[-1], case)):
+            yield group
+            group, tiles = [], 0
+        group.append(case)
+        tiles += length
+    if group:
+        yield group
+
+
+def _goes_with(before: _Read, case: _Read) -> bool:
+    """Whether two cases are scored together: both small, with the same modalities."""
+    if isinstance(before, UnusableCase) or isinstance(case, UnusableCase):
+        return False
+    first, second = before.tensors, case.tensors
+    small = all(tensors.tiles is None or _LEAST <= tensors.length <= _SMALL for tensors in (first, second))
+    return small and first.given == second.given
+
+
+def _size(case: _Read) -> int:
     """Bytes of a case's tile features."""
     return case.tiles.features.nbytes if isinstance(case, Inputs) and case.tiles is not None else 0
 
