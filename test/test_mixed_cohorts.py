@@ -155,3 +155,28 @@ def test_predicting_logged_values_says_so_with_counts_and_names(root, cohort, tm
     assert survfuse(["predict", str(root), "--model", str(out), "--out", str(tmp_path / "p.csv")]) == 0
     err = capsys.readouterr().err
     assert "60 of 60 cases (3S_01, 3S_02, 3S_03 and 57 more): expression is on a different scale" in err
+
+
+def test_predicting_under_other_names_says_what_is_imputed_and_unknown(root, cohort, tmp_path, capsys):
+    out = tmp_path / "bundle"
+    both = ["--fusion=cox-rna+clinical", "--modalities", "rna", "clinical", "--folds=2", "--inner=2", "--draws=10"]
+    assert survfuse(["train", str(cohort), "--out", str(out), *both]) == 0
+    used = load(out).expression.genes
+    renamed = set(used[: round(0.45 * len(used))])
+    change(root, lambda _, values: {f"{g}_old" if g in renamed else g: v for g, v in values.items()})
+    for path in sorted(root.glob("data/*/*_CD.json"))[:7]:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"stage": "pT1"}))
+    capsys.readouterr()
+    assert survfuse(["predict", str(root), "--model", str(out), "--out", str(tmp_path / "p.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "60 of 60 cases (3S_01, 3S_02, 3S_03 and 57 more): missing genes imputed with the training mean" in said
+    assert "7 of 60 cases (3S_01, 3S_02, 3S_03 and 4 more): unknown category, counted as missing: stage" in said
+
+
+def test_predicting_risks_far_beyond_says_so(root, cohort, tmp_path, capsys):
+    out = tmp_path / "bundle"
+    assert survfuse(["train", str(cohort), "--out", str(out), *QUICK]) == 0
+    change(root, lambda place, values: {g: 1e6 * v + 1e6 * place for g, v in values.items()} if place < 4 else values)
+    capsys.readouterr()
+    assert survfuse(["predict", str(root), "--model", str(out), "--out", str(tmp_path / "p.csv")]) == 0
+    assert "(3S_01, " in (err := capsys.readouterr().err) and "the risk is far beyond those of the reference" in err
