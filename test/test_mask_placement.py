@@ -1,0 +1,202 @@
+"""Where a mask lies on its slide, and which of its values are tissue, against masks whose construction says so."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import pyvips
+import SimpleITK as sitk
+import tifffile
+from conftest import MASK, SLIDE
+
+from survfuse.cli.main import main
+from survfuse.runtime.errors import InputError
+from survfuse.slide.coverage import covered
+from survfuse.slide.grid import Grid
+from survfuse.slide.masks import mask_coverage
+
+# The slide of NCRF #6 and grandqc #31: 4 px of it are one of the mask, which states that.
+SLIDE_4X = SimpleNamespace(name="slide.tif", size=(4440, 5934), mpp=(0.499, 0.499))
+MPP = 4 * 0.499
+ROWS, COLUMNS = np.mgrid[:1482, :1110]
+TISSUE = ((ROWS - 900.0) ** 2 / 500**2 + (COLUMNS - 700.0) ** 2 / 350**2 < 1.0).astype(np.uint8)
+
+
+def tiles_of(path: Path, slide: SimpleNamespace = SLIDE_4X) -> tuple[set[tuple[int, int]], str]:
+    grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
+    share, how = mask_coverage(path, slide, grid)
+    return {(int(x), int(y)) for x, y in grid.origins(covered(share, 0.5))}, how
+
+
+def write(path: Path, mask: np.ndarray, mpp: float | None = MPP, unit: str = "CENTIMETER", **options: object) -> Path:
+    per_unit = {"CENTIMETER": 1e4, "INCH": 25_400.0}[unit]
+    stated = {"resolution": (per_unit / mpp,) * 2, "resolutionunit": unit} if mpp else {"resolutionunit": "NONE"}
+    tifffile.imwrite(path, mask, **({"tile": (256, 256), "compression": "lzw", "metadata": None} | stated | options))
+    return path
+
+
+def padded(mask: np.ndarray, side: int, value: int = 0) -> np.ndarray:
+    """Zeros to the right and below, up to whole tiles."""
+    height, width = (-(-length // side) * side for length in mask.shape)
+    return np.pad(mask, ((0, height - mask.shape[0]), (0, width - mask.shape[1])), constant_values=value)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> set[tuple[int, int]]:
+    """The tiles of the mask as it is before it is padded."""
+    return tiles_of(write(tmp_path_factory.mktemp("true") / "mask.tif", TISSUE))[0]
+
+
+@pytest.mark.parametrize("unit", ["CENTIMETER", "INCH"])
+@pytest.mark.parametrize("side", [128, 256, 512])
+def test_a_padded_mask_is_placed_by_the_resolution_that_it_states(tmp_path, expected, side, unit):
+    found, how = tiles_of(write(tmp_path / "mask.tif", padded(TISSUE, side), unit=unit))
+    assert found == expected and "placed by its resolution, 1.996 µm/px" in how
+
+
+def test_a_padded_pyramid_is_placed_at_every_level(tmp_path, expected):
+    image = pyvips.Image.new_from_array(padded(TISSUE * 255, 128)).copy(xres=1000 / MPP, yres=1000 / MPP)
+    options = {"tile": True, "pyramid": True, "compression": "deflate", "region_shrink": "nearest"}
+    image.tiffsave(str(tmp_path / "mask.tif"), tile_width=128, tile_height=128, **options)
+    found, how = tiles_of(tmp_path / "mask.tif")
+    assert found == expected and "mask level 1, 576 × 768 px, placed" in how
+
+
+def test_a_mask_with_more_rows_is_placed(tmp_path, expected):
+    rows = np.pad(TISSUE, ((0, 28), (0, 0)))
+    assert tiles_of(write(tmp_path / "mask.tif", rows))[0] == expected
+
+
+def test_a_padded_mha_mask_is_placed(tmp_path, expected):
+    image = sitk.GetImageFromArray(padded(TISSUE, 128))
+    image.SetSpacing((MPP / 1000, MPP / 1000))
+    sitk.WriteImage(image, tmp_path / "mask.mha")
+    assert tiles_of(tmp_path / "mask.mha")[0] == expected
+
+
+@pytest.mark.parametrize("mpp", [0.499, 1.99, 2.0, 2.1, 353.0, 1000.0, None])
+def test_a_resolution_that_is_not_the_mask_s_own_moves_nothing(tmp_path, expected, mpp):
+    """Copied from the slide, rounded, of the wrong objective, 72 dpi, ITK's default and none."""
+    assert tiles_of(write(tmp_path / "mask.tif", TISSUE, mpp))[0] == expected
+
+
+def test_a_mask_of_the_slide_s_shape_that_says_otherwise_is_stretched(tmp_path):
+    """Tissue up to its border cannot be padding."""
+    full = np.ones((1536, 1152), dtype=np.uint8)
+    found, how = tiles_of(write(tmp_path / "mask.tif", full))
+    assert len(found) == 10 * 13 and "placed" not in how  # every tile that lies on the slide by half
+
+
+def test_a_padded_mask_without_resolution_is_warned_of_from_half_a_tile_on(tmp_path, capsys):
+    tiles_of(write(tmp_path / "mask.tif", np.pad(TISSUE, ((0, 80), (0, 0))), None))
+    (line,) = capsys.readouterr().err.splitlines()
+    # 1562 rows for 1482: the last row is 80/1562 of 5934 px off, but for rounding, in tiles of 449 px.
+    tiles = float(line.split("at the far edge is ")[1].split()[0])
+    assert tiles == pytest.approx(80 / 1562 * 5934 / 448.9, abs=0.1) and "state the mask's resolution" in line
+
+
+def test_a_tenth_of_a_tile_is_no_reason_for_a_warning(tmp_path, capsys):
+    tiles_of(write(tmp_path / "mask.tif", np.pad(TISSUE, ((0, 8), (0, 0))), None))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mask_square_in_micrometres_fits_a_slide_of_oblong_pixels(tmp_path, capsys):
+    """Pixels of 0.5 × 0.4654 µm: width over height differs by 7.4% in pixels, and not at all in µm."""
+    slide = SimpleNamespace(name="slide.tif", size=(4440, 6374), mpp=(0.499, 0.499 * 5934 / 6374))
+    found, _ = tiles_of(write(tmp_path / "mask.tif", TISSUE, None), slide)
+    assert capsys.readouterr().err == "" and len(found) > 20
+
+
+def test_what_a_tile_holds_beyond_the_mask_s_border_does_not_count(tmp_path):
+    """A writer may fill the last tiles with anything: here tissue, as copies of the border are."""
+    grid = Grid.over((300, 300), (1.0, 1.0), 100, 1.0)
+    mask = np.zeros((300, 300), dtype=np.uint8)
+    whole = [np.full((256, 256), 1, dtype=np.uint8) for _ in range(4)]
+    for number, tile in enumerate(whole):
+        row, column = divmod(number, 2)
+        own = mask[256 * row : 256 * row + 256, 256 * column : 256 * column + 256]
+        tile[: own.shape[0], : own.shape[1]] = own
+    options = {"tile": (256, 256), "compression": "deflate", "metadata": None}
+    tifffile.imwrite(tmp_path / "mask.tif", iter(whole), shape=mask.shape, dtype=np.uint8, **options)
+    share, _ = mask_coverage(tmp_path / "mask.tif", SimpleNamespace(name="s", size=(300, 300), mpp=(1.0, 1.0)), grid)
+    assert not share.any()
+
+
+# Turned and mirrored masks
+
+
+@pytest.mark.parametrize("stated", range(2, 9))
+def test_a_mask_to_be_turned_is_refused(tmp_path, stated):
+    path = write(tmp_path / "mask.tif", TISSUE, extratags=[(274, "H", 1, stated, True)])
+    with pytest.raises(InputError, match=rf"mask\.tif: states orientation {stated} \("):
+        tiles_of(path)
+
+
+@pytest.mark.parametrize("stated", [0, 1, 9])
+def test_numbers_that_are_no_orientation_turn_nothing(tmp_path, expected, stated):
+    path = write(tmp_path / "mask.tif", TISSUE, extratags=[(274, "H", 1, stated, True)])
+    assert tiles_of(path)[0] == expected
+
+
+def test_an_mha_mask_whose_axes_are_turned_is_refused(tmp_path):
+    image = sitk.GetImageFromArray(TISSUE)
+    image.SetDirection((1.0, 0.0, 0.0, -1.0))
+    sitk.WriteImage(image, tmp_path / "mask.mha")
+    with pytest.raises(InputError, match=r"mask\.mha: states TransformMatrix 1 0 0 -1; expected pixels stored as"):
+        tiles_of(tmp_path / "mask.mha")
+
+
+def test_extract_refuses_a_mask_to_be_turned(tmp_path, capsys):
+    path = write(tmp_path / "mask.tif", TISSUE[::2, ::2], extratags=[(274, "H", 1, 4, True)])
+    assert main(["extract", str(SLIDE), "--mask", str(path), "--out", str(tmp_path / "x.h5")]) == 2
+    assert "mask.tif: states orientation 4 (bottom-left)" in capsys.readouterr().err
+
+
+# Values
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90])
+def test_the_grey_noise_of_a_lossy_mask_is_not_tissue(tmp_path, expected, quality):
+    image = pyvips.Image.new_from_array(TISSUE * 255)
+    image.tiffsave(str(tmp_path / "mask.tif"), tile=True, compression="jpeg", Q=quality)
+    assert len(np.unique(tifffile.imread(tmp_path / "mask.tif"))) > 16
+    found, how = tiles_of(tmp_path / "mask.tif")
+    assert found == expected and "of which values from 127.5 on are tissue" in how
+
+
+def test_a_probability_map_counts_from_one_half_on(tmp_path, expected):
+    probability = np.where(TISSUE == 1, 0.5 + 0.5 * ROWS / 1482, 0.49 * ROWS / 1482).astype(np.float32)
+    probability[0, 0], probability[-1, -1] = 1.0, np.nan
+    found, how = tiles_of(write(tmp_path / "mask.tif", probability, compression=None))
+    assert found == expected and "values from 0.5 on" in how
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (0, 255), (0, 1, 2, 3), (0, 1, 255)])
+def test_of_a_few_labels_every_one_but_0_is_tissue(tmp_path, expected, labels):
+    kinds = np.array(labels[1:], dtype=np.uint8)[(ROWS // 100) % (len(labels) - 1)]
+    found, how = tiles_of(write(tmp_path / "mask.tif", TISSUE * kinds))
+    assert found == expected and "values" not in how
+
+
+def test_a_palette_mask_is_named(tmp_path):
+    colours = np.zeros((3, 256), dtype=np.uint16)
+    path = write(tmp_path / "palette.tif", TISSUE, photometric="palette", colormap=colours)
+    with pytest.raises(InputError, match=r"palette\.tif: mask stored as PALETTE: expected grey from black, or RGB"):
+        tiles_of(path)
+
+
+def test_a_header_comment_with_an_umlaut_is_read(tmp_path, expected):
+    image = sitk.GetImageFromArray(TISSUE)
+    sitk.WriteImage(image, tmp_path / "mask.mha")
+    data = (tmp_path / "mask.mha").read_bytes()
+    for encoding in ("utf-8", "latin-1"):
+        comment = "Comment = Prüfer\nElementDataFile".encode(encoding)
+        (tmp_path / "mask.mha").write_bytes(data.replace(b"ElementDataFile", comment, 1))
+        assert tiles_of(tmp_path / "mask.mha")[0] == expected
+
+
+def test_the_sample_s_mask_is_read_as_before():
+    slide = SimpleNamespace(name="s", size=(2220, 2967), mpp=(0.499, 0.499))
+    found, how = tiles_of(MASK, slide)
+    assert len(found) == 11 and how == "mask level 1, 277 × 370 px"
