@@ -77,6 +77,89 @@ def changed_tags(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
+# What a TIFF states of itself, and what it may state: orientation, photometric interpretation, resolution's unit,
+# subsampling; then sizes, to which whole tiles of padding are added.
+_STATED = {274: range(11), 262: (0, 1, 2, 3, 4, 5, 6, 8, 32803), 296: range(5), 530: (0, 1, 2, 0x10001, 0x20002)}
+_SIZES, _RATIONALS, _ESSENTIAL = (256, 257), (282, 283), (256, 257, 258, 259, 262, 277, 322, 323, 324, 325)
+
+
+def changed_statements(data: bytes, chance: random.Random) -> bytes:
+    """A classic TIFF whose first directory states other things of the same pixels; entries it lacks replace others."""
+    changed = bytearray(data)
+    order = "<" if data[:2] == b"II" else ">"
+    (offset,) = struct.unpack_from(order + "I", data, 4)
+    (entries,) = struct.unpack_from(order + "H", data, offset)
+    places = {}
+    for number in range(entries):
+        place = offset + 2 + 12 * number
+        places[struct.unpack_from(order + "H", data, place)[0]] = place
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        tag = chance.choice((*_STATED, *_SIZES, *_RATIONALS))
+        spare = [number for number in places if number not in _ESSENTIAL]
+        place = places.get(tag) or places[chance.choice(spare or list(places))]
+        if tag in _STATED:
+            value = chance.choice(tuple(_STATED[tag]))
+            struct.pack_into(order + "HHI", changed, place, tag, 3, 1)
+            struct.pack_into(order + "I" if value > 65535 else order + "HH", changed, place + 8, *_short(value))
+        elif tag in _SIZES and tag in places:
+            padding = chance.choice((1, 64, 128, 256, 512, 4096))
+            struct.pack_into(order + "HHII", changed, place, tag, 4, 1, chance.choice((padding, 500 + padding)))
+        elif tag in places:  # a rational elsewhere in the file
+            (where,) = struct.unpack_from(order + "I", data, place + 8)
+            if where + 8 <= len(data):
+                struct.pack_into(order + "II", changed, where, chance.choice(_EDGES), chance.choice(_EDGES))
+    return bytes(changed)
+
+
+def _short(value: int) -> tuple[int, ...]:
+    return (value,) if value > 65535 else (value, 0)
+
+
+def changed_table(rows: list[list[str]], chance: random.Random) -> bytes:
+    """A table as people have it: another separator, blank rows and columns, repeated rows, words, commas, quotes."""
+    rows = [list(row) for row in rows]
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        kind, place = chance.randrange(7), chance.randrange(len(rows))
+        if kind == 0:
+            rows.insert(place, [""] * chance.choice((0, len(rows[0]), len(rows[0]) + 1)))
+        elif kind == 1:
+            rows = [[*row, ""] for row in rows]
+        elif kind == 2:
+            rows.insert(place, list(chance.choice(rows)))
+        elif kind == 3 and rows[place]:
+            rows[place][chance.randrange(len(rows[place]))] = chance.choice(_CELLS)
+        elif kind == 4:
+            rows = [["True" if cell == "1" else "FALSE" if cell == "0" else cell for cell in row] for row in rows]
+        elif kind == 5:
+            rows = [[cell.replace(".", ",") for cell in row] for row in rows]
+        else:
+            rows[place] = rows[place][: chance.randrange(len(rows[place]) + 1)]
+    separator, end = chance.choice(",,,;\t"), chance.choice(("\n", "\n", "\r\n", "\r"))
+    quote = chance.choice(("", "", '"'))
+    text = "".join(separator.join(f"{quote}{cell}{quote}" for cell in row) + end for row in rows)
+    data = text.encode(chance.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1")), errors="replace")
+    return changed_bytes(data, chance) if chance.random() < 0.2 else data
+
+
+_CELLS = (
+    "",
+    " ",
+    "NA",
+    "Not Available",
+    "'--",
+    ">90",
+    "12,5",
+    "yes",
+    "1.0",
+    "-1",
+    "1e400",
+    "nan",
+    '"',
+    "ü",
+    "x" * 9000,
+)
+
+
 def changed_json(value: Any, chance: random.Random) -> Any:
     """A JSON value with some of its nodes replaced, removed, renamed, repeated or nested."""
     value = json.loads(json.dumps(value))

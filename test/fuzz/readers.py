@@ -6,16 +6,28 @@ import random
 import shutil
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from fuzz.material import DEMONSTRATION, PLACES, h5_files, masks, pt_files, read_object, slides
-from fuzz.mutations import changed_bytes, changed_head, changed_json, changed_tags, json_bytes
+from fuzz.mutations import (
+    changed_bytes,
+    changed_head,
+    changed_json,
+    changed_statements,
+    changed_table,
+    changed_tags,
+    json_bytes,
+)
 
 from survfuse.bundle.load import load, load_members
 from survfuse.bundle.manifest import MANIFEST, SELF, manifest_digest
+from survfuse.cohort.outcomes import read_outcomes
+from survfuse.cohort.problems import Problems
 from survfuse.inputs.clinical import Vocabulary
 from survfuse.inputs.expression import Expression
 from survfuse.inputs.features import read_features
@@ -30,6 +42,7 @@ from survfuse.slide.settings import SlideSettings
 from survfuse.slide.tissue import saturated
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import curves_from_json
+from survfuse.tasks.chimera3 import TASK
 
 CASE = DEMONSTRATION.parent.parent / "test/input/interf1"
 
@@ -164,7 +177,19 @@ def _tables(root: Path) -> None:
 
 def _h5(chance: random.Random, folder: Path) -> Path:
     data = chance.choice(h5_files())
-    return _written(folder, "x.h5", chance.choice((changed_bytes, changed_head))(data, chance))
+    name = chance.choice(("x.h5", "x.hdf5"))
+    if chance.random() < 0.75:
+        return _written(folder, name, chance.choice((changed_bytes, changed_head))(data, chance))
+    path = _written(folder, name, data)
+    with suppress(OSError, ValueError, RuntimeError), h5py.File(path, "a") as file:
+        for holder in chance.choices([file, *(file[key] for key in file)], k=3):
+            holder.attrs[chance.choice(_ATTRIBUTES)] = chance.choice(_STATED)
+    return path
+
+
+_ATTRIBUTES = ("encoder", "extractor", "feat_type", "tile_px", "tile_mpp", "patch_size", "target_magnification")
+_ATTRIBUTES += ("tile_size_px", "tile_size_um")
+_STATED = ("uni", b"tile", "slide", "", 224, 1.0, 0, -1.0, 1e300, float("nan"), np.arange(3), np.array(["a", "b"], "S"))
 
 
 def _pt(chance: random.Random, folder: Path) -> Path:
@@ -173,7 +198,8 @@ def _pt(chance: random.Random, folder: Path) -> Path:
 
 def _features(path: Path) -> None:
     features = read_features(path)
-    SlideSettings("efficientnet-lite0", 1280).check_features(features.values.shape[1], features.encoder, path.name)
+    settings = SlideSettings("efficientnet-lite0", 1280)
+    settings.check_features(features.values.shape[1], features.encoder, path.name, features.tile)
     assert features.values.ndim == 2 and features.values.isfinite().all()
 
 
@@ -197,9 +223,10 @@ def read_unsealed_bundle(path: Path) -> None:
 
 def _mask(chance: random.Random, folder: Path) -> Path:
     data = chance.choice(masks())
-    return _written(
-        folder, "m.tif", chance.choice((changed_bytes, changed_head, changed_tags, changed_tags))(data, chance)
-    )
+    return _written(folder, "m.tif", chance.choice(_TIFF_MUTATIONS)(data, chance))
+
+
+_TIFF_MUTATIONS = (changed_bytes, changed_head, changed_tags, changed_tags, changed_statements, changed_statements)
 
 
 class _SlideSize:
@@ -214,8 +241,7 @@ def _covered(path: Path) -> None:
 
 
 def _slide(chance: random.Random, folder: Path) -> Path:
-    mutation = chance.choice((changed_bytes, changed_head, changed_tags, changed_tags))
-    return _written(folder, "s.tif", mutation(chance.choice(slides()), chance))
+    return _written(folder, "s.tif", chance.choice(_TIFF_MUTATIONS)(chance.choice(slides()), chance))
 
 
 def _opened(path: Path) -> None:
@@ -227,14 +253,29 @@ def _opened(path: Path) -> None:
         assert slide.read(middle, grid.side, (224, 224)).shape == (224, 224, 3)
 
 
+def _outcomes(chance: random.Random, folder: Path) -> Path:
+    heading = [chance.choice(("case_id", "Case_ID")), chance.choice(("time", "Time")), chance.choice(("event", "x"))]
+    patients = [[f"P{n}", f"{chance.random() * 100:.1f}", chance.choice("01")] for n in range(6)]
+    return _written(folder, "o.csv", changed_table([heading, *patients], chance))
+
+
+def _outcomes_read(path: Path) -> None:
+    problems = Problems()
+    table = read_outcomes(path, TASK.outcome, problems)
+    problems.raise_any("table")
+    known = [outcome for outcome in table.outcomes.values() if outcome is not None]
+    assert known and all(0.0 <= outcome.months < TASK.outcome.most_months for outcome in known)
+
+
 TARGETS: Mapping[str, Target] = {
-    "expression JSON": Target(lambda *given: _patient(PLACES["rna"], *given), read_expression, 0.2),
-    "clinical JSON": Target(lambda *given: _patient(PLACES["clinical"], *given), read_clinical, 0.2),
+    "expression JSON": Target(lambda *given: _patient(PLACES["rna"], *given), read_expression, 0.18),
+    "clinical JSON": Target(lambda *given: _patient(PLACES["clinical"], *given), read_clinical, 0.18),
     "inputs.json": Target(_inputs, _case, 0.14),
     "manifest": Target(_manifest, _bundle, 0.04),
     "tables of a bundle": Target(_table, _tables, 0.04),
     "members of a bundle": Target(_member, _bundle, 0.02),
     "HDF5 features": Target(_h5, _features, 0.12),
+    "outcomes tables": Target(_outcomes, _outcomes_read, 0.04),
     "torch features": Target(_pt, _features, 0.08),
     "TIFF masks": Target(_mask, _covered, 0.1),
     "TIFF slides": Target(_slide, _opened, 0.06),
