@@ -97,12 +97,14 @@ def pretended_gpu(capability: tuple[int, int] = H100) -> Iterator[torch.device]:
         patch.setattr(torch.cuda, "Event", _Event)
         patch.setattr(torch.cuda, "synchronize", lambda *_: None)
         patch.setattr(torch.cuda, "empty_cache", lambda: None)
-        patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: capability >= (8, 0))  # noqa: ARG005
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: capability >= (8, 0))  # noqa: ARG005
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(FakeTensor, "tolist", lambda value: np.ones(tuple(value.shape)).tolist(), raising=False)
         # A module that moves gets new parameters: in the old ones' places fake data would lose its device.
         patch.setattr("torch.__future__._overwrite_module_params_on_conversion", True)
         # These too would ask the driver.
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, **_: q @ k.mT @ v)
+        patch.setattr(torch._C, "_select_conv_backend", lambda **_: torch._C._ConvBackend.Cudnn)
         patch.setattr(torch.Tensor, "__invert__", lambda value: torch.bitwise_not(value))
         patch.setattr(torch.Tensor, "contiguous", lambda value, **layout: torch.clone(value, **layout))
         patch.setattr(torch.Tensor, "masked_fill", lambda value, mask, new: torch.where(mask, new, value))

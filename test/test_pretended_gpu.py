@@ -93,6 +93,9 @@ def test_tiles_are_encoded_on_a_gpu(name, capability):
         for each in (encoder, encoder.in_float32()):
             features = each(torch.zeros(5, spec.input_px, spec.input_px, 3, dtype=torch.uint8))
             assert (features.shape, features.device, features.dtype) == ((5, spec.dimension), gpu, torch.float32)
+        with encoder.autocast():  # half precision is really used
+            weights = torch.zeros(2, 2, device=gpu)
+            assert (weights @ weights).dtype == encoder.precision
 
 
 def test_tensors_of_two_devices_do_not_mix_on_the_pretended_gpu():

@@ -117,7 +117,7 @@ class Ensemble:
 
     @torch.inference_mode()
     def together(self, cases: "Sequence[Tensors]", half: bool = False) -> list[EnsembleRisk]:
-        """Score several cases that have the same modalities, each as it is scored alone.
+        """Score several cases that have the same modalities, each as it is scored alone, but for rounding in float32.
 
         For cases of a few tiles: a network's layers over tiles run once for all of them.
         """

@@ -17,9 +17,7 @@ from survfuse.prediction.sources import UnusableCase
 from survfuse.runtime.errors import InputError
 
 _MOST_HELD = 2**30  # bytes of tile features beyond which no further case is read ahead
-# Tiles of one small case, and of those that are scored together. Fewer tiles than the least would be summed in another
-# order together than alone.
-_SMALL, _TOGETHER, _LEAST = 256, 1024, 4
+_SMALL, _TOGETHER = 256, 1024  # tiles of one small case, and of those that are scored together
 _MOST_CASES = 16  # that are scored together
 
 _Read = Inputs | UnusableCase
@@ -85,7 +83,7 @@ def _goes_with(before: _Read, case: _Read) -> bool:
     if isinstance(before, UnusableCase) or isinstance(case, UnusableCase):
         return False
     first, second = before.tensors, case.tensors
-    small = all(tensors.tiles is None or _LEAST <= tensors.length <= _SMALL for tensors in (first, second))
+    small = max(first.length, second.length) <= _SMALL
     return small and first.given == second.given
 
 

@@ -31,7 +31,14 @@ from fuzz.material import (
     read_object,
     slides,
 )
-from fuzz.mutations import changed_bytes, changed_head, changed_json, changed_tags, json_bytes
+from fuzz.mutations import (
+    changed_bytes,
+    changed_head,
+    changed_json,
+    changed_statements,
+    changed_tags,
+    json_bytes,
+)
 from fuzz.processes import CONTAINED
 from fuzz.readers import seal
 
@@ -52,7 +59,7 @@ SHARES = {
     "job: bundle": 0.08,
 }
 _BYTES = (changed_bytes, changed_head)
-_TIFF = (changed_bytes, changed_head, changed_tags, changed_tags)
+_TIFF = (changed_bytes, changed_head, changed_tags, changed_tags, changed_statements)
 
 
 def outcome(kind: str, chance: random.Random, folder: Path) -> str:
