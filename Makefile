@@ -94,13 +94,14 @@ fuzz-long: setup
 	$(PY) test/fuzz jobs --runs 4000 --seed $$(date +%s)
 	for target in json h5 manifest; do $(PY) test/fuzz coverage $$target --runs 1000000 || exit 1; done
 
-# Time and memory, as tables; their inputs are made once under build/bench. Ten minutes on two cores.
+# Time and memory, as tables; their inputs are made once under build/bench. Fifteen minutes on two cores.
 bench: setup
 	$(PY) benchmarks/speed.py cold
 	$(PY) benchmarks/speed.py slide --turns 3
 	$(PY) benchmarks/speed.py memory
 	$(PY) benchmarks/speed.py growth
 	$(PY) benchmarks/speed.py deadline
+	$(PY) benchmarks/speed.py share --turns 3
 
 # The rest, an hour: a ViT-L, LazySlide on the same tiles, more sizes of slide. LazySlide gets a separate environment
 # that sees this one's torch.

@@ -25,10 +25,11 @@ from safetensors.torch import save_file
 
 from survfuse.bundle.manifest import RESEARCH, Manifest, MemberEntry, member_file
 from survfuse.bundle.save import Tables, save
+from survfuse.cohort.simulate import simulate
 from survfuse.inputs.clinical import Categorical, Numeric, Vocabulary
 from survfuse.inputs.expression import Expression, ScaleRange
 from survfuse.networks.build import build
-from survfuse.networks.families import families_of
+from survfuse.networks.families import Family, families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.slide.grid import Grid
@@ -159,6 +160,59 @@ def full_size_bundle(members: int = 5, encoder: bool = False) -> Path:
         save(root, manifest, (_state(sizes, seed) for seed in range(members)), tables)
 
     return _made(f"bundle-{members}{'-encoder' if encoder else ''}", make)
+
+
+def cohort(patients: int = 100) -> Path:
+    """A simulated cohort of so many patients, with random tile features."""
+
+    def make(root: Path) -> None:
+        shutil.rmtree(root)
+        simulate(root, patients, seed=5)
+
+    return _made(f"cohort-{patients}", make)
+
+
+def every_family_bundle(members: int = 170) -> Path:
+    """So many members of every family in turn, at the paper's sizes over tiles, with random weights, for ``cohort``."""
+    random = np.random.default_rng(0)
+    patients = sorted((cohort() / "data").iterdir())
+    genes = tuple(json.loads((patients[0] / f"{patients[0].name}_RNA.json").read_text()))
+
+    def make(root: Path) -> None:
+        numeric = (Numeric("age", 68.9, 9.0), Numeric("no_instillations", 19.2, 9.3))
+        vocabulary = Vocabulary(numeric, (), TASK.missing_codes, TASK.outcome.keys)
+        sizes = Sizes(genes=len(genes), rna=(256, 128, 64), clinical=len(vocabulary.columns), stand_ins=True)
+        families = list(families_of(TASK.modalities).values())
+        chosen = [families[number % len(families)] for number in range(members)]
+        profile, risks = np.full(len(genes), 3.0), np.sort(random.normal(size=148))
+        times, events = random.exponential(60.0, 148).round() + 1.0, random.random(148) < 0.4
+        entries = tuple(
+            MemberEntry(member_file(number), family.name, sizes.to_json(), {COMBINATION: MemberWeight(1.0, 0.0, 1.0)})
+            for number, family in enumerate(chosen)
+        )
+        scales = {COMBINATION: RiskScale(0.0, float(members))}
+        names = ("calibration.json", "genes.json", "clinical.json", "survival.json", "model-card.md")
+        notice = "random weights, for benchmarks"
+        manifest = Manifest(RESEARCH, notice, {}, SlideSettings("uni", 1024), scales, entries, names)
+        span = ScaleRange(profile, (-1.0, 1.0), (0.5, 1.5))
+        tables = Tables(
+            Calibration.fit(times, events, risks),
+            Expression(genes, "log1p-standardise", profile, np.ones(len(genes)), span),
+            vocabulary,
+            {COMBINATION: SurvivalCurve.fit(risks, times, events)},
+            "Random weights, for benchmarks.\n",
+        )
+        save(root, manifest, (_random(family, sizes, seed) for seed, family in enumerate(chosen)), tables)
+
+    return _made(f"every-family-{members}", make)
+
+
+def _random(family: Family, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return {
+        name: torch.randn_like(tensor) / max(1, tensor.shape[-1] if tensor.ndim else 1) ** 0.5
+        for name, tensor in build(family, sizes).state_dict().items()
+    }
 
 
 def features_case(tiles: int, suffix: str = ".h5") -> Path:

@@ -1,6 +1,6 @@
 """How long a job takes, how much memory, and what of either is its own: figures of README.md.
 
-    python benchmarks/speed.py cold | slide | memory | growth | deadline | settings
+    python benchmarks/speed.py cold | slide | memory | growth | deadline | share | settings
     python benchmarks/speed.py slide --encoder uni --tiles 96     (some minutes)
     python benchmarks/speed.py memory --all                       (some minutes)
     python benchmarks/speed.py field --lazyslide PYTHON           (a Python that has lazyslide and this project's torch)
@@ -46,7 +46,7 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cold", "slide", "memory", "growth", "deadline", "settings", "field"))
+    parser.add_argument("what", choices=("cold", "slide", "memory", "growth", "deadline", "share", "settings", "field"))
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--encoder", choices=("efficientnet-lite0", "uni"), default="efficientnet-lite0")
     parser.add_argument("--tiles", type=int, help="of the mosaic's 1,005 (default: all)")
@@ -62,6 +62,7 @@ def main() -> None:
         "memory": lambda: memory(options.all),
         "growth": growth,
         "deadline": deadline,
+        "share": lambda: share(options.turns),
         "settings": lambda: settings(options.encoder),
         "field": lambda: field(options.lazyslide, options.turns),
     }[options.what]()
@@ -192,6 +193,44 @@ def deadline() -> None:
         rows.append((str(limit), f"{found.seconds:.2f}", f"{found.number(r'features +([0-9,]+) tiles'):,.0f} of 1,005"))
     print()
     table(("limit, s", "job ended after, s", "tiles"), rows)
+
+
+def share(turns: int) -> None:
+    """A cohort and two jobs alone, beside two processes that never rest, and alone with threads that spin as they wait.
+
+    On two cores a fair share beside two such processes is half of the machine: twice the time.
+    """
+    cohort, bundle = material.cohort(), material.every_family_bundle()
+    table_of = material.FOLDER / "share.csv"
+    predict = [sys.executable, "-m", "survfuse", "predict", str(cohort), "--model", str(bundle), "--out", str(table_of)]
+    features, slide_case = material.features_case(5000), material.some_tiles(material.mosaic(), 192)
+    work: dict[str, tuple[Callable[..., Run], float]] = {
+        "predict, 100 patients, 170 members": (lambda **other: run(predict, **other), 2.2),
+        "job, features": (lambda **other: job(features, material.full_size_bundle(), **other), 2.5),
+        "job, slide": (lambda **other: job(slide_case, material.DEMONSTRATION, **other), 2.5),
+    }
+    rows = []
+    for name, (go, target) in work.items():
+        ways = {
+            "alone": go,
+            "spinning": lambda go=go: go(OMP_WAIT_POLICY="active"),
+            "beside": lambda go=go: _beside_two(go),
+        }
+        found = in_turn(ways, turns)
+        beside, spinning = (ratio(found[way], found["alone"]) for way in ("beside", "spinning"))
+        rows.append((name, seconds(found["alone"]), seconds(found["beside"]), beside, f"{target:g}", spinning))
+    table(("", "alone, s", "beside two, s", "ratio", "target", "threads that spin / alone"), rows)
+
+
+def _beside_two(go: Callable[[], Run]) -> Run:
+    """``go`` beside two processes that compute without end."""
+    neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        return go()
+    finally:
+        for process in neighbours:
+            process.kill()
+            process.wait()
 
 
 def settings(encoder: str) -> None:

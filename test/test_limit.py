@@ -13,6 +13,7 @@ from conftest import CASES, MASK, OUTPUT_FILE, PLACES, ROOT, SLIDE
 
 import survfuse.runtime.clock
 from survfuse.container.job import main
+from survfuse.prediction.time_estimate import time_limit
 from survfuse.runtime.clock import MARGIN, TimeLimit, chosen_limit, elapsed
 from survfuse.runtime.errors import EnvironmentFailure
 from survfuse.slide.encode import tile_features
@@ -171,3 +172,34 @@ def test_a_limit_that_is_over_before_the_first_tile(tmp_path, capsys):
     assert main(["--input", str(CASES / "interf0"), "--output", str(tmp_path), "--time-limit", "0.1"]) == 4
     assert "0 of 11 tissue tiles encoded in time, expected at least 11" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_batch_s_start_up_counts_for_the_second_alone(opened, encoder, monkeypatch):
+    """A pretended clock: the first batch takes 10 s, since it starts the device, every other one a tenth."""
+    slide, grid, origins = opened
+    now, encode, expected = [0.0], encoder._encode, []
+
+    class Noted(TimeLimit):
+        def allows(self, seconds: float, tiles: int) -> bool:  # noqa: ARG002
+            expected.append(round(seconds, 6))
+            return True
+
+    def encoded(tiles):
+        now[0] += 10.0 if not now[0] else 0.1
+        return encode(tiles)
+
+    monkeypatch.setattr("survfuse.slide.encode.elapsed", lambda: now[0])
+    monkeypatch.setattr(encoder, "_encode", encoded)
+    tile_features(slide, grid, origins, encoder, Noted(1.0, lambda _: 0.0))
+    assert expected[:2] == [0.0, 10.0] and set(expected[2:]) == {0.1}
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_what_follows_is_measured_in_the_precision_of_the_job(half):
+    given = []
+
+    def ensemble(tiles, rna, clinical, half):
+        given.append(half)
+
+    time_limit(60.0, ensemble, None, None, 4, half)
+    assert given == [half] * 3
