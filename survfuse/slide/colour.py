@@ -8,7 +8,7 @@ from survfuse.runtime.errors import InputError
 STAINED = 13  # of 255: saturation above which a pixel is stained
 _GREY = 3  # of 255: saturation that rounding can give to grey
 _BLACK = 30  # of 255: nearly black, where saturation is noise
-_BRIGHT, _EVEN = 180, 8.0  # of 255: glass is at least so bright, and varies no more
+BRIGHT, _EVEN = 180, 8.0  # of 255: glass is at least so bright, and varies no more
 
 
 def saturation(rgb: Pixels) -> Pixels:
@@ -36,12 +36,12 @@ def is_glass(tiles: Pixels) -> Bools:
     """
     light = tiles.max(axis=-1).astype(np.float64)
     plain = is_stained(tiles).mean(axis=(1, 2)) < 0.05
-    glass: Bools = plain & (np.median(light, axis=(1, 2)) > _BRIGHT) & (light.std(axis=(1, 2)) < _EVEN)
+    glass: Bools = plain & (np.median(light, axis=(1, 2)) > BRIGHT) & (light.std(axis=(1, 2)) < _EVEN)
     return glass
 
 
 def check_colour(name: str, tiles: Pixels) -> None:
     """Raise InputError if the RGB tiles [n, px, px, 3] of the slide ``name`` show something, but all of it is grey."""
-    dark = (tiles.max(axis=-1) < _BRIGHT).mean()
+    dark = (tiles.max(axis=-1) < BRIGHT).mean()
     if dark > 0.05 and saturation(tiles).max() < _GREY:
         raise InputError(f"{name}: has no colour where the mask marks tissue; expected haematoxylin and eosin")
