@@ -54,6 +54,8 @@ COPY --from=application /opt/app /opt/app
 WORKDIR /opt/app
 USER user
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# What NVIDIA's runtime and enroot read to give the container GPUs; nothing else does.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG SURVFUSE_REQUIRE_MODEL=
 ARG SURVFUSE_TIME_LIMIT=
 ARG SURVFUSE_UNUSABLE_SLIDE=

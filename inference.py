@@ -4,6 +4,7 @@ import os
 
 from survfuse.container.supervisor import supervised
 from survfuse.runtime.exits import import_failed
+from survfuse.runtime.waiting import wait_asleep
 
 
 def job() -> int:
@@ -16,4 +17,5 @@ def job() -> int:
 
 
 if __name__ == "__main__":
+    wait_asleep()
     os._exit(supervised(job))

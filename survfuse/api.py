@@ -18,6 +18,7 @@ from survfuse.runtime.device_choice import check_device
 from survfuse.runtime.errors import InputError, check_extra
 from survfuse.runtime.log import stage
 from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder
+from survfuse.slide.parts import is_slide_folder
 from survfuse.slide.registry import check_weights, find_spec
 from survfuse.slide.settings import SlideSettings
 from survfuse.tasks.modalities import check_modalities
@@ -75,7 +76,8 @@ def extract(
     """Write the tile features [N, D] of a slide, or of every slide of a cohort, as HDF5 that CLAM and TRIDENT read.
 
     ``out`` is the HDF5 file for a slide; for a cohort it is the folder in which ``features/features`` is written
-    (default: the cohort itself). A cohort's slides that already have features made with the same settings are skipped.
+    (default: the cohort itself). A slide is its file, or the folder with its several files. A cohort's slides that
+    already have features made with the same settings are skipped.
 
     ``mask`` is a slide's tissue mask, .tif or .mha; without one, tissue is found by saturation. ``weights`` is the
     encoder's weight file, which every encoder but efficientnet-lite0 needs. ``mpp`` is the resolution of a tile in µm
@@ -102,7 +104,7 @@ def extract(
     settings = _slide_settings(encoder, mpp, min_coverage, assume_mpp)
     weight_file = _weight_file(weights)
     check_weights(find_spec(encoder), weight_file)
-    if source.is_dir():
+    if source.is_dir() and not is_slide_folder(source):
         if mask is not None:
             raise InputError("a mask belongs to one slide; a cohort's masks lie next to its slides")
         return _extract_cohort(source, Path(out) if out is not None else None, settings, weight_file, device)
@@ -126,9 +128,11 @@ def _extract_slide(
     from survfuse.runtime.files import sha256
     from survfuse.slide.encoders import load_encoder
     from survfuse.slide.extract import extract
+    from survfuse.slide.parts import slide_file
 
+    opened = slide_file(slide)
     encoder = load_encoder(settings.encoder, weights, chosen_device(device))  # before the slide, which takes longer
-    extracted = extract(slide, mask, settings, weights, encoder.device, InputError, lambda: encoder)
+    extracted = extract(opened, mask, settings, weights, encoder.device, InputError, lambda: encoder)
     digest = sha256(weights) if weights is not None else None
     write_extracted(out, slide.stem, settings, extracted, digest, mask)
     stage("written", str(out))

@@ -665,9 +665,12 @@ def test_other_settings_are_extracted_again(slides, monkeypatch, tmp_path):
         (SETTINGS, None),
         (SETTINGS, None),
         (SlideSettings("efficientnet-lite0", 1280, mpp=2.0, min_coverage=0.4), None),
-        (SlideSettings("efficientnet-lite0", 1280, mpp=4.0), None),
-        (SlideSettings("efficientnet-lite0", 1280, mpp=4.0, assumed_mpp=0.3), None),  # the slide states its own
-        (SlideSettings("efficientnet-lite0", 1280, mpp=4.0), weights),
+        (SlideSettings("efficientnet-lite0", 1280, mpp=4.0, min_coverage=0.3), None),
+        (
+            SlideSettings("efficientnet-lite0", 1280, mpp=4.0, min_coverage=0.3, assumed_mpp=0.3),
+            None,
+        ),  # the slide states its own
+        (SlideSettings("efficientnet-lite0", 1280, mpp=4.0, min_coverage=0.3), weights),
     ):
         extract_cohort(slides, tmp_path / "out", settings, given, CPU)
     assert len(made) == 4 and not (slides / "features").exists()

@@ -118,3 +118,9 @@ def test_what_is_tested_is_what_the_development_lock_has():
         entry = Requirement(line)
         if entry.marker is None or entry.marker.evaluate():
             assert installed(entry.name) in entry.specifier, f"{entry.name} {installed(entry.name)}"
+
+
+def test_the_image_asks_for_gpus_where_nothing_else_does():
+    """NVIDIA's runtime as the engine's default, and enroot, read these (enroot #205)."""
+    stage = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    assert "ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility\n" in stage

@@ -297,7 +297,7 @@ def test_a_folder_of_cases_goes_by_the_folders_names(tmp_path, output):
     assert [row["case_id"] for row in rows] == ["interf0", "interf1"]
     for row in rows:
         assert end_of(CASES / row["case_id"], output / row["case_id"]) == 0
-        assert months(output / row["case_id"]) == float(row["months"])
+        assert months(output / row["case_id"]) == pytest.approx(float(row["months"]), rel=1e-9)  # on fewer threads
 
 
 def test_every_case_of_a_folder_that_cannot_be_read_is_named(tmp_path, capsys):

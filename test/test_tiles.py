@@ -301,14 +301,14 @@ def test_rows_of_an_uncompressed_mask_are_mapped_one_band_after_the_other(tmp_pa
 
 
 def test_a_slide_of_one_level_is_read_a_little_at_a_time(tmp_path):
-    """Tissue is looked for at a thirty-second of a tile, which here is 140 px of the only level there is."""
+    """Tissue is looked for at a thirty-second of a tile, which here is 70 px of the only level there is."""
     pixels = np.random.default_rng(0).integers(0, 255, (3000, 2600, 3), dtype=np.uint8)
-    image = pyvips.Image.new_from_array(pixels).copy(xres=20_000, yres=20_000)
+    image = pyvips.Image.new_from_array(pixels).copy(xres=10_000, yres=10_000)
     image.tiffsave(str(tmp_path / "s.tif"), tile=True)
     with Slide(tmp_path / "s.tif") as opened:
         grid = Grid.over(opened.size, opened.mpp, 224, 1.0)
         read, sides = opened.read, []
         opened.read = lambda origin, side, px: sides.append(max(side)) or read(origin, side, px)
         found = stained_tissue(opened, grid).tissue
-    assert found.shape == (round(3000 / 140), round(2600 / 140))
-    assert max(sides) <= 2048 + 140
+    assert found.shape == (round(3000 / 70), round(2600 / 70))
+    assert max(sides) <= 2048 + 70

@@ -24,6 +24,7 @@ from survfuse.cli.train import train
 from survfuse.cli.verify import verify
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.exits import guarded
+from survfuse.runtime.waiting import wait_asleep
 
 PROGRAM = "survfuse"
 _HELP = ("-h", "--help")
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Run the command of the process's arguments and end the process with its exit code."""
+    wait_asleep()
     sys.exit(main())
 
 

@@ -114,7 +114,12 @@ def _check_bundle(path: Path) -> None:
 
 CohortFolder = Annotated[Path, _argument("Folder of a cohort.", "COHORT", _checked(check_is_folder))]
 SlideOrCohort = Annotated[
-    Path, _argument("A slide, or the folder of a cohort.", "SLIDE|COHORT", _checked(check_exists))
+    Path,
+    _argument(
+        "A slide (its file, or the folder with its several files), or the folder of a cohort.",
+        "SLIDE|COHORT",
+        _checked(check_exists),
+    ),
 ]
 CaseOrCohort = Annotated[
     Path,

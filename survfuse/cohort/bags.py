@@ -16,13 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from survfuse.inputs.feature_hdf5 import as_hdf5, features_dataset, h5_blocks, stated_encoder
+from survfuse.inputs.feature_hdf5 import as_hdf5, features_dataset, features_name, h5_blocks, stated_encoder
+from survfuse.inputs.feature_tile import stated_tile
 from survfuse.inputs.features import largest_values, read_matrix, row_blocks
 from survfuse.runtime.arrays import Rows
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import atomic_path
 from survfuse.runtime.torch_files import stored_plainly
 from survfuse.slide.registry import known_encoder
+from survfuse.slide.settings import StatedTile
+from survfuse.slide.suffixes import HDF5_SUFFIXES
 
 if TYPE_CHECKING:
     import h5py
@@ -38,11 +41,11 @@ _MAPPABLE: dict[_Dtype, torch.dtype] = {
 class Bag:
     """Tile features of one patient: those of all the patient's slides, in the order of the slides."""
 
-    def __init__(self, parts: Sequence[Tensor], encoder: str | None = None) -> None:
+    def __init__(self, parts: Sequence[Tensor], encoder: str | None = None, tile: StatedTile | None = None) -> None:
         """Pool ``parts``, one tensor [N, D] or [1, N, D] a slide, of any floating dtype and usually mapped from a file.
 
-        ``encoder`` is the tile encoder's name if a file states it. Raises InputError without any part, and for parts
-        that differ in D.
+        ``encoder`` is the tile encoder's name and ``tile`` the tile, if a file states them. Raises InputError without
+        any part, and for parts that differ in D.
         """
         self._parts = [part[0] if part.ndim == 3 and part.shape[0] == 1 else part for part in parts]
         if not self._parts or any(part.ndim != 2 or not part.is_floating_point() for part in self._parts):
@@ -52,6 +55,7 @@ class Bag:
             raise InputError(f"slides with features of different lengths: {', '.join(map(str, lengths))}")
         self._ends = np.cumsum([len(part) for part in self._parts])
         self.encoder = encoder
+        self.tile = tile
 
     @classmethod
     def of(cls, values: Tensor, encoder: str | None = None) -> "Bag":
@@ -117,16 +121,19 @@ def open_bag(paths: Sequence[Path], cache: Path) -> Bag:
 
     ``cache`` is a folder, created if absent, for copies of files that cannot be mapped and for the record of those
     already checked. Raises InputError that lists every file that cannot be used (another layout, no floating-point
-    numbers, no tiles, a tile with NaN or infinite features), and slides that differ in encoder or length D.
+    numbers, no tiles, a tile with NaN or infinite features), and slides that differ in encoder, tile or length D.
     """
     cache.mkdir(parents=True, exist_ok=True)
     parts: list[Tensor] = []
     encoders: dict[str, str] = {}
+    tiles: dict[StatedTile, str] = {}
     lengths: dict[int, str] = {}
     problems: list[str] = []
     for path in paths:
         try:
-            part, encoder = _open_h5(path, cache) if path.suffix.lower() == ".h5" else _open_pt(path, cache)
+            part, encoder, tile = (
+                _open_h5(path, cache) if path.suffix.lower() in HDF5_SUFFIXES else _open_pt(path, cache)
+            )
         except InputError as error:
             problems.append(str(error))
             continue
@@ -134,13 +141,15 @@ def open_bag(paths: Sequence[Path], cache: Path) -> Bag:
         lengths.setdefault(part.shape[1], path.name)
         if encoder is not None:
             encoders.setdefault(encoder, path.name)
-    for first_files, what in ((lengths, "lengths"), (encoders, "encoders")):
+        if tile is not None:
+            tiles.setdefault(tile, path.name)
+    for first_files, what in ((lengths, "lengths"), (encoders, "encoders"), (tiles, "tiles")):
         if len(first_files) > 1:
             each = ", ".join(f"{value} in {name}" for value, name in first_files.items())
             problems.append(f"slides with features of different {what}: {each}")
     if problems:
         raise InputError("; ".join(problems))
-    return Bag(parts, next(iter(encoders), None))
+    return Bag(parts, next(iter(encoders), None), next(iter(tiles), None))
 
 
 def _key(path: Path) -> str:
@@ -150,8 +159,8 @@ def _key(path: Path) -> str:
     return hashlib.sha256(os.fsencode(f"{path}\n{status.st_size}\n{status.st_mtime_ns}")).hexdigest()
 
 
-def _open_pt(path: Path, cache: Path) -> tuple[Tensor, None]:
-    """Features mapped from a torch file, or from its copy; the file states no encoder."""
+def _open_pt(path: Path, cache: Path) -> tuple[Tensor, None, None]:
+    """Features mapped from a torch file, or from its copy; the file states no encoder and no tile."""
     if not path.is_file():
         raise InputError(f"{path.name}: no such file")
     key = _key(path)
@@ -161,14 +170,14 @@ def _open_pt(path: Path, cache: Path) -> tuple[Tensor, None]:
             values = read_matrix(path)
             dtype = _copy_dtype(values.dtype == torch.float16)
             _copy(copy, _checked(path, row_blocks(values)), tuple(values.shape), dtype)
-        return _map_npy(copy), None
+        return _map_npy(copy), None, None
     values = read_matrix(path, mapped=True)
     _check_once(path, values, cache / f"{key}.checked")
-    return values, None
+    return values, None, None
 
 
-def _open_h5(path: Path, cache: Path) -> tuple[Tensor, str | None]:
-    """Features mapped from an HDF5 file, or from its copy, and the encoder that the file states."""
+def _open_h5(path: Path, cache: Path) -> tuple[Tensor, str | None, StatedTile | None]:
+    """Features mapped from an HDF5 file, or from its copy, and the encoder and the tile that the file states."""
     import h5py
 
     if not path.is_file():
@@ -178,16 +187,16 @@ def _open_h5(path: Path, cache: Path) -> tuple[Tensor, str | None]:
         dataset = features_dataset(path, file)
         offset, dtype = _offset(path, dataset), dataset.dtype
         shape: tuple[int, int] = dataset.shape[-2:]
-        encoder = stated_encoder(file, dataset)
+        encoder, tile = stated_encoder(file, dataset), stated_tile(path, file, dataset)
     known = known_encoder(encoder) if encoder is not None else None
     if offset is not None:
         values = _map(path, offset, dtype, shape)
         _check_once(path, values, cache / f"{key}.checked")
-        return values, known
+        return values, known, tile
     copy = cache / f"{key}.npy"
     if not copy.exists():
         _copy(copy, _checked(path, _h5_blocks(path)), shape, _copy_dtype(dtype == np.float16))
-    return _map_npy(copy), known
+    return _map_npy(copy), known, tile
 
 
 def _offset(path: Path, dataset: "h5py.Dataset") -> int | None:
@@ -206,7 +215,7 @@ def _h5_blocks(path: Path) -> Iterator[Tensor]:
     import h5py
 
     with as_hdf5(path), h5py.File(path, "r") as file:
-        yield from h5_blocks(file["features"])
+        yield from h5_blocks(file[features_name(file)])
 
 
 def _checked(path: Path, blocks: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """A cohort's slides → their tile features, for every slide without any.
 
-Slides lie in their patient's folder as <id>_HE*.tif or the like, masks beside them as <slide>_mask.tif or .mha;
-features are written to <slide>.h5 in the layout's folder for them.
+Slides lie in their patient's folder as <id>_HE*.tif or the like, or as a folder <id>_HE* of one slide's files,
+masks beside them as <slide>_mask.tif or .mha; features are written to <slide>.h5 in the layout's folder for them.
 """
 
 from collections import Counter
@@ -17,13 +17,16 @@ from survfuse.inputs.features import write_features
 from survfuse.runtime.errors import BundleError, InputError
 from survfuse.runtime.files import sha256
 from survfuse.runtime.log import count, progress, stage, warn
+from survfuse.slide.dicom import series_of
 from survfuse.slide.encoders import Encoder, load_encoder
 from survfuse.slide.extract import Extracted, extract
+from survfuse.slide.parts import is_slide_folder, slide_file
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.suffixes import MASK_SUFFIXES, SLIDE_SUFFIXES
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import Task
 
+_DICOM = ".dcm"
 _MASK = "_mask"  # ends the stem of a slide's mask
 # What features depend on, as their file states it.
 _DECIDING = ("encoder", "tile_px", "tile_mpp", "min_coverage", "mask", "weights_sha256")
@@ -129,9 +132,13 @@ def find_slides(root: Path, task: Task = DEFAULT) -> tuple[list[CohortSlide], li
 
 def _slides_in(folder: Path, strays: set[Path]) -> tuple[list[CohortSlide], list[Failure]]:
     """One patient's slides. A slide with two files or two masks is a failure, and so is a mask without its slide."""
-    files = [path for path in sorted(folder.glob(f"{folder.name}_HE*")) if path.is_file() and path not in strays]
+    found = [path for path in sorted(folder.glob(f"{folder.name}_HE*")) if path not in strays]
+    files = [path for path in found if path.is_file()]
     masks = [path for path in files if path.stem.endswith(_MASK) and path.suffix.lower() in MASK_SUFFIXES]
     images = [path for path in files if path.suffix.lower() in SLIDE_SUFFIXES and path not in masks]
+    series = {path: uid for path in images if path.suffix.lower() == _DICOM and (uid := series_of(path))}
+    files_of = Counter(series.values())
+    images = sorted([*images, *(path for path in found if is_slide_folder(path))])
     stems = Counter(path.stem for path in images)
     slides, failures = [], []
     for path in images:
@@ -139,6 +146,8 @@ def _slides_in(folder: Path, strays: set[Path]) -> tuple[list[CohortSlide], list
         name = f"{folder.name}/{path.name}"
         if stems[path.stem] > 1:
             failures.append(Failure(name, "there is another file of the same slide"))
+        elif files_of[series.get(path, "")] > 1:
+            failures.append(Failure(name, "is one of several DICOM files of a slide; expected a folder with these"))
         elif len(own) > 1:
             failures.append(Failure(name, f"has {len(own)} masks: {', '.join(mask.name for mask in own)}"))
         else:
@@ -209,7 +218,8 @@ def _extract_all(
         path = folder / f"{slide.path.stem}.h5"
         stage("slide", f"{place + 1:,} of {len(slides):,}: {slide.path.name}")
         try:
-            extracted = extract(slide.path, slide.mask, settings, weights, encoder.device, InputError, lambda: encoder)
+            opened = slide_file(slide.path)
+            extracted = extract(opened, slide.mask, settings, weights, encoder.device, InputError, lambda: encoder)
         except (InputError, BundleError) as error:  # this slide's fault; a failure of the machine ends the run
             warn(f"{slide.path.name} failed: {error}")
             failures.append(Failure(f"{slide.path.parent.name}/{slide.path.name}", str(error)))

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from survfuse.cohort.outcomes import OutcomesTable
 from survfuse.cohort.problems import Problems
 from survfuse.runtime.errors import InputError
+from survfuse.slide.parts import is_slide_folder
 from survfuse.slide.suffixes import FEATURE_SUFFIXES, MASK_SUFFIXES, SLIDE_SUFFIXES
 from survfuse.tasks.task import CohortLayout
 
@@ -96,8 +97,8 @@ def misplaced_slides(folder: Path, ids: Iterable[str]) -> list[Path]:
     return [
         path
         for path in visible_files(folder)
-        if path.suffix.lower() in {*SLIDE_SUFFIXES, *MASK_SUFFIXES}
-        and "_HE" in path.stem
+        if "_HE" in path.stem
+        and (path.suffix.lower() in {*SLIDE_SUFFIXES, *MASK_SUFFIXES} or is_slide_folder(path))
         and patient_of(path.stem, ids) != folder.name
     ]
 
@@ -141,7 +142,7 @@ def patients_slides(
             absent.add(name)
     for name in ids:
         if not slides[name] and name not in absent:
-            problems.add(f"no features {name}_HE*.pt or .h5 in {' or '.join(layout.features)}", name)
+            problems.add(f"no features {name}_HE*.pt, .h5 or .hdf5 in {' or '.join(layout.features)}", name)
     return slides
 
 

@@ -22,6 +22,7 @@ from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import read_object
 from survfuse.runtime.log import count, listing, progress
+from survfuse.slide.settings import StatedTile
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import CohortLayout, Task
 
@@ -42,6 +43,7 @@ class Cohort:
     simulated: bool
     encoder: str | None  # that made the tile features, if a file states it
     task: Task = DEFAULT
+    tile: StatedTile | None = None  # that the tile features are of, if a file states it
 
 
 def read_cohort(
@@ -80,7 +82,7 @@ def read_cohort(
         if slides.get(name):
             with problems.collect(name):
                 bags[name] = open_bag(slides[name], cache)
-    encoder = _common_encoder(bags, problems)
+    encoder, tile = _common_origin(bags, problems)
     problems.raise_any(str(root))
     genes, expression = reader.expression.matrix() if "rna" in chosen else ((), None)
     return Cohort(
@@ -93,6 +95,7 @@ def read_cohort(
         clinical=tuple(reader.clinical.get(name, {}) for name in ids),
         simulated=(root / SIMULATION_FILE).exists(),
         encoder=encoder,
+        tile=tile,
         task=task,
     )
 
@@ -208,15 +211,17 @@ class _PatientReader:
                 self.expression.add(values)
 
 
-def _common_encoder(bags: Mapping[str, Bag], problems: Problems) -> str | None:
-    """The encoder that the patients' feature files state; None if none does.
+def _common_origin(bags: Mapping[str, Bag], problems: Problems) -> tuple[str | None, StatedTile | None]:
+    """The encoder and the tile that the patients' feature files state; None for what none does.
 
-    Patients whose features differ in length or encoder from most patients' are problems.
+    Patients whose features differ in length, encoder or tile from most patients' are problems.
     """
     _report_odd("features of length", {name: bag.dimension for name, bag in bags.items()}, problems)
     stated = {name: bag.encoder for name, bag in bags.items() if bag.encoder is not None}
+    tiles = {name: bag.tile for name, bag in bags.items() if bag.tile is not None}
     _report_odd("features of encoder", stated, problems)
-    return next(iter(stated.values()), None)
+    _report_odd("features of tiles of", tiles, problems)
+    return next(iter(stated.values()), None), next(iter(tiles.values()), None)
 
 
 def _report_odd(what: str, values: Mapping[str, Hashable], problems: Problems) -> None:

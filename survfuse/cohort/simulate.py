@@ -250,7 +250,7 @@ def _orientations(path: Path) -> Floats:
 
     encoder = load_encoder("efficientnet-lite0", None, torch.device("cpu"))
     with Slide(path) as slide:
-        grid = Grid.over(slide.size, slide.mpp, encoder.spec.input_px, 1.0, starts=2)
+        grid = Grid.over(slide.size, slide.mpp, encoder.spec.input_px, 1.0, starts=2, name=slide.name)
         origins = find_tissue(slide, grid, None, 0.5).origins
         features = []
         for tiles in read_ahead(slide, grid, origins, encoder.spec.input_px, encoder.batch):

@@ -60,7 +60,8 @@ class Case:
     ) -> None:
         """Collect a patient's inputs.
 
-        slide: the H&E slide's file, in any format that OpenSlide reads; mask: its tissue mask's file, if there is one.
+        slide: the H&E slide's file, in any format that OpenSlide reads, or the folder with its several files; mask: its
+        tissue mask's file, if there is one.
         features: tile features instead of a slide: a ``.h5`` or ``.pt`` file, or an array or tensor [N, D] of a
         floating type.
         rna: raw expression by gene symbol: a JSON file, a mapping, or a pandas row, in which NaN is an absent gene.

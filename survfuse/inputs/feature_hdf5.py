@@ -1,8 +1,9 @@
 """The HDF5 layout of tile features: finds the dataset, checks that it is sound, and reads its rows in blocks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survfuse.runtime.errors import InputError, is_machine_failure
-from survfuse.runtime.log import count
+from survfuse.runtime.log import count, listing
 
 if TYPE_CHECKING:
     import h5py
@@ -21,6 +22,7 @@ MOST_FEATURE_TILES = 2**22  # of a file; a whole slide of 76 × 26 mm has about 
 _MOST_FEATURES = 2**16
 _LARGEST_CHUNK = 2**28  # bytes that chunks may have beyond a multiple of the features
 _MOST_CHUNKS = 10**7
+_SHOWN = 3  # of a file's contents, in a message
 BLOCK = 2048  # tiles read or looked through at a time, about 8 MB
 _UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
@@ -65,11 +67,12 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
     """
     import h5py
 
-    dataset = _own(path, file, "features")
+    dataset = _own(path, file, features_name(file))
     # Coordinates are not needed, but if they do not fit, the file is wrong.
     coords = file["coords"] if isinstance(file.get("coords", getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
-        raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers")
+        found = _contents(file)
+        raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers, found {found}")
     if dataset.is_virtual or dataset.external:
         raise InputError(f"{path.name}: its features lie in other files, which are not read")
     shape = dataset.shape
@@ -87,6 +90,23 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
     if dataset.chunks:
         _check_chunks(path, dataset)
     return dataset
+
+
+def features_name(file: "h5py.File") -> str:
+    """What the file calls its features: ``features`` as CLAM and TRIDENT do, or else ``feats`` as STAMP does."""
+    return "feats" if "features" not in file and "feats" in file else "features"
+
+
+def _contents(file: "h5py.File") -> str:
+    """What the file holds, in words."""
+    import h5py
+
+    found = []
+    for name in islice(file, _SHOWN + 1):
+        held = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+        described = f"{held.dtype} {list(held.shape or ())}" if isinstance(held, h5py.Dataset) else "no dataset"
+        found.append(f"{name[:40]!r} ({described})")
+    return listing(found, _SHOWN) or "nothing"
 
 
 def _check_chunks(path: Path, dataset: "h5py.Dataset") -> None:
@@ -124,12 +144,20 @@ def _own(path: Path, file: "h5py.File", name: str) -> "h5py.HLObject | None":
 
 def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
     """The tile encoder's name, as the features' dataset or its file states it; None if neither does."""
-    encoder = next((holder.attrs["encoder"] for holder in (dataset, file) if "encoder" in holder.attrs), None)
-    if isinstance(encoder, np.ndarray) and encoder.size == 1:
-        encoder = encoder.item()
-    if isinstance(encoder, bytes):  # HDF5 has strings of fixed and of variable length
-        encoder = encoder.decode("utf-8", errors="replace")
+    encoder = stated(("encoder", "extractor"), dataset, file)
     return str(encoder)[:200] if encoder is not None else None
+
+
+def stated(names: Sequence[str], *holders: "h5py.HLObject") -> object:
+    """The first attribute of ``names`` that one of ``holders`` states, as Python's own type; None if none does."""
+    for name in names:
+        for holder in holders:
+            if name in holder.attrs:
+                value = holder.attrs[name]
+                value = value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
+                # HDF5 has strings of fixed and of variable length.
+                return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+    return None
 
 
 def tile_coordinates(file: "h5py.File", rows: int) -> NDArray[np.int64] | None:

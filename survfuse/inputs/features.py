@@ -1,7 +1,7 @@
 """Tile features on disk, in the field's layouts.
 
 HDF5 as CLAM and TRIDENT write it: ``features`` [N, D] or [1, N, D] and ``coords`` [N, 2] in level-0 pixels, with
-TRIDENT's attributes. Torch files as the challenge published them: one tensor [N, D].
+TRIDENT's attributes; or as STAMP does: ``feats``. Torch files as the challenge published them: one tensor [N, D].
 
 The size that a file states is compared with the memory that is left before the file is read.
 """
@@ -26,12 +26,15 @@ from survfuse.inputs.feature_hdf5 import (
     stated_encoder,
     tile_coordinates,
 )
+from survfuse.inputs.feature_tile import stated_tile
 from survfuse.runtime.errors import InputError, brief, is_machine_failure
 from survfuse.runtime.files import atomic_path
 from survfuse.runtime.log import Note, count
 from survfuse.runtime.memory import check_memory
 from survfuse.runtime.torch_files import NOT_AN_ARCHIVE, read_tensor, stored_plainly
 from survfuse.runtime.watch import reading
+from survfuse.slide.settings import StatedTile
+from survfuse.slide.suffixes import HDF5_SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +53,7 @@ class Features:
     notes: tuple[Note, ...] = ()  # for the log
     coordinates: NDArray[np.int64] | None = None  # [N, 2], level-0 pixels, if the file states them
     name: str = ""  # their name in messages
+    tile: StatedTile | None = None  # that they are of, if the file states it
 
 
 def features_of(source: "Path | Tensor | NDArray[np.floating]", name: str) -> Features:
@@ -66,13 +70,13 @@ def features_of(source: "Path | Tensor | NDArray[np.floating]", name: str) -> Fe
 
 
 def read_features(path: Path) -> Features:
-    """Read ``.h5`` or ``.pt``.
+    """Read ``.h5``, ``.hdf5`` or ``.pt``.
 
     Raises InputError for another layout, no tiles, values that are not finite, or nothing but zeros, and
     EnvironmentFailure if they are larger than the memory that is left.
     """
     with reading(path.name) as go_on:
-        features = _read_h5(path, go_on) if path.suffix.lower() == ".h5" else _read_pt(path, go_on)
+        features = _read_h5(path, go_on) if path.suffix.lower() in HDF5_SUFFIXES else _read_pt(path, go_on)
         return _checked(replace(features, name=path.name), path, go_on)
 
 
@@ -168,7 +172,8 @@ def _read_h5(path: Path, go_on: Callable[[], None]) -> Features:
             values[done : done + len(block)] = block
             done += len(block)
         notes = () if "coords" in file else (Note("no coords (not needed)"),)
-        return Features(values, half, stated_encoder(file, dataset), notes, tile_coordinates(file, rows))
+        encoder, tile = stated_encoder(file, dataset), stated_tile(path, file, dataset)
+        return Features(values, half, encoder, notes, tile_coordinates(file, rows), tile=tile)
 
 
 def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:

@@ -5,7 +5,7 @@ platforms, ``socket``. Slugs and places are the task's.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -31,7 +31,8 @@ def read_case(root: Path, task: Task = DEFAULT) -> Case:
     """The case in the input folder ``root``, found by ``inputs.json`` or, without it, by the files present.
 
     The case lacks a socket that is not listed or has no file. Raises InputError for sockets of another interface,
-    several files in one socket, anything but a file where a file belongs, and a folder without any input.
+    several files in one socket that are not one slide, anything but a file where a file belongs, and a folder without
+    any input.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected the job's inputs there")
@@ -49,7 +50,7 @@ def read_case(root: Path, task: Task = DEFAULT) -> Case:
             f"files: {listing(_files_below(root)) or 'none'}"
         )
     slugs = {key: socket.slug for key, socket in task.sockets.items()}
-    slide = _only_file(root, places, slugs.get("slide"))
+    slide = _only_file(root, places, slugs.get("slide"), _opened)
     features = slide is not None and slide.suffix.lower() in FEATURE_SUFFIXES
     mask = _only_file(root, places, slugs.get(MASK)) if slide is not None and not features else None
     rna, clinical = (_file(root, places, slugs.get(modality)) for modality in ("rna", "clinical"))
@@ -113,8 +114,16 @@ def _agree(interface: object, socket: object) -> bool:
     return interface.get("slug") == socket.get("slug") and all(place == places[0] for place in places)
 
 
-def _only_file(root: Path, places: Mapping[str, str], slug: str | None) -> Path | None:
-    """The one file of an image socket, None if it has none; its name is free, and hidden files do not count."""
+def _only_file(
+    root: Path,
+    places: Mapping[str, str],
+    slug: str | None,
+    opened: Callable[[Sequence[Path]], Path | None] = lambda _: None,
+) -> Path | None:
+    """The one file of an image socket, None if it has none; its name is free, and hidden files do not count.
+
+    Where the socket holds something else than one file, ``opened`` says which file opens the image that it is.
+    """
     if slug is None or slug not in places:
         return None
     folder = root / places[slug]
@@ -128,9 +137,20 @@ def _only_file(root: Path, places: Mapping[str, str], slug: str | None) -> Path 
     if not files:
         warn(f"{slug}: listed among the sockets, but {folder.name}/ holds no file")
         return None
+    if (len(files) > 1 or files[0].is_dir()) and (file := opened(files)) is not None:
+        return _checked(file, slug)
     if len(files) > 1:
         raise InputError(f"{slug}: expected one file in {folder.name}/, found {listing(path.name for path in files)}")
     return _checked(files[0], slug)
+
+
+def _opened(found: Sequence[Path]) -> Path | None:
+    """The file that opens the slide which ``found`` is, in several files or in one folder; None if it is none."""
+    from survfuse.slide.parts import is_slide_folder, one_slide, slide_file  # not for a slide in one file
+
+    if len(found) == 1:
+        return slide_file(found[0]) if is_slide_folder(found[0]) else None
+    return one_slide(found) if all(path.is_file() for path in found) else None
 
 
 def _file(root: Path, places: Mapping[str, str], slug: str | None) -> Path | None:

@@ -19,7 +19,7 @@ from survfuse.networks.fusion import (
 )
 from survfuse.networks.network import Network
 from survfuse.networks.sizes import Sizes
-from survfuse.runtime.tensors import shapes_only
+from survfuse.runtime.tensors import freeze, shapes_only
 
 _CLASSES: Mapping[str, type[Network]] = {
     families.BILINEAR: BilinearFusion,
@@ -52,4 +52,5 @@ def build_with(family: Family, sizes: Sizes, state: Mapping[str, Tensor]) -> Net
     with shapes_only():
         network = build(family, sizes)
     network.load_state_dict(state, strict=True, assign=True)
-    return network.eval().requires_grad_(False)
+    freeze(network)
+    return network.eval()

@@ -1,13 +1,14 @@
-"""Many cases predicted one after another; each note and warning is logged once, with counts and names."""
+"""Many cases predicted; each note and warning is logged once, with counts and names."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from survfuse.inputs.case import Case
 from survfuse.prediction.prediction import Prediction
-from survfuse.prediction.predictor import Predictor
+from survfuse.prediction.predictor import Inputs, Predictor
+from survfuse.prediction.side_by_side import scored
 from survfuse.prediction.sources import UnusableCase
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import Note, count, listing, progress, recorded, stage, warn
+from survfuse.runtime.log import Note, Record, count, listing, progress, recorded, stage, warn
 
 _NAMES = 3  # shown of the cases that a line is true of
 _TEXTS = 8  # shown of the reasons why cases cannot be predicted
@@ -23,27 +24,43 @@ def predicted(
 ) -> list[Prediction]:
     """The predictions of ``number`` cases, in their order.
 
-    Notes and warnings made while a case is read belong to its prediction. Raises one InputError for all the cases that
-    cannot be predicted, after the others have been.
+    Cases are read one after the other and scored side by side. Notes and warnings made while a case is read belong to
+    its prediction. Raises one InputError for all the cases that cannot be predicted, after the others have been.
     """
     predictor.chosen(modalities)
-    predictions, problems = [], list[UnusableCase]()
-    source = iter(cases)
-    for _ in progress(range(number), number, "scoring") if show_progress else range(number):
-        with recorded(show=False) as said:
-            case = next(source)
+
+    def read(case: Case | UnusableCase, said: Record) -> Inputs | UnusableCase:
         if isinstance(case, UnusableCase):
-            problems.append(case)
-            continue
+            return case
         try:
-            predictions.append(
-                predictor.predict(case, modalities=modalities, omit_unusable_slide=omit_unusable_slide, said=said)
-            )
+            return predictor.inputs(case, modalities, omit_unusable_slide=omit_unusable_slide, said=said)
         except InputError as error:
-            problems.append(UnusableCase(case.name, error))
+            return UnusableCase(case.name, error)
+
+    inputs = (read(case, said) for case, said in _recorded(cases))
+    results: Iterable[Prediction | UnusableCase] = scored(predictor, inputs, number)
+    if show_progress:
+        results = progress(results, number, "scoring")
+    predictions, problems = list[Prediction](), list[UnusableCase]()
+    for result in results:
+        if isinstance(result, UnusableCase):
+            problems.append(result)
+        else:
+            predictions.append(result)
     if problems:
         raise _of_all(problems, number) from problems[0].error
     return predictions
+
+
+def _recorded(cases: Iterable[Case | UnusableCase]) -> Iterator[tuple[Case | UnusableCase, Record]]:
+    """Each case with what was said while it was read."""
+    source = iter(cases)
+    while True:
+        with recorded(show=False) as said:
+            case = next(source, None)
+        if case is None:
+            return
+        yield case, said
 
 
 def _of_all(problems: Sequence[UnusableCase], number: int) -> InputError:

@@ -5,6 +5,7 @@ case → expression, clinical vector, tile features → ensemble → risk → ca
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 FAR_BEYOND = "the risk is far beyond those of the reference patients"
 OTHER_UNITS = "features, expression or clinical variables may be in other units than the bundle was trained on"
 BEYOND_ALL_RANGE = "features, expression or clinical variables are far out of range"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One case's inputs as the networks take them, None for what the case lacks; and what was said of them."""
+
+    name: str  # the case's
+    rna: "torch.Tensor | None"  # [G]
+    clinical: "torch.Tensor | None"  # [C]
+    tiles: SlideTiles | None
+    said: Record
 
 
 class Predictor:
@@ -60,6 +72,21 @@ class Predictor:
 
         return load_encoder(self.bundle.manifest.slide.encoder, self.bundle.encoder_weights(), self.device, BundleError)
 
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def _encodes_in_half(self) -> bool:
+        """Whether the bundle's encoder computes in half precision on the device."""
+        import torch
+
+        from survfuse.slide.precision import encoder_precision
+        from survfuse.slide.registry import find_spec
+
+        spec = find_spec(self.bundle.manifest.slide.encoder, BundleError)
+        return encoder_precision(spec, self.device) != torch.float32
+
     def predict(
         self,
         case: Case,
@@ -80,12 +107,37 @@ class Predictor:
         Raises InputError for inputs that cannot be used, BundleError for a bundle that cannot, and EnvironmentFailure
         if the machine fails or time is too short.
         """
+        read = self.inputs(
+            case, modalities, seconds=seconds, omit_unusable_slide=omit_unusable_slide, show=show, said=said
+        )
+        return self.score(read, show=show)
+
+    def inputs(
+        self,
+        case: Case,
+        modalities: Sequence[str] | None = None,
+        *,
+        seconds: float | None = None,
+        omit_unusable_slide: bool = False,
+        show: bool = False,
+        said: Record | None = None,
+    ) -> Inputs:
+        """The first half of ``predict``: read the case's files and encode its tiles."""
         used = self.chosen(modalities)
         with recorded(show, said) as record:
             if modalities is None:
                 case = case.loaded()  # a file that is not JSON is refused, whether or not the bundle uses it
-            tiles, risk = self._risk(case, used, seconds, omit_unusable_slide)
-            return self._prediction(case, tiles, risk, record)
+            return self._inputs(case, used, seconds, omit_unusable_slide, record)
+
+    def score(self, inputs: Inputs, show: bool = False) -> Prediction:
+        """The second half of ``predict``: the ensemble's risk and what follows from it. Safe from several threads at
+        once, on as many of torch's threads as the calling one is set to."""
+        with recorded(show, inputs.said) as record:
+            tiles = inputs.tiles
+            features = tiles.features if tiles is not None else None
+            half = tiles is not None and tiles.half and self._on_gpu
+            risk = self.ensemble(features, inputs.rna, inputs.clinical, half=half)
+            return self._prediction(inputs.name, tiles, risk, record)
 
     def chosen(self, modalities: Sequence[str] | None) -> Combination:
         """Those of ``modalities`` that the bundle uses; None: all of them.
@@ -97,9 +149,7 @@ class Predictor:
         check_modalities(modalities, self.bundle.task.modalities)
         return ordered(modalities, self.bundle.modalities)
 
-    def _risk(
-        self, case: Case, used: Combination, seconds: float | None, omit: bool
-    ) -> "tuple[SlideTiles | None, EnsembleRisk]":
+    def _inputs(self, case: Case, used: Combination, seconds: float | None, omit: bool, record: Record) -> Inputs:
         bundle = self.bundle
         left_out = [name for name in bundle.modalities if name not in used]
         rna = expression_vector(case, bundle) if "rna" not in left_out else None
@@ -121,16 +171,15 @@ class Predictor:
             limit = None
             if seconds and case.slide is not None:
                 dimension = bundle.manifest.slide.dimension
-                limit = time_limit(seconds, ensemble, rna_values, clinical_values, dimension)
+                half = self._on_gpu and self._encodes_in_half
+                limit = time_limit(seconds, ensemble, rna_values, clinical_values, dimension, half)
             try:
                 slide = read_slide(case, bundle, self.device, limit, lambda: self.encoder)
             except InputError as problem:
                 self._leave_slide_out(problem, given, used, omit)
             else:
                 tiles = as_tiles(slide, bundle)
-        features = tiles.features if tiles is not None else None
-        half = tiles is not None and tiles.half and self.device.type == "cuda"
-        return tiles, ensemble(features, rna_values, clinical_values, half=half)
+        return Inputs(case.name, rna_values, clinical_values, tiles, record)
 
     def _check_scored(self, given: Combination, used: Combination) -> None:
         """Note what is not ``given`` of what is ``used``; raise InputError if the bundle cannot score the rest."""
@@ -156,12 +205,12 @@ class Predictor:
         warn(Note(f"the slide is left out: {problem}", ("the slide is left out",)))
         self._check_scored(rest, used)
 
-    def _prediction(self, case: Case, tiles: SlideTiles | None, risk: "EnsembleRisk", record: Record) -> Prediction:
+    def _prediction(self, name: str, tiles: SlideTiles | None, risk: "EnsembleRisk", record: Record) -> Prediction:
         """The prediction for an ensemble's risk; logs each step towards it."""
         bundle = self.bundle
         if not math.isfinite(risk.risk):
             raise InputError(f"the risk is {risk.risk}: {BEYOND_ALL_RANGE}")
-        terms = ", ".join(f"{name} {value:+.4f}" for name, value in risk.terms.items())
+        terms = ", ".join(f"{term} {value:+.4f}" for term, value in risk.terms.items())
         stage("risk", f"{risk.risk:+.4f} = {terms}, baseline {risk.baseline:+.4f}; on {device_name(self.device)}")
         self._warn_far_beyond(risk.risk)
         predicted = bundle.calibration.months(risk.risk)
@@ -177,7 +226,7 @@ class Predictor:
             shares = ", ".join(f"{share:.1%} at {at:g} months" for share, at in zip(survival, horizons, strict=True))
             stage("survival", f"event-free survival: {shares}")
         return Prediction(
-            name=case.name,
+            name=name,
             combination=risk.combination,
             months=months,
             beyond=beyond,

@@ -11,6 +11,7 @@ from survfuse.bundle.load import Bundle
 from survfuse.inputs.case import Case
 from survfuse.inputs.sockets import INPUTS_FILE, is_case, read_case
 from survfuse.runtime.errors import InputError
+from survfuse.runtime.log import stage
 from survfuse.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Pat
 
     cohort = read_cohort(source, cache, modalities=modalities, with_outcomes=False, task=bundle.task)
     if cohort.bags is not None:
-        bundle.manifest.slide.check_features(cohort.bags[0].dimension, cohort.encoder)
+        bundle.manifest.slide.check_features(cohort.bags[0].dimension, cohort.encoder, tile=cohort.tile)
+        if cohort.tile is None:
+            stage("features", f"tile size not stated; assumed to be the bundle's, {bundle.manifest.slide.tile}")
     return Cases(cohort.ids, lambda row: _cohort_case(cohort, row))
 
 

@@ -16,10 +16,12 @@ def time_limit(
     rna: "torch.Tensor | None",
     clinical: "torch.Tensor | None",
     dimension: int,
+    half: bool = False,
 ) -> TimeLimit:
     """The limit of a job that may take ``seconds``, with what follows the encoding estimated from the number of tiles.
 
-    The ensemble is timed on one and on two parts of a bag of tiles [N, ``dimension``]; the rest is linear.
+    The ensemble is called as it will be, in half precision if ``half``. It is timed on one and on two parts of a bag of
+    tiles [N, ``dimension``]; the rest is linear.
     """
     import torch
 
@@ -27,7 +29,7 @@ def time_limit(
 
     def taken(parts: int) -> float:
         started = elapsed()
-        ensemble(torch.zeros(parts * TILES_AT_A_TIME, dimension), rna, clinical)
+        ensemble(torch.zeros(parts * TILES_AT_A_TIME, dimension), rna, clinical, half=half)
         return elapsed() - started
 
     taken(1)  # the first pass also reads the weights from disk, and starts a GPU

@@ -74,7 +74,7 @@ def read_slide(
     if ``limit`` leaves too few tiles.
     """
     for source in (case.slide, case.mask, case.features):
-        if isinstance(source, Path):
+        if isinstance(source, Path) and not (source is case.slide and source.is_dir()):
             check_is_file(source)
     if case.features is not None:
         from survfuse.inputs.features import features_of
@@ -82,11 +82,10 @@ def read_slide(
         return features_of(case.features, case.name)
     assert case.slide is not None
     from survfuse.slide.extract import extract
-    from survfuse.slide.pixels import check_single_file
+    from survfuse.slide.parts import slide_file
 
-    check_single_file(case.slide)
-    settings, weights = bundle.manifest.slide, bundle.encoder_weights()
-    return extract(case.slide, case.mask, settings, weights, device, BundleError, encoder=encoder, limit=limit)
+    slide, settings, weights = slide_file(case.slide), bundle.manifest.slide, bundle.encoder_weights()
+    return extract(slide, case.mask, settings, weights, device, BundleError, encoder=encoder, limit=limit)
 
 
 def as_tiles(slide: "Features | Extracted", bundle: Bundle) -> SlideTiles:
@@ -96,8 +95,9 @@ def as_tiles(slide: "Features | Extracted", bundle: Bundle) -> SlideTiles:
     if not isinstance(slide, Features):
         return SlideTiles(slide.features, slide.half, slide.origins)
     settings = bundle.manifest.slide
-    settings.check_features(slide.values.shape[1], slide.encoder, slide.name)
+    settings.check_features(slide.values.shape[1], slide.encoder, slide.name, slide.tile)
     named_by = f"from {slide.encoder}" if slide.encoder else f"assumed to be from {settings.encoder}"
     tiles = f"{count(len(slide.values), 'tile')} × {settings.dimension}"
-    stage("features", f"{tiles}, {named_by}", *slide.notes)
+    size = f"of tiles of {slide.tile}" if slide.tile is not None else "tile size not stated"
+    stage("features", f"{tiles}, {named_by}, {size}", *slide.notes)
     return SlideTiles(slide.values, slide.half, slide.coordinates)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 
 from survfuse.runtime.extras import EXTRAS, extra_with, missing_packages
 
@@ -16,6 +17,26 @@ _MACHINE_ERRNOS = (
     errno.EDQUOT,
     errno.ESTALE,
     errno.ENODEV,
+)
+
+
+# How libraries say that memory ran out, beside their own types of error: torch's allocators, CUDA's runtime, cuDNN and
+# cuBLAS (pytorch #112377, #122068, #108645).
+_OUT_OF_MEMORY = re.compile(
+    "|".join(
+        (
+            r"CUDA out of memory",
+            r"CUDA (driver )?error: out of memory",
+            r"\bcudaErrorMemoryAllocation\b",
+            r"\bstd::bad_alloc\b",
+            r"DefaultCPUAllocator: (can't|not enough)",
+            r"NVML_SUCCESS\b.*INTERNAL ASSERT FAILED",  # the allocator, which asks NVML why it failed
+            r"unable to find an engine",  # cuDNN: each engine that fits the operation needs more workspace than is left
+            r"\bCU(DNN|BLAS|SOLVER|SPARSE|FFT)_(STATUS_)?ALLOC_FAILED\b",
+            r"\bCUDNN_STATUS_INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED\b",
+        )
+    ),
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -69,19 +90,31 @@ def is_machine_failure(error: BaseException) -> bool:
     return True
 
 
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on the CPU or on a device, by its type or its text.
+
+    >>> memory_ran_out(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")), memory_ran_out(MemoryError())
+    (True, True)
+    >>> memory_ran_out(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"))
+    False
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
 def as_survfuse_error(error: BaseException) -> SurvfuseError | None:
     """``error`` as a SurvfuseError; None for an unforeseen error.
 
-    Lack of memory has several types: Python's MemoryError, torch's OutOfMemoryError on a device, and a RuntimeError
-    from torch's allocator on the CPU.
+    A lack of memory has several types and texts, see ``memory_ran_out``.
     """
     if isinstance(error, SurvfuseError):
         return error
     if isinstance(error, KeyboardInterrupt):
         return EnvironmentFailure("interrupted from the keyboard")
     kind, text = type(error).__name__, str(error)
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        return EnvironmentFailure(f"memory ran out: {text or 'allocation refused'}")
+    if memory_ran_out(error):
+        return EnvironmentFailure(f"memory ran out: {text[:300] or 'allocation refused'}")
     if isinstance(error, ImportError) and ("failed to map segment" in text or "allocate memory" in text):
         # numpy wraps the cause in advice about its installation
         said = text.rpartition("Original error was: ")[2].partition("\n")[0]
@@ -89,8 +122,6 @@ def as_survfuse_error(error: BaseException) -> SurvfuseError | None:
     if isinstance(error, ModuleNotFoundError) and (extra := extra_with(error.name)):
         package = EXTRAS[extra][str(error.name).partition(".")[0]]
         return EnvironmentFailure(f"{package} is not installed: {_install(extra)}")
-    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text:
-        return EnvironmentFailure(f"memory ran out: {error}")
     if isinstance(error, RuntimeError) and (text == "can't start new thread" or kind == "BrokenThreadPool"):
         return EnvironmentFailure(f"no thread could be started: {text}")
     if kind == "AcceleratorError" or text.startswith(("CUDA error", "CUDA out of memory", "cuDNN error")):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 State = dict[str, Tensor]  # a network's tensors by name
@@ -20,6 +20,18 @@ def shapes_only() -> Iterator[None]:
     """
     with torch.device("meta"), _Unfilled():
         yield
+
+
+def freeze(network: nn.Module) -> None:
+    """Turn every parameter of ``network`` into a buffer of the same name, around the same memory.
+
+    torch keeps Python's lock throughout an operation that has a parameter among its arguments (2.9), so that no other
+    thread of the process could compute, or read the next tiles, meanwhile.
+    """
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
 
 
 def all_finite(tensor: Tensor) -> bool:

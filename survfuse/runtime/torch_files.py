@@ -33,6 +33,11 @@ def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> 
     except Exception as cause:
         # Arbitrary bytes can make the restricted unpickler fail in any way.
         if not is_machine_failure(cause):
+            if "numpy" in str(cause):
+                raise error(
+                    f"{path.name}: expected a tensor, found a pickled numpy array, which is not read; "
+                    "torch.save(torch.from_numpy(array), file) writes a tensor"
+                ) from cause
             raise error(f"{path.name}: cannot be read as a torch file ({type(cause).__name__})") from cause
         # Either the machine has run out of memory, or the file requested more than the limit.
         left = available_memory()

@@ -1,5 +1,6 @@
 """How much of each tile a mask covers."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,12 +29,13 @@ Part = tuple[slice, slice, Floats]  # rows and columns of tiles, and the area [r
 class Coverage:
     """The share of each tile's area that a mask covers, exact to rounding, summed over blocks of the mask.
 
-    The mask of ``mask_size`` (width, height) is stretched over the slide, whatever its resolution. The part of a tile
-    beyond the slide's border counts as not covered.
+    ``scale`` (x, y) is in mask pixels per level-0 pixel, from the corner that both share. The part of a tile beyond the
+    slide's border counts as not covered; ``beyond`` says whether any tissue lies there.
     """
 
-    def __init__(self, grid: Grid, mask_size: tuple[int, int]) -> None:
-        scale = (mask_size[0] / grid.width, mask_size[1] / grid.height)
+    def __init__(self, grid: Grid, scale: tuple[float, float]) -> None:
+        self.beyond = False
+        self._extent = (math.ceil(grid.width * scale[0] - _ROUNDING), math.ceil(grid.height * scale[1] - _ROUNDING))
         self._across = _Axis(grid.x.astype(np.float64) * scale[0], grid.side[0] * scale[0])
         self._down = _Axis(grid.y.astype(np.float64) * scale[1], grid.side[1] * scale[1])
         self._area = np.zeros((len(grid.y), len(grid.x)))
@@ -41,10 +43,14 @@ class Coverage:
     def parts(self, block: Block) -> list[Part]:
         """What ``block`` covers: a few numbers for each tile that it meets. Safe from several threads at once."""
         parts: list[Part] = []
-        height, width = block.tissue.shape
+        width, height = (max(0, end - at) for end, at in zip(self._extent, (block.column, block.row), strict=True))
+        if block.tissue[height + 1 :].any() or block.tissue[:, width + 1 :].any():  # but for a pixel of rounding
+            self.beyond = True
+        within = block.tissue[:height, :width]
+        height, width = within.shape
         for top in range(0, height, _PIECE):
             for left in range(0, width, _PIECE):
-                tissue = block.tissue[top : top + _PIECE, left : left + _PIECE]
+                tissue = within[top : top + _PIECE, left : left + _PIECE]
                 if not tissue.any():
                     continue
                 rows, row_overlap = self._down.overlap(block.row + top, tissue.shape[0])
@@ -75,7 +81,7 @@ def coverage(grid: Grid, mask_size: tuple[int, int], blocks: Iterable[Block]) ->
     >>> coverage(grid, (4, 2), [Block(0, 0, np.array([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=bool))]).tolist()
     [[1.0, 0.25]]
     """
-    summed = Coverage(grid, mask_size)
+    summed = Coverage(grid, (mask_size[0] / grid.width, mask_size[1] / grid.height))
     for block in blocks:
         summed.add(summed.parts(block))
     return summed.share()

@@ -37,7 +37,7 @@ def tile_features(
     damaged = DamagedTiles(slide.name, len(origins))
     batches = read_ahead(slide, grid, origins[order], encoder.spec.input_px, encoder.batch, encoder.device, damaged)
     encoded = np.zeros(len(origins), dtype=bool)  # in the order of reading
-    done, slowest, started = 0, 0.0, elapsed()
+    number, done, slowest, started = 0, 0, 0.0, elapsed()
     with encoder.autocast(), closing(batches):
         for tiles in progress(batches, len(origins), "encoding", len):
             if limit is not None and not limit.allows(slowest * encoder.in_flight, done + len(tiles)):
@@ -49,10 +49,12 @@ def tile_features(
                 features[places[batch]] = encoder(tiles)
             elif sound.any():
                 features[torch.from_numpy(order[batch][sound]).to(encoder.device)] = encoder(tiles[sound])
-            if limit is not None and not done and encoder.device.type == "cuda":
-                torch.cuda.synchronize()  # otherwise the first batch would seem to take no time
-            done += len(tiles)
-            slowest, started = max(slowest, elapsed() - started), elapsed()
+            if limit is not None and number < 2 and encoder.device.type == "cuda":
+                torch.cuda.synchronize()  # otherwise a batch that follows no other would seem to take no time
+            took, started = elapsed() - started, elapsed()
+            # The first batch also starts the device: it stands for the second one, and for none after that.
+            slowest = max(slowest, took) if number > 1 else took
+            number, done = number + 1, done + len(tiles)
     if done == len(origins) and not encoded.any():
         raise InputError(f"{slide.name}: has no pixels where {count(len(origins), 'tissue tile')} should be")
     rows = np.sort(order[encoded])

@@ -1,5 +1,6 @@
 """Tile encoders, ready to use: uint8 tiles in, features out."""
 
+import copy
 import ctypes
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from survfuse.runtime.errors import EnvironmentFailure, InputError, SurvfuseError
+from survfuse.runtime.errors import EnvironmentFailure, InputError, SurvfuseError, memory_ran_out
 from survfuse.slide.precision import encoder_precision
 from survfuse.slide.registry import EncoderSpec, find_spec
 from survfuse.slide.weights import load_network
@@ -50,6 +51,12 @@ class Encoder:
         """
         return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
 
+    def in_float32(self) -> "Encoder":
+        """This encoder, of the same network, computing in float32."""
+        other = copy.copy(self)
+        other.precision = torch.float32
+        return other
+
     def __call__(self, tiles: Tensor) -> Tensor:
         """Features [B, D], float32 on the device, of ``tiles`` [B, px, px, 3], uint8 RGB on the CPU.
 
@@ -60,7 +67,9 @@ class Encoder:
         if len(tiles) <= self.batch:
             try:
                 return self._encode(tiles)
-            except torch.OutOfMemoryError as cause:
+            except (RuntimeError, MemoryError) as cause:
+                if not memory_ran_out(cause):
+                    raise
                 if len(tiles) == 1:
                     raise EnvironmentFailure(f"{self.spec.name}: device memory cannot hold one tile") from cause
             # Outside the handler, so that the failed attempt's tensors are freed before the next one.

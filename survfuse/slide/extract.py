@@ -15,6 +15,7 @@ from survfuse.runtime.log import count, stage, warn
 from survfuse.slide.encode import tile_features
 from survfuse.slide.encoders import Encoder, load_encoder
 from survfuse.slide.grid import Grid
+from survfuse.slide.overflow import without_overflow
 from survfuse.slide.pixels import Slide
 from survfuse.slide.registry import find_spec
 from survfuse.slide.settings import SlideSettings
@@ -66,20 +67,21 @@ def extract(
         stage("slide", f"{slide.size[0]} × {slide.size[1]} px at {slide.mpp[0]:.4g} µm/px from {slide.mpp_source}")
         if max(slide.mpp) > 1.05 * settings.mpp:
             warn(f"{slide.name}: {max(slide.mpp):.3g} µm/px is coarser than {settings.mpp:g}; its tiles are enlarged")
-        grid = Grid.over(slide.size, slide.mpp, settings.tile_px, settings.mpp)
+        grid = Grid.over(slide.size, slide.mpp, settings.tile_px, settings.mpp, name=slide.name)
         tissue = find_tissue(slide, grid, mask, settings.min_coverage)
         stage("tissue", f"{count(len(tissue.origins), 'tile')} kept of {tissue.tiles:,}; {tissue.found_by}")
         ready = encoder() if encoder is not None else load_encoder(settings.encoder, weights, device, error)
         features, rows, damaged = tile_features(slide, grid, tissue.origins, ready, limit)
-        origins = tissue.origins[rows]
         if damaged:
             kept = count(len(tissue.origins), "tissue tile")
             warn(f"{slide.name}: {damaged:,} of {kept} cannot be read or have no pixels, and are left out")
+        finite, features = without_overflow(slide, grid, tissue.origins[rows], features, ready, limit)
+        origins = tissue.origins[rows][finite]
         _check_limit(len(features), len(tissue.origins) - damaged, limit)
         precision = str(ready.precision).removeprefix("torch.")
         if not features.isfinite().all():
             tile = origins[int((~features.isfinite().all(dim=1)).nonzero()[0])]
-            raise error(f"{spec.name} gives NaN or infinite features in {precision}, at {tile[0]}, {tile[1]} first")
+            raise error(f"{spec.name} gives NaN or infinite features in float32, at {tile[0]}, {tile[1]} first")
         stage(
             "features",
             f"{count(len(features), 'tile')} × {spec.dimension} by {spec.name} in {precision} on {device.type}",

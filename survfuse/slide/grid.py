@@ -32,18 +32,25 @@ class Grid:
 
     @classmethod
     def over(
-        cls, size: tuple[int, int], mpp: tuple[float, float], tile_px: int, tile_mpp: float, starts: int = 1
+        cls,
+        size: tuple[int, int],
+        mpp: tuple[float, float],
+        tile_px: int,
+        tile_mpp: float,
+        starts: int = 1,
+        name: str = "",
     ) -> "Grid":
         """The grid over a slide of ``size`` (width, height) at ``mpp`` (x, y) µm per pixel, both of level 0.
 
         Tiles are ``tile_px`` pixels of ``tile_mpp`` µm wide and high. With ``starts`` of 2 they begin at every half
-        side and overlap, with 3 at every third, and so on. Raises InputError if there are more than MOST_GRID_TILES.
+        side and overlap, with 3 at every third, and so on. Raises InputError, which calls the slide ``name``, if
+        there are more than MOST_GRID_TILES.
         """
         side = (tile_px * tile_mpp / mpp[0], tile_px * tile_mpp / mpp[1])
         tiles = math.prod(math.ceil(length / step * starts) for length, step in zip(size, side, strict=True))
         if tiles > MOST_GRID_TILES:
             raise InputError(
-                f"{size[0]:,} × {size[1]:,} px at {mpp[0]:.4g} µm/px are {tiles:,} tiles; "
+                f"{name + ': ' if name else ''}{size[0]:,} × {size[1]:,} px at {mpp[0]:.4g} µm/px are {tiles:,} tiles; "
                 f"expected at most {MOST_GRID_TILES:,}"
             )
         return cls(*size, side, _starts(size[0], side[0] / starts), _starts(size[1], side[1] / starts))

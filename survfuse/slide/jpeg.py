@@ -4,6 +4,9 @@ from survfuse.runtime.arrays import Pixels
 
 # The markers at which a JPEG begins and ends; within its coded pixels these bytes do not occur in sequence.
 _START, _END = b"\xff\xd8", b"\xff\xd9"
+# Put before a JPEG's other markers, JFIF's says that three components are YCbCr. That is what the TIFF states, which
+# libtiff follows; libjpeg alone would follow Adobe's marker, or components that are named R, G and B.
+_JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
 # Frame headers of JPEG (ITU-T T.81, Table B.1): all markers from C0 to CF but DHT, JPG and DAC.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -44,13 +47,12 @@ def shared_tables(tables: bytes | None) -> bytes:
 
 
 def decode(data: bytes, tables: bytes = _START) -> Pixels:
-    """A JPEG's pixels [h, w, 3] RGB; ``tables`` are the page's, from ``shared_tables``.
+    """The pixels [h, w, 3] in RGB of a JPEG in YCbCr, whatever its markers say; ``tables`` are from ``shared_tables``.
 
     Raises ValueError for any error or warning of libjpeg.
     """
     from simplejpeg import decode_jpeg
 
-    pixels: Pixels = decode_jpeg(
-        tables + data[len(_START) :], colorspace="RGB", fastdct=False, fastupsample=False, strict=True
-    )
+    whole = _START + _JFIF + tables[len(_START) :] + data[len(_START) :]
+    pixels: Pixels = decode_jpeg(whole, colorspace="RGB", fastdct=False, fastupsample=False, strict=True)
     return pixels

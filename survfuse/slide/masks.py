@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.runtime.arrays import Bools, Floats
+from survfuse.runtime.arrays import Floats
 from survfuse.runtime.errors import InputError, is_machine_failure
 from survfuse.runtime.log import warn
 from survfuse.runtime.watch import reading
-from survfuse.slide.coverage import Block, Coverage, Part, coverage
+from survfuse.slide.coverage import Block, Coverage, Part
 from survfuse.slide.grid import Grid
+from survfuse.slide.mask_place import MaskPlace, mask_place, stated_mpp
+from survfuse.slide.mask_values import MaskValues
 from survfuse.slide.mha import read_mha
+from survfuse.slide.orientation import check_orientation
 from survfuse.slide.pixels import Slide
 from survfuse.slide.tiff import UNREADABLE, has_unsound_jpeg, pages_of, tifffile_complaints
 
@@ -34,7 +37,6 @@ _MOST_INNER = 100  # pages of a mask that lie within its first
 _JPEG = 7
 # Of TIFF 6.0, and deflate by its two numbers, LZMA and Zstandard: none unpacks to more than the size of a tile.
 _CODINGS = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 34925, 50000)
-_ASPECT_WARN, _ASPECT_REFUSE = 0.02, 0.10  # relative difference between mask and slide in width over height
 
 _Segment = tuple[NDArray[Any] | None, tuple[int, int, int, int, int], tuple[int, int, int, int]]  # tifffile's
 
@@ -42,8 +44,9 @@ _Segment = tuple[NDArray[Any] | None, tuple[int, int, int, int, int], tuple[int,
 def mask_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[Floats, str]:
     """The share of each tile [rows, columns] that the mask file covers, and in words how the mask was read.
 
-    A mask has the slide's shape at any resolution; pixels that are not 0 are tissue. Raises InputError for a mask that
-    cannot be read, is finer than the slide, or has another shape.
+    A mask has the slide's shape at any resolution, or states the resolution by which it is placed (``mask_place``);
+    ``MaskValues`` says which of its values are tissue. Raises InputError for a mask that cannot be read, is finer than
+    the slide, has another shape, or is to be turned or mirrored.
     """
     with reading(path.name) as go_on:
         if path.suffix.lower() in (".mha", ".mhd"):
@@ -58,12 +61,22 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], Non
         with tifffile_complaints() as complaints, tifffile.TiffFile(path) as file:
             page, level = _coarsest_page(file, slide, grid)
             size = (page.imagewidth, page.imagelength)
-            _check_aspect(path.name, size, slide.size)
+            check_orientation(path.name, page)
+            first = file.pages[0].aspage()
+            place = mask_place(path.name, (first.imagewidth, first.imagelength), stated_mpp(first), slide, grid).at(
+                size
+            )
             if any(mask > _FINEST * px + _BAND for mask, px in zip(size, slide.size, strict=True)):
                 raise InputError(f"{path.name}: {size[0]:,} × {size[1]:,} px, expected no more than the slide has")
             _check_coding(path, page)
-            summed = Coverage(grid, size)
-            _add_page(page, summed, go_on)
+            share, how = _summed(
+                path.name,
+                size,
+                place,
+                grid,
+                page.compression == _JPEG,
+                lambda summed, values: _add_page(page, summed, values, go_on),
+            )
     except UNREADABLE as cause:
         if is_machine_failure(cause):
             raise
@@ -74,7 +87,32 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], Non
         if complaint.startswith("<tifffile.TiffPages"):
             raise InputError(f"{path.name}: cannot be read as a TIFF mask ({complaint})")
         warn(f"{path.name}: {complaint}")
-    return summed.share(), f"mask level {level}, {size[0]} × {size[1]} px"
+    return share, f"mask level {level}, {how}"
+
+
+def _summed(
+    name: str,
+    size: tuple[int, int],
+    place: MaskPlace,
+    grid: Grid,
+    lossy: bool,
+    add: Callable[[Coverage, MaskValues], None],
+) -> tuple[Floats, str]:
+    """The shares that ``add`` sums and how the mask was read, in words.
+
+    It is called once more if the values that it met ask for another rule, or if there is tissue beyond the slide.
+    """
+    values, summed = MaskValues(), Coverage(grid, place.scale)
+    add(summed, values)
+    if limit := values.better_limit(lossy):
+        values, summed = MaskValues(limit), Coverage(grid, place.scale)
+        add(summed, values)
+    if summed.beyond and place.stated:
+        warn(f"{name}: marks tissue beyond the slide{place.described()}; it is stretched over the slide instead")
+        place = MaskPlace(size, (size[0] / grid.width, size[1] / grid.height))
+        summed = Coverage(grid, place.scale)
+        add(summed, values)
+    return summed.share(), f"{size[0]} × {size[1]} px{place.described()}{values.described()}"
 
 
 def _coarsest_page(file: "TiffFile", slide: Slide, grid: Grid) -> tuple["TiffPage", int]:
@@ -121,23 +159,21 @@ def _check_coding(path: Path, page: "TiffPage") -> None:
         raise InputError(f"{path.name}: a JPEG in it is damaged, or states more pixels than its tile has")
 
 
-def _add_page(page: "TiffPage", summed: Coverage, go_on: Callable[[], None]) -> None:
-    """Add the page to ``summed``, tile by tile or strip by strip as they are decoded.
-
-    A pixel is tissue if any of its colour samples is not 0; alpha does not count.
-    """
+def _add_page(page: "TiffPage", summed: Coverage, values: MaskValues, go_on: Callable[[], None]) -> None:
+    """Add the page to ``summed``, tile by tile or strip by strip as they are decoded; alpha does not count."""
     name, colours = page.parent.filehandle.name, max(1, page.samplesperpixel - len(page.extrasamples))
     # Grey from black, RGB, and JPEG's YCbCr, which is decoded to RGB. Grey from white stores white as 0, and a palette
     # stores places in a table of colours: there 0 need not mean background.
     if page.photometric not in (1, 2, 6):
-        raise InputError(f"mask stored as {_name(page.photometric)}: expected grey from black, or RGB")
+        found = _name(page.photometric)
+        raise InputError(f"{name}: mask stored as {found}: expected grey from black, or RGB")
     if page.planarconfig == 2 and page.samplesperpixel > 1:
         # Each sample has its own plane: the samples of a pixel are far apart in the file.
         _check_held(name, page.nbytes, "in separate planes")
-        summed.add(summed.parts(Block(0, 0, _tissue(page.asarray()[:colours], axis=0))))
+        summed.add(summed.parts(Block(0, 0, values.tissue(page.asarray()[:colours], axis=0))))
         return
     if page.is_memmappable:
-        for block in _mapped_bands(page, colours):
+        for block in _mapped_bands(page, colours, values):
             go_on()
             summed.add(summed.parts(block))
         return
@@ -149,8 +185,9 @@ def _add_page(page: "TiffPage", summed: Coverage, go_on: Callable[[], None]) -> 
         decoded, (_, _, row, column, _), (_, height, width, _) = segment
         if decoded is None:  # left out of the file: all zero
             return None
-        # A tile that extends beyond the image's border is decoded whole; height and width are the part within.
-        return Block(row, column, _tissue(decoded[0, :height, :width, :colours]))
+        # A tile that extends beyond the image's border is decoded whole, and holds there what its writer pleased.
+        height, width = min(height, page.imagelength - row), min(width, page.imagewidth - column)
+        return Block(row, column, values.tissue(decoded[0, :height, :width, :colours]))
 
     def parts_of(segment: _Segment) -> list[Part]:
         block = block_of(segment)
@@ -179,7 +216,7 @@ def _joined(strips: Iterable[Block]) -> Iterator[Block]:
         yield Block(waiting[0].row, 0, np.concatenate([block.tissue for block in waiting]))
 
 
-def _mapped_bands(page: "TiffPage", colours: int) -> Iterator[Block]:
+def _mapped_bands(page: "TiffPage", colours: int, values: MaskValues) -> Iterator[Block]:
     """Rows of a page that lies uncompressed and in one piece in its file."""
     width, samples = page.imagewidth, page.samplesperpixel
     dtype = _dtype(page).newbyteorder(page.parent.byteorder)
@@ -188,34 +225,33 @@ def _mapped_bands(page: "TiffPage", colours: int) -> Iterator[Block]:
         shape = (min(band, page.imagelength - top), width, samples)
         offset = page.dataoffsets[0] + top * width * samples * dtype.itemsize
         # Each band is mapped anew, so that the memory of the one before is freed.
-        values = np.memmap(page.parent.filehandle.path, dtype, "r", offset, shape)
-        yield Block(top, 0, _tissue(values[..., :colours]))
+        band_values = np.memmap(page.parent.filehandle.path, dtype, "r", offset, shape)
+        yield Block(top, 0, values.tissue(band_values[..., :colours]))
 
 
 def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[Floats, str]:
     import SimpleITK as sitk
 
     image = read_mha(path, LARGEST_HELD)
-    width, height = image.GetSize()[:2]
-    _check_aspect(path.name, (width, height), slide.size)
-    values = sitk.GetArrayViewFromImage(image).reshape(height, width, image.GetNumberOfComponentsPerPixel())
-    return coverage(grid, (width, height), _bands(values)), f"mask {width} × {height} px"
+    size = image.GetSize()[:2]
+    spacing = image.GetSpacing()  # mm; 1 if the file states none
+    mpp = (1000.0 * spacing[0], 1000.0 * spacing[1])
+    place = mask_place(path.name, (size[0], size[1]), mpp, slide, grid)
+    samples = sitk.GetArrayViewFromImage(image).reshape(size[1], size[0], image.GetNumberOfComponentsPerPixel())
+
+    def add(summed: Coverage, values: MaskValues) -> None:
+        for block in _bands(samples, values):
+            summed.add(summed.parts(block))
+
+    share, how = _summed(path.name, size, place, grid, False, add)
+    return share, f"mask {how}"
 
 
-def _bands(values: NDArray[Any]) -> Iterator[Block]:
+def _bands(samples: NDArray[Any], values: MaskValues) -> Iterator[Block]:
     """Rows of an image [h, w, samples] held in memory; of two and four samples the last is alpha."""
-    colours = {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])
-    for top in range(0, len(values), _BAND):
-        yield Block(top, 0, _tissue(values[top : top + _BAND, :, :colours]))
-
-
-def _tissue(values: NDArray[Any], axis: int = -1) -> Bools:
-    """Pixels that any of their samples, along ``axis``, marks as tissue: by a number that is not 0, nor NaN."""
-    marked = values != 0
-    if values.dtype.kind in "fc":
-        marked &= ~np.isnan(values)
-    tissue: Bools = marked.any(axis=axis)
-    return tissue
+    colours = {2: 1, 4: 3}.get(samples.shape[-1], samples.shape[-1])
+    for top in range(0, len(samples), _BAND):
+        yield Block(top, 0, values.tissue(samples[top : top + _BAND, :, :colours]))
 
 
 def _dtype(page: "TiffPage") -> np.dtype[np.generic]:
@@ -232,16 +268,3 @@ def _name(number: int) -> str:
 def _check_held(name: str, size: int, how: str) -> None:
     if size > LARGEST_HELD:
         raise InputError(f"{name}: {size:,} bytes {how} cannot be held; expected at most {LARGEST_HELD:,}, or tiles")
-
-
-def _check_aspect(name: str, mask: tuple[int, int], slide: tuple[int, int]) -> None:
-    """Check that mask and slide (width, height) have one shape, up to a pixel of rounding on each side of the mask."""
-    wide = (mask[0] + 1) / max(mask[1] - 1, 1) * slide[1] / slide[0]
-    narrow = max(mask[0] - 1, 1) / (mask[1] + 1) * slide[1] / slide[0]
-    off = max(1.0 / wide - 1.0, narrow - 1.0, 0.0)
-    if off > _ASPECT_REFUSE:
-        raise InputError(
-            f"{name}: {mask[0]} × {mask[1]} px does not have the slide's shape, {slide[0]} × {slide[1]} px"
-        )
-    if off > _ASPECT_WARN:
-        warn(f"{name}: {mask[0]} × {mask[1]} px is stretched by {off:.1%} to the slide's {slide[0]} × {slide[1]} px")

@@ -4,7 +4,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ def read_mha(path: Path, largest: int) -> "Image":
         with _native_silence():
             reader.ReadImageInformation()
         size: tuple[int, ...] = reader.GetSize()
+        _check_direction(path, len(size), reader.GetDirection())
         if any(extent != 1 for extent in size[2:]):
             raise InputError(f"{path.name}: expected one plane, found an image of size {size}")
         bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
@@ -62,16 +63,23 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
     start = 0
     while "ElementDataFile" not in header:
         end = data.find(b"\n", start)
-        line = re.fullmatch(rb"(\w+) = ([ -~]*)\r?", data[start:end]) if end >= 0 else None
+        line = re.fullmatch(rb"(\w+) = ([^\0-\x1f\x7f]*)\r?", data[start:end]) if end >= 0 else None
         if line is None or line[1].decode() in header:
             raise InputError(f"{path.name}: cannot be read as an MHA mask (expected a header of lines KEY = VALUE)")
-        header[line[1].decode()] = line[2].decode().strip()
+        header[line[1].decode()] = line[2].decode("utf-8", errors="replace").strip()
         start = end + 1
     name = header["ElementDataFile"]
     beside = path.suffix.lower() == ".mhd" and re.fullmatch(r"\w[\w .-]*", name) and name != "LIST"
     if name != "LOCAL" and not beside:
         raise InputError(f"{path.name}: cannot be read as an MHA mask (expected its pixels in the file itself)")
     return header, start
+
+
+def _check_direction(path: Path, axes: int, direction: Sequence[float]) -> None:
+    """Raise InputError unless the axes of the image [axes · axes] run as its pixels are stored."""
+    if any(abs(cosine - (place % (axes + 1) == 0)) > 1e-3 for place, cosine in enumerate(direction)):
+        stated = " ".join(f"{cosine:g}" for cosine in direction)
+        raise InputError(f"{path.name}: states TransformMatrix {stated}; expected pixels stored as they are shown")
 
 
 def _check_pixels(path: Path, header: Mapping[str, str], start: int, expected: int) -> None:

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -14,12 +15,14 @@ from survfuse.runtime.arrays import Pixels
 from survfuse.runtime.errors import EnvironmentFailure, InputError, is_machine_failure
 from survfuse.runtime.watch import reading
 from survfuse.slide.damage import BlankRegionError, DamagedRegionError
-from survfuse.slide.resolution import property_number, resolution
-from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels
+from survfuse.slide.kinds import kind_of
+from survfuse.slide.parts import check_parts
+from survfuse.slide.resolution import resolution
+from survfuse.slide.stated import property_number
+from survfuse.slide.tiff import DamagedTileError, LostTileError, TiffLevels, check_orientations
 
-# OpenSlide's names of the formats in which a slide is one file.
-_SINGLE_FILE = ("aperio", "generic-tiff", "hamamatsu", "leica", "philips", "sakura", "trestle", "ventana", "zeiss")
 _TIFF_VENDORS = ("generic-tiff", "aperio")  # formats whose levels are pages of a TIFF, tile by tile
+_OTHER_TIFF_VENDORS = ("hamamatsu", "leica", "philips", "trestle", "ventana")  # and of others in a TIFF
 # A level may be this much coarser than asked and still count as fine enough: pyramids round their sizes.
 _ROUNDED = 1.002
 _LARGEST_TILE = 2**25  # pixels of one of the slide's own tiles, which are decoded whole
@@ -39,12 +42,14 @@ class Slide:
         self._renewing = threading.Lock()
         try:
             with reading(path.name):
+                check_parts(path)
                 self._slide = openslide.OpenSlide(path)
-                properties = dict(self._slide.properties)
+                properties = _properties(self._slide)
                 self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
                 self._dimensions, self._downsamples = self._slide.level_dimensions, self._slide.level_downsamples
         except openslide.OpenSlideUnsupportedFormatError as cause:
-            raise InputError(f"{path.name}: not a slide that OpenSlide reads (for example a tiled TIFF)") from cause
+            expected = "not a slide that OpenSlide reads (for example a tiled TIFF)"
+            raise InputError(f"{path.name}: {expected}; found {kind_of(path)}") from cause
         except (openslide.OpenSlideError, OSError) as cause:
             if is_machine_failure(cause):
                 raise EnvironmentFailure(f"{path.name}: cannot be opened ({cause})") from cause
@@ -60,6 +65,8 @@ class Slide:
         # What an Aperio level leaves out, OpenSlide takes from the level above: that is left to it.
         try:
             with reading(path.name):
+                if vendor in _OTHER_TIFF_VENDORS:
+                    check_orientations(path, vendor == "hamamatsu")
                 self._tiff = TiffLevels(path, vendor == "generic-tiff") if vendor in _TIFF_VENDORS else None
         except BaseException:
             self._slide.close()
@@ -163,15 +170,13 @@ class Slide:
         return DamagedRegionError(f"{self.name}: the region at {origin[0]}, {origin[1]} cannot be read ({cause})")
 
 
-def check_single_file(path: Path) -> None:
-    """Raise InputError for a slide whose pixels lie in other files than ``path``."""
-    try:
-        with reading(path.name):
-            vendor = openslide.OpenSlide.detect_format(path)
-    except (openslide.OpenSlideError, OSError):
-        return  # opening the slide will say what is wrong
-    if vendor is not None and (vendor not in _SINGLE_FILE or path.suffix.lower() in (".vms", ".vmu")):
-        raise InputError(f"{path.name}: a slide in several files ({vendor}); expected a single file")
+def _properties(slide: openslide.OpenSlide) -> dict[str, str]:
+    """A slide's properties, without those whose names are not UTF-8: openslide-python lists them, but finds none."""
+    properties = {}
+    for name in slide.properties:
+        with suppress(KeyError):
+            properties[name] = slide.properties[name]
+    return properties
 
 
 def _is_reduced(size: tuple[int, int], whole: tuple[int, int]) -> bool:

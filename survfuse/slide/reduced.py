@@ -51,7 +51,8 @@ class _Reduced:
                 return
             self.unread[place] = True
             if self.unread.mean() > MOST_DAMAGED:
-                raise InputError(f"more than {MOST_DAMAGED:.0%} of the slide cannot be read; {problem}") from problem
+                share = f"{MOST_DAMAGED:.0%} of the slide"
+                raise InputError(f"{self._slide.name}: more than {share} cannot be read; {problem}") from problem
 
 
 def _halves(length: int) -> list[tuple[int, int]]:

@@ -4,10 +4,25 @@ from dataclasses import dataclass
 
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import is_number
+from survfuse.runtime.log import warn
 from survfuse.slide.registry import known_encoder
 
 # A resolution outside this range is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
-PLAUSIBLE_MPP = (0.05, 5.0)  # µm per level-0 pixel
+PLAUSIBLE_MPP = (0.1, 5.0)  # µm per level-0 pixel; the finest that scanners give is 0.11
+
+
+_SAME, _ALIKE = 1.02, 1.2  # ratio of two tiles' widths up to which they are the same, and similar enough
+
+
+@dataclass(frozen=True)
+class StatedTile:
+    """The tile that a file states its features to be of."""
+
+    px: float  # wide and high
+    mpp: float  # µm per pixel
+
+    def __str__(self) -> str:
+        return f"{self.px * self.mpp:.4g} µm ({self.px:.4g} px of {self.mpp:.4g} µm)"
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,11 @@ class SlideSettings:
     assumed_mpp: float | None = None  # µm per level-0 pixel for a slide that states none
     weights: str | None = None  # file in the bundle; None: the encoder's embedded weights, if it has any
     embedded_sha256: str | None = None  # of the embedded weights
+
+    @property
+    def tile(self) -> StatedTile:
+        """The tile that features are of."""
+        return StatedTile(self.tile_px, self.mpp)
 
     def problem(self) -> str | None:
         """What is out of range, in words; None if every setting is sound.
@@ -43,11 +63,11 @@ class SlideSettings:
             return f"expected an assumed resolution of {low} to {high} µm per pixel, found {self.assumed_mpp}"
         return None
 
-    def check_features(self, length: int, encoder: str | None, name: str = "") -> None:
+    def check_features(self, length: int, encoder: str | None, name: str = "", tile: StatedTile | None = None) -> None:
         """Check that tile features [N, length], which ``name`` calls, are as these settings make them.
 
-        ``encoder`` is what their file states; None, if it states none, passes. Raises InputError for another length or
-        encoder.
+        ``encoder`` and ``tile`` are what their file states; None, if it states none, passes. Raises InputError for
+        another length or encoder, and for tiles of another width on the slide; warns of those that differ a little.
 
         >>> SlideSettings("uni", 1024).check_features(1024, "uni_v1")
         >>> SlideSettings("uni", 1024).check_features(1280, None, "slide.h5")
@@ -60,6 +80,12 @@ class SlideSettings:
             raise InputError(f"{start}features of length {length}, but the bundle takes {takes}")
         if encoder is not None and known_encoder(encoder) != known_encoder(self.encoder):
             raise InputError(f"{start}features of {encoder!r}, but the bundle takes those of {self.encoder!r}")
+        own = self.tile
+        ratio = tile.px * tile.mpp / (own.px * own.mpp) if tile is not None else 1.0
+        if not 1.0 / _ALIKE <= ratio <= _ALIKE:
+            raise InputError(f"{start}features of tiles of {tile}, but the bundle takes those of {own}")
+        if not 1.0 / _SAME <= ratio <= _SAME:
+            warn(f"{start}features of tiles of {tile}; the bundle was trained on those of {own}")
 
 
 def _within(value: object, low: float, high: float) -> bool:

@@ -22,6 +22,7 @@ import numpy as np
 from survfuse.runtime.arrays import Pixels
 from survfuse.runtime.errors import InputError
 from survfuse.slide.jpeg import decode, frame_header, has_end, shared_tables, without_padding
+from survfuse.slide.orientation import check_orientation
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -48,7 +49,7 @@ class TiffLevels:
         """Open ``path``, a slide as OpenSlide has found; a file that is not such a TIFF has no levels.
 
         With ``sparse``, tiles that the file leaves out are white; without, a level that leaves any out does not count.
-        Raises InputError for a tile that states more bytes than the file has.
+        Raises InputError for a tile that states more bytes than the file has, and for tiles that are to be turned.
         """
         self._levels: dict[tuple[int, int], _Level] = {}
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -144,6 +145,19 @@ def pages_of(file: "TiffFile") -> Iterator["TiffPage"]:
     raise ValueError(f"more than {_MOST_PAGES:,} pages")
 
 
+def check_orientations(path: Path, ndpi: bool) -> None:
+    """Raise InputError for a slide in a TIFF of which any page is to be turned or mirrored; no other file is refused.
+
+    For formats whose levels are not known to be pages with tiles. ``ndpi`` says whether offsets may have 64 bits, as in
+    Hamamatsu's; tifffile alone would go by the file's suffix.
+    """
+    import tifffile
+
+    with suppress(*UNREADABLE), tifffile_complaints(), tifffile.TiffFile(path, is_ndpi=ndpi) as file:
+        for page in pages_of(file):
+            check_orientation(path.name, page)
+
+
 def has_unsound_jpeg(path: Path, page: "TiffPage") -> bool:
     """Whether a JPEG of the page is damaged, has no end, or states more pixels than its tile or strip has."""
     height = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
@@ -214,8 +228,13 @@ def _plain_levels(path: Path, length: int, sparse: bool) -> dict[tuple[int, int]
     """The plain pages of a file of ``length`` bytes by their size; none of a size that several pages have."""
     import tifffile
 
-    with tifffile_complaints(), tifffile.TiffFile(path) as file:
-        pages = list(pages_of(file))
+    # A suffix would make it Hamamatsu's, which OpenSlide found it is not.
+    with tifffile_complaints(), tifffile.TiffFile(path, is_ndpi=False) as file:
+        pages = []
+        for page in pages_of(file):
+            if page.is_tiled:  # the others, such as the picture of a label, are none of OpenSlide's levels
+                check_orientation(path.name, page)
+            pages.append(page)
         if any(max(page.databytecounts, default=0) > length for page in pages):
             # OpenSlide would allocate as much as is stated, and end the process if there is not so much memory.
             raise InputError(f"{path.name}: states a tile of more bytes than the file has")

@@ -15,6 +15,8 @@ from survfuse.slide.masks import mask_coverage
 from survfuse.slide.pixels import Slide
 from survfuse.slide.stained import doubt, stained_tissue
 
+_FEW = 4  # tiles of a slide that is hardly one: its resolution may be why
+
 
 @dataclass(frozen=True)
 class Tissue:
@@ -47,7 +49,8 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
         share = coverage(grid, (found.tissue.shape[1], found.tissue.shape[0]), [Block(0, 0, found.tissue)])
     origins = grid.origins(covered(share, least))
     if not len(origins):
+        few = f"; its {slide.mpp[0]:.3g} µm per pixel make it that small" if len(grid) <= _FEW else ""
         raise NoTissueError(
-            f"{slide.name}: none of {count(len(grid), 'tile')} is at least {least:.0%} tissue ({found_by})"
+            f"{slide.name}: none of {count(len(grid), 'tile')} is at least {least:.0%} tissue ({found_by}){few}"
         )
     return Tissue(origins, len(grid), found_by)

@@ -83,11 +83,12 @@ class FittedTogether:
         for member in members:
             torch.manual_seed(member.seed)
             networks.append(build(family, sizes))
-        self._network: Network = networks[0].to(device)
+        # Stacked before the first network moves: it would take its own weights along, away from the others'.
         self._parameters = {
             name: torch.stack([dict(network.named_parameters())[name].detach() for network in networks]).to(device)
             for name in dict(networks[0].named_parameters())
         }
+        self._network: Network = networks[0].to(device)
         self._optimiser = self._new_optimiser()
         self._best = {name: value.clone() for name, value in self._parameters.items()}
         # Each member has its own random stream, so that what it draws does not depend on the members fitted with it.

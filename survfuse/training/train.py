@@ -56,7 +56,7 @@ def train(
     The bundle appears whole, and only then are the members in ``work`` removed. A run that is killed and restarted
     ends with the same bundle; on the CPU the same cohort and protocol give the same bytes.
 
-    Raises InputError if ``out`` holds another bundle, for features that are not of the encoder's length, for a cohort
+    Raises InputError if ``out`` holds another bundle, for features of another length, encoder or tile, for a cohort
     that is too small for its folds or lacks a modality that the fusion needs, and if nothing is learnt.
     """
     check_out(out, work)
@@ -65,6 +65,10 @@ def train(
             f"features of length {cohort.bags[0].dimension}, but {settings.encoder} gives {settings.dimension}; "
             "see --encoder"
         )
+    if cohort.bags is not None:
+        settings.check_features(cohort.bags[0].dimension, cohort.encoder, tile=cohort.tile)
+        if cohort.tile is None:
+            stage("features", f"tile size not stated; taken to be {settings.tile}, by --encoder and --mpp")
     stage("cohort", f"{count(len(cohort.ids), 'patient')}, {count(int(cohort.events.sum()), 'event')}")
     where = executor or LocalExecutor(torch.device("cpu"))
     data = training_data(cohort, protocol, sizes)

@@ -1,0 +1,13 @@
+"""How threads wait for each other."""
+
+import os
+
+
+def wait_asleep() -> None:
+    """Let OpenMP's threads sleep while they wait, for processes of their own: to be called before torch is imported.
+
+    By default they spin. On a machine that others use as well, they then burn the time slices that the thread they wait
+    for needs. An OMP_WAIT_POLICY or GOMP_SPINCOUNT (libgomp) of the environment stays.
+    """
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")

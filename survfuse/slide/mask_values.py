@@ -1,0 +1,63 @@
+"""Which values of a mask mark tissue."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from survfuse.runtime.arrays import Bools
+
+_FEW = 16  # distinct values up to which they are labels: of background, and of kinds of tissue
+
+
+@dataclass
+class MaskValues:
+    """A mask's rule for tissue, and the values met while it is applied. Safe from several threads at once.
+
+    Without a ``limit`` every value but 0 and NaN is tissue: in a mask of a few labels each names a kind of tissue. With
+    one, values from there on are: lossy coding makes grey of the border between two labels and noise of 0, and a
+    probability is no label.
+    """
+
+    limit: float = 0.0
+    _seen: set[float] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tissue(self, values: NDArray[Any], axis: int = -1) -> Bools:
+        """Pixels that any of their samples, along ``axis``, marks as tissue."""
+        marked: Bools
+        if not self.limit:
+            self._look_at(values)
+        marked = values >= self.limit if self.limit else values != 0
+        if not self.limit and values.dtype.kind in "fc":
+            marked = marked & ~np.isnan(values)
+        tissue: Bools = np.asarray(marked.any(axis=axis))
+        return tissue
+
+    def better_limit(self, lossy: bool) -> float:
+        """Half of the largest value met if the mask is coded with loss or its values are more than a few, else 0."""
+        largest = max(self._seen, default=0.0)
+        return largest / 2.0 if largest > 0.0 and (lossy or len(self._seen) > _FEW) else 0.0
+
+    def described(self) -> str:
+        """The rule in words, for the log; empty for the usual one."""
+        return f", of which values from {self.limit:g} on are tissue" if self.limit else ""
+
+    def _look_at(self, values: NDArray[Any]) -> None:
+        """Keep the distinct values, as long as they are few, and the largest."""
+        if not values.size or values.dtype.kind not in "buif":
+            return
+        lowest, largest = values.min(), values.max()
+        if lowest == largest or len(self._seen) > _FEW:
+            found = {float(largest)}
+        elif values.dtype == np.uint8:
+            found = set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).astype(float).tolist())
+        else:
+            found = set(np.unique(values).astype(float).tolist())
+        found = {value for value in found if np.isfinite(value)}
+        with self._lock:
+            many = self._seen | found
+            # Of more than a few, only their number and the largest matter.
+            self._seen = many if len(many) <= 2 * _FEW else {*sorted(many)[-_FEW - 1 :]}

@@ -1,0 +1,104 @@
+"""What runs on a GPU, with a pretended one: every tensor is where its operation needs it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pretended_gpu import H100, T4, pretended_gpu
+
+from survfuse.cohort.bags import Bag
+from survfuse.networks.build import build
+from survfuse.networks.ensemble import Ensemble, Member
+from survfuse.networks.families import families_of
+from survfuse.networks.sizes import Sizes
+from survfuse.networks.weighting import MemberWeight, RiskScale
+from survfuse.slide.encoders import Encoder
+from survfuse.slide.registry import ENCODERS
+from survfuse.slide.weights import build_network
+from survfuse.tasks.modalities import all_combinations, combination_name
+from survfuse.training.fit_networks import fit_networks
+from survfuse.training.folds import nested_splits
+from survfuse.training.member import Prepared
+from survfuse.training.member_risks import network_risks
+from survfuse.training.protocol import Optimisation
+
+SIZES = Sizes(
+    tile=6, bag=8, attention=4, genes=7, rna=(8, 6), clinical=5, rank=4, pairs=(4, 3, 2), hidden=5, embedding=3,
+    factors=2, fused=4, stand_ins=True,
+)  # fmt: skip
+MODALITIES = ("slide", "rna", "clinical")
+FAMILIES = families_of(MODALITIES)
+NEURAL = [name for name, family in FAMILIES.items() if not family.linear]
+PATIENTS = 40
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    """40 patients' tiles, vectors and outcomes, and splits for four members."""
+    random = np.random.default_rng(0)
+    clinical, rna = (torch.from_numpy(random.standard_normal((PATIENTS, n))).float() for n in (5, 7))
+    bags = [Bag.of(torch.from_numpy(random.standard_normal((3 + n % 6, 6))).float()) for n in range(PATIENTS)]
+    times, events = random.exponential(50.0, PATIENTS), np.arange(PATIENTS) % 3 > 0
+    splits = nested_splits(times, events, 2, 2, 1, seed=0)
+    members = [Prepared(split, 10 + n, {"rna": rna, "clinical": clinical}) for n, split in enumerate(splits)]
+    return members, bags, times, events
+
+
+@pytest.mark.parametrize("family", NEURAL)
+def test_networks_of_every_family_are_fitted_on_a_gpu(cohort, family):
+    members, bags, times, events = cohort
+    optimisation = replace(Optimisation(epochs=2, patience=2, tiles=4), modality_dropout=0.2)
+    with pretended_gpu() as gpu:
+        fitted = fit_networks(FAMILIES[family], SIZES, members, bags, times, events, optimisation, 3, gpu)
+        assert len(fitted) == len(members)
+        assert {value.device.type for member in fitted for value in member.state.values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cohort_is_scored_on_a_gpu(cohort, family):
+    members, bags, *_ = cohort
+    sizes = replace(SIZES, tile=6)
+    if FAMILIES[family].linear and "slide" in FAMILIES[family].modalities:
+        pytest.skip("its slides are clusters of tiles, fitted on the CPU")
+    with pretended_gpu() as gpu:
+        network = build(FAMILIES[family], sizes)
+        risks = network_risks(network, bags, members[0].inputs, all_combinations(MODALITIES)[:1], [0, 3, 5], gpu)
+        assert [(value.shape, value.device.type) for value in risks.values()] == [((3,), "cpu")]
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_case_is_scored_on_a_gpu_by_members_of_every_family(family, half):
+    if FAMILIES[family].linear and "slide" in FAMILIES[family].modalities:
+        pytest.skip("it counts tiles on the GPU, and a pretended one has no values")
+    with pretended_gpu() as gpu:
+        name = combination_name(FAMILIES[family].modalities)
+        state = dict(build(FAMILIES[family], SIZES).state_dict())
+        member = Member(FAMILIES[family], SIZES, {name: MemberWeight(1.0, 0.0, 1.0)}, state)
+        ensemble = Ensemble([member, member], {name: RiskScale(0.0, 1.0)}, gpu)
+        case = {"slide": torch.zeros(1500, 6), "rna": torch.zeros(7), "clinical": torch.zeros(5)}
+        given = [case[modality] if modality in FAMILIES[family].modalities else None for modality in MODALITIES]
+        assert ensemble(*given, half=half).member_risks.device.type == "cpu"
+
+
+@pytest.mark.parametrize("capability", [T4, H100])
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "uni"])
+def test_tiles_are_encoded_on_a_gpu(name, capability):
+    with pretended_gpu(capability) as gpu:
+        spec = ENCODERS[name]
+        encoder = Encoder(spec, build_network(spec), gpu)
+        half = torch.bfloat16 if capability == H100 else torch.float16
+        assert encoder.precision == (half if spec.half_cuda else torch.float32)
+        for each in (encoder, encoder.in_float32()):
+            features = each(torch.zeros(5, spec.input_px, spec.input_px, 3, dtype=torch.uint8))
+            assert (features.shape, features.device, features.dtype) == ((5, spec.dimension), gpu, torch.float32)
+
+
+def test_tensors_of_two_devices_do_not_mix_on_the_pretended_gpu():
+    with pretended_gpu() as gpu:
+        on_gpu, on_cpu = torch.ones(3, device=gpu), torch.ones(3)
+        with pytest.raises(RuntimeError, match="device"):
+            on_gpu + on_cpu
+        with pytest.raises(RuntimeError, match="numpy"):
+            on_gpu.numpy()
