@@ -62,7 +62,7 @@ def stained_tissue(slide: Slide, grid: Grid) -> Stained:
 
 
 def colour_of_tissue(rgb: Pixels) -> tuple[Pixels, SetAside]:
-    """Saturation [h, w], of 255, of RGB [h, w, 3], 0 where it is plain background, black or ink; and how much that is."""
+    """Saturation [h, w], of 255, of RGB [h, w, 3], 0 where it is plain background, black or ink; and how much is."""
     plain_colours = PlainColours()
     for _, _, smooth in _bands(rgb):
         plain_colours.count(smooth)

@@ -30,8 +30,8 @@ class Tissue:
 def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Tissue:
     """The tiles of which at least the share ``least`` is tissue.
 
-    Without a mask, or with one that does not distinguish tissue from glass, tissue is found by saturation (Otsu), without
-    plain background and pen ink.
+    Without a mask, or with one that does not distinguish tissue from glass, tissue is found by saturation (Otsu),
+    without plain background and pen ink.
     Raises NoTissueError if no tile qualifies, and InputError for a mask that cannot be read or has a different shape,
     a slide without colour, and a slide of which too much cannot be read.
     """
