@@ -1,5 +1,6 @@
 """Without a mask, what a pen has drawn on the glass is not taken for tissue, and tissue stays tissue."""
 
+import colorsys
 import re
 
 import numpy as np
@@ -7,9 +8,12 @@ import pytest
 from canvases import place, places, plain_canvas, sample_picture, tissue_of, write_slide
 from PIL import Image, ImageDraw
 
+from survfuse.slide.colour import saturation
+
 MARGIN = 900  # pixels
 GREEN, BLUE, BLACK, RED = (20, 120, 60), (20, 30, 160), (25, 25, 30), (200, 20, 30)
-EDGES = 3.0  # % of the slide that lies within 1.5 reduced pixels of 14 px of the edges of the outline of 480 px
+# % of the slide that lies within two pixels of the reduced image, 14 px each, of the edges of the widest outline.
+EDGES = 4.0
 PENS = {"green": GREEN, "blue": BLUE, "black": BLACK, "red": RED}
 
 
@@ -24,6 +28,12 @@ def glass():
 def expected(glass, tmp_path_factory):
     """The tiles without any mark."""
     return places(tissue_of(write_slide(tmp_path_factory.mktemp("glass") / "s.tif", glass)))
+
+
+@pytest.mark.parametrize("colour", [*PENS.values(), (255, 0, 0), (0, 255, 3), (200, 50, 60), (150, 130, 141)])
+def test_saturation_is_that_of_hsv(colour):
+    _, expected, _ = colorsys.rgb_to_hsv(*colour)
+    assert saturation(np.array(colour, dtype=np.uint8)) == pytest.approx(255 * expected, abs=1)
 
 
 def outline(glass: np.ndarray, width: int) -> np.ndarray:
@@ -70,9 +80,8 @@ def test_how_much_is_ink_is_said_and_warned_of_if_it_is_more_than_tissue(glass, 
     drawn = outline(glass, 480)
     found = tissue_of(write_slide(tmp_path / "s.tif", opaque(glass, drawn, PENS[pen])))
     said = re.search(r"not tissue: ([\d.]+)% pen ink", found.found_by)
-    warned = re.search(
-        r"warning: s.tif: (\d+)% of the slide is pen ink, more than is tissue; ", capsys.readouterr().err
-    )
+    words = r"warning: s.tif: (\d+)% of the slide is pen ink, more than is tissue; "
+    warned = re.search(words, capsys.readouterr().err)
     for share in (said, warned):
         assert share and float(share[1]) == pytest.approx(100 * drawn.mean(), abs=EDGES)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from survfuse.runtime.arrays import Bools, Pixels
+from survfuse.slide.colour import extremes
 
 # Shares of the absorbance that are red's, green's and blue's, summed over the three: haematoxylin, eosin and red cells
 # absorb green most, whatever their amounts (Ruifrok and Johnston 2001); blue and green inks absorb red more than green.
@@ -23,7 +24,8 @@ def is_ink(rgb: Pixels) -> Bools:
     """
     red, green, blue = (_ABSORBANCE[rgb[..., channel]] for channel in range(3))
     total = red + green + blue
-    chroma = rgb.max(axis=-1) - rgb.min(axis=-1)
+    most, least = extremes(rgb)
+    chroma = most - least
     cool = (red - green > _COOL * total) & (total > _COOL_TOTAL) & (chroma > _COOL_CHROMA)
     warm = (blue > _RED_BLUE * total) & (red < _RED_RED * total) & (total > _RED_TOTAL)
     ink: Bools = cool | warm
@@ -32,8 +34,8 @@ def is_ink(rgb: Pixels) -> Bools:
 
 def is_black(rgb: Pixels) -> Bools:
     """Which pixels [...] of RGB [..., 3] are black: ink, or what was not scanned. The densest nuclei are lighter."""
-    most = rgb.max(axis=-1)
-    black: Bools = (most <= _BLACK) & (most - rgb.min(axis=-1) <= _BLACK_CHROMA)
+    most, least = extremes(rgb)
+    black: Bools = (most <= _BLACK) & (most - least <= _BLACK_CHROMA)
     return black
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survfuse.runtime.arrays import Bools, Pixels
+from survfuse.slide.colour import extremes
 
 _WIDTH = 4  # values of a channel that are counted as one: a colour is compared with those up to 4 to 7 values away
 _BINS = 256 // _WIDTH
@@ -62,7 +63,7 @@ def _is_flat(rgb: Pixels) -> Bools:
     most = np.maximum(np.maximum(most[rows[0]], most[rows[1]]), most[rows[2]])
     least = np.minimum(np.minimum(least[rows[0]], least[rows[1]]), least[rows[2]])
     limits = np.clip(_EVEN * (256 - np.arange(256)), _LEAST, _MOST).astype(np.uint8)
-    flat: Bools = (most - least).max(axis=-1) <= limits[rgb[1:-1, 1:-1].min(axis=-1)]
+    flat: Bools = extremes(most - least)[0] <= limits[extremes(rgb[1:-1, 1:-1])[1]]
     return flat
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from survfuse.runtime.arrays import Bools, Pixels
-from survfuse.slide.colour import BRIGHT, STAINED, saturation
+from survfuse.slide.colour import BRIGHT, STAINED, extremes, saturation
 from survfuse.slide.grid import Grid
 from survfuse.slide.ink import is_black, is_ink
 from survfuse.slide.pixels import Slide
@@ -79,13 +79,13 @@ def _colour_of_band(table: Bools, sharp: Pixels, smooth: Pixels) -> tuple[Pixels
     """As ``colour_of_tissue``, of all but the outermost pixels of a band; pixels of each kind, as in SetAside."""
     plain = is_plain(table, sharp) | is_plain(table, smooth)
     # Pixels beside a dark background are mixed with it, which leaves their hue.
-    dark = _with_neighbours(plain & (smooth.max(axis=-1) < BRIGHT))
+    dark = _with_neighbours(plain & (extremes(smooth)[0] < BRIGHT))
     plain, sharp, smooth = plain[1:-1, 1:-1], sharp[1:-1, 1:-1], smooth[1:-1, 1:-1]
-    most, chroma = smooth.max(axis=-1), smooth.max(axis=-1) - smooth.min(axis=-1)
+    most, least = extremes(smooth)
     ink, black = is_ink(smooth), is_black(smooth)
     colour = np.where(plain | dark | ink | black, np.uint8(0), saturation(sharp))
     plain = (plain & ~ink & ((most < BRIGHT) | (saturation(smooth) > STAINED))) | dark & black
-    coloured = plain & (most > _NOT_DARK) & (chroma > _COLOURED)
+    coloured = plain & (most > _NOT_DARK) & (most - least > _COLOURED)
     return colour, [int(kind.sum()) for kind in (ink & ~black, black & ~plain, plain, coloured)]
 
 
