@@ -20,7 +20,7 @@ from survfuse.cohort.read import SIMULATION_FILE
 from survfuse.cohort.simulate import simulate
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tissue import saturated
+from survfuse.slide.stained import stained_tissue
 from survfuse.tasks.chimera3 import TASK
 
 PATIENTS_SEED = 99
@@ -67,7 +67,7 @@ def write_slide(source: Path, target: Path) -> None:
 def write_mask(slide: Path, target: Path) -> None:
     """Tissue by saturation at a quarter of the slide's resolution, 0 and 1, pyramidal."""
     with Slide(slide) as opened:
-        tissue, _ = saturated(opened, Grid.over(opened.size, opened.mpp, 224, 1.0))
+        tissue = stained_tissue(opened, Grid.over(opened.size, opened.mpp, 224, 1.0)).tissue
         across, down = (extent // 4 for extent in opened.size)
     image = pyvips.Image.new_from_array(tissue.astype(np.uint8))
     resized = image.resize(across / tissue.shape[1], vscale=down / tissue.shape[0], kernel="nearest")

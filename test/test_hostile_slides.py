@@ -301,12 +301,13 @@ class Mean:
 
 
 @pytest.fixture(scope="module", params=["jpeg", "deflate"])
-def large(request, tmp_path_factory) -> Path:
-    """200 tiles of 224 px at 1 µm/px, each a tile of the file as well, coded so that damage shows."""
+def large(request, tmp_path_factory, pixels) -> Path:
+    """200 tiles of 224 px of stained tissue, called 1 µm/px, each a tile of the file as well."""
     root = tmp_path_factory.mktemp("large")
     chance = np.random.default_rng(0)
-    image = chance.integers(0, 200, (20, 10, 3)).repeat(224, axis=0).repeat(224, axis=1).astype(np.uint8)
-    image += chance.integers(0, 55, image.shape, dtype=np.uint8)
+    places = zip(chance.integers(1600, 2700, 200), chance.integers(900, 1200, 200), strict=True)  # within the tissue
+    tiles = np.stack([pixels[y : y + 224, x : x + 224] for y, x in places]).reshape(20, 10, 224, 224, 3)
+    image = tiles.swapaxes(1, 2).reshape(20 * 224, 10 * 224, 3)
     options = {"photometric": "ycbcr", "compression": "jpeg"} if request.param == "jpeg" else {"photometric": "rgb"}
     options = {"tile": (224, 224), "resolution": (10_000, 10_000)} | {"compression": "deflate"} | options
     (root / "s.tif").write_bytes(

@@ -20,7 +20,8 @@ from survfuse.slide.coverage import Block, coverage, covered
 from survfuse.slide.grid import Grid
 from survfuse.slide.masks import mask_coverage
 from survfuse.slide.pixels import Slide
-from survfuse.slide.tissue import find_tissue, saturated
+from survfuse.slide.stained import stained_tissue
+from survfuse.slide.tissue import find_tissue
 
 
 def brute_force(grid: Grid, mask: np.ndarray) -> np.ndarray:
@@ -182,7 +183,7 @@ def test_saturation_follows_otsus_criterion_written_out(slide, grid):
     """Tissue by saturation against the same rule written with other libraries, on the whole slide at once."""
     from PIL import Image, ImageFilter
 
-    tissue, threshold = saturated(slide, grid)
+    tissue, threshold, _ = stained_tissue(slide, grid)
     whole = slide.read((0, 0), tuple(map(float, slide.size)), (tissue.shape[1], tissue.shape[0]))
     smooth = Image.fromarray(whole).convert("HSV").getchannel("S").filter(ImageFilter.MedianFilter(7))
     values = np.asarray(smooth)
@@ -308,6 +309,6 @@ def test_a_slide_of_one_level_is_read_a_little_at_a_time(tmp_path):
         grid = Grid.over(opened.size, opened.mpp, 224, 1.0)
         read, sides = opened.read, []
         opened.read = lambda origin, side, px: sides.append(max(side)) or read(origin, side, px)
-        found, _ = saturated(opened, grid)
+        found = stained_tissue(opened, grid).tissue
     assert found.shape == (round(3000 / 70), round(2600 / 70))
     assert max(sides) <= 2048 + 70

@@ -11,6 +11,7 @@ from survfuse.slide.coverage import covered
 from survfuse.slide.damage import DamagedRegionError
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
+from survfuse.slide.plain import is_even
 
 _WHOLE = 0.999  # share of the slide from which a mask counts as marking all of it
 _INSIDE = 0.9  # share of a tile that the mask must cover for the tile to be looked at as one of the mask's
@@ -32,11 +33,12 @@ def mask_problem(share: Floats, slide: Slide, grid: Grid) -> str | None:
     if inside is None:
         return None
     check_colour(slide.name, inside)
-    glass = is_glass(inside).mean()
+    empty = is_glass(inside) | is_even(inside)  # glass, or what surrounds it: black, grey or tinted
+    glass = empty.mean()
     if share.sum() * math.prod(grid.side) >= _WHOLE * math.prod(slide.size):
         return "marks the whole slide, including glass" if glass >= _GLASS_IN_WHOLE else None
     if outside is not None and glass >= _GLASS_INVERTED:
-        within, without = is_stained(inside).mean(), is_stained(outside).mean()
+        within, without = (is_stained(inside) & ~empty[:, None, None]).mean(), is_stained(outside).mean()
         if within < _STAINED_INSIDE and without > _STAINED_OUTSIDE:
             return "marks glass and leaves out what is stained, as an inverted mask does"
     return None

@@ -39,7 +39,7 @@ from survfuse.slide.grid import Grid
 from survfuse.slide.masks import mask_coverage
 from survfuse.slide.pixels import Slide
 from survfuse.slide.settings import SlideSettings
-from survfuse.slide.tissue import saturated
+from survfuse.slide.stained import stained_tissue
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import curves_from_json
 from survfuse.tasks.chimera3 import TASK
@@ -247,7 +247,7 @@ def _slide(chance: random.Random, folder: Path) -> Path:
 def _opened(path: Path) -> None:
     with Slide(path, assumed_mpp=0.5) as slide:
         grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
-        tissue, _ = saturated(slide, grid)
+        tissue = stained_tissue(slide, grid).tissue
         assert tissue.dtype == bool
         middle = (slide.size[0] // 2, slide.size[1] // 2)
         assert slide.read(middle, grid.side, (224, 224)).shape == (224, 224, 3)
