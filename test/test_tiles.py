@@ -252,7 +252,7 @@ def test_a_mask_s_size_costs_no_memory(tmp_path):
         "import re, sys, types; from pathlib import Path; from survfuse.runtime.log import peak_memory;"
         "from survfuse.slide.grid import Grid; from survfuse.slide.masks import mask_coverage;"
         "import tifffile, imagecodecs;"
-        "slide = types.SimpleNamespace(name='s', size=(20000, 20000));"
+        "slide = types.SimpleNamespace(name='s', size=(20000, 20000), mpp=(1.0, 1.0));"
         "grid = Grid.over(slide.size, (1.0, 1.0), 32, 1.0);"
         "megabytes = lambda: float(re.search('[0-9]+', peak_memory())[0]);"
         "before = megabytes(); share, how = mask_coverage(Path(sys.argv[1]), slide, grid);"

@@ -22,7 +22,7 @@ from survfuse.slide.encoders import Encoder, load_encoder
 from survfuse.slide.extract import Extracted, extract
 from survfuse.slide.parts import is_slide_folder, slide_file
 from survfuse.slide.settings import SlideSettings
-from survfuse.slide.suffixes import MASK_SUFFIXES, SLIDE_SUFFIXES
+from survfuse.slide.suffixes import FEATURE_SUFFIXES, MASK_SUFFIXES, SLIDE_SUFFIXES
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import Task
 
@@ -225,8 +225,9 @@ def _extract_all(
             failures.append(Failure(f"{slide.path.parent.name}/{slide.path.name}", str(error)))
             continue
         write_extracted(path, slide.path.stem, settings, extracted, digest, slide.mask)
-        if path.with_suffix(".pt").exists():
-            warn(f"{path.with_suffix('.pt').name} lies next to {path.name}; a cohort takes one file per slide")
+        for other in (path.with_suffix(suffix) for suffix in FEATURE_SUFFIXES):
+            if other != path and other.exists():
+                warn(f"{other.name} lies next to {path.name}; a cohort takes one file per slide")
     return failures
 
 

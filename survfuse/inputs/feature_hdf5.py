@@ -35,6 +35,8 @@ def as_hdf5(path: Path) -> Iterator[None]:
     except _UNREADABLE as cause:
         if is_machine_failure(cause):
             raise
+        if isinstance(cause, BlockingIOError):
+            raise InputError(f"{path.name}: is still open in another program that writes it") from cause
         raise InputError(f"{path.name}: cannot be read as HDF5 ({str(cause)[:300]})") from cause
 
 
@@ -83,7 +85,8 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
     if coords is not None and not isinstance(coords, h5py.Dataset):
         raise InputError(f"{path.name}: expected a dataset of coordinates as 'coords', found something else")
     if coords is not None and (coords.shape is None or coords.shape[-2:] != (shape[-2], 2)):
-        raise InputError(f"{path.name}: {count(shape[-2], 'tile')}, but coords of shape {coords.shape}")
+        found = f"coords of shape {list(coords.shape or ())}; expected [{shape[-2]}, 2]"
+        raise InputError(f"{path.name}: {count(shape[-2], 'tile')}, but {found}")
     check_extent(path, shape[-2], shape[-1])
     if dataset.id.get_storage_size() == 0:
         raise InputError(f"{path.name}: its features were never written")

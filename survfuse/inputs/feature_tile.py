@@ -15,11 +15,12 @@ _MPP_AT_1X = 10.0  # µm per pixel, the usual convention for a magnification
 
 
 def stated_tile(path: Path, file: "h5py.File", dataset: "h5py.Dataset") -> StatedTile | None:
-    """The tile that a file's features are of; None if it does not state both its pixels and their size.
+    """The tile that a file's features are of; None if it does not state its width on the slide.
 
-    Read are this package's ``tile_px`` and ``tile_mpp``, TRIDENT's ``patch_size`` and ``target_magnification`` of the
-    coordinates, and STAMP's ``tile_size_px`` and ``tile_size_um``. Raises InputError for features that are of whole
-    slides or patients (STAMP's ``feat_type``).
+    Read are this package's ``tile_px`` and ``tile_mpp``; of the coordinates, TRIDENT's ``patch_size`` and
+    ``target_magnification`` or else ``patch_size_level0`` and ``level0_magnification``; and STAMP's ``tile_size_um``
+    with ``tile_size_px``, or ``tile_size`` in its older files. Raises InputError for features that are of whole slides
+    or patients (STAMP's ``feat_type``).
     """
     import h5py
 
@@ -31,11 +32,18 @@ def stated_tile(path: Path, file: "h5py.File", dataset: "h5py.Dataset") -> State
     px, mpp = _number("tile_px", *holders), _number("tile_mpp", *holders)
     if px and mpp:
         return StatedTile(px, mpp)
-    px, magnification = _number("patch_size", *holders), _number("target_magnification", *holders)
-    if px and magnification:
-        return StatedTile(px, _MPP_AT_1X / magnification)
-    px, width = _number("tile_size_px", *holders), _number("tile_size_um", *holders)
-    return StatedTile(px, width / px) if px and width else None
+    for pixels, magnification in (
+        ("patch_size", "target_magnification"),
+        ("patch_size_level0", "level0_magnification"),
+    ):
+        px, times = _number(pixels, *holders), _number(magnification, *holders)
+        if px and times:
+            return StatedTile(px, _MPP_AT_1X / times)
+    width = _number("tile_size_um", *holders)
+    if not width and stated(("unit",), *holders) == "um":
+        width = _number("tile_size", *holders)
+    px = _number("tile_size_px", *holders) if width else 0.0
+    return (StatedTile(px, width / px) if px else StatedTile(None, width)) if width else None
 
 
 def _number(name: str, *holders: "h5py.HLObject") -> float:

@@ -1,13 +1,14 @@
 """Where a mask lies on its slide: stretched over it, or placed by the resolution that the mask states."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import warn
 from survfuse.slide.grid import Grid
+from survfuse.slide.stated import stated_resolutions
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -20,7 +21,10 @@ _WARN_TILES = 0.5  # displacement of a mask's far edge, in tiles, from which on 
 # A mask is padded to whole tiles, of up to so many pixels, and at most to twice its size.
 _MOST_PADDING, _MOST_PADDED = 512, 2.0
 _TILE_SIDES = (64, 128, 256, 512, 1024)
-_UNITS = {2: 25_400.0, 3: 10_000.0}  # µm; TIFF 6.0, tag 296
+_LEAST = 0.9  # of the slide, that a mask must reach to be one that was cut off at whole tiles
+_ROUNDED = 0.005  # relative difference of a resolution from its rounded value, as of 2 from 1.996 µm
+_INCH = 2
+_UNITS = {_INCH: "inch", 3: "centimeter"}  # TIFF 6.0, tag 296; inches if it is absent
 _SQUARE = 1.05  # sides of the pixels of a mask that states a resolution, at most
 
 
@@ -42,26 +46,24 @@ class MaskPlace:
         return f", placed by its resolution, {self.stated[0]:.4g} µm/px" if self.stated else ""
 
 
-def mask_place(name: str, mask: tuple[int, int], mpp: Pair | None, slide: "Slide", grid: Grid) -> MaskPlace:
-    """The place of a ``mask`` of this size (width, height) that states ``mpp`` µm per pixel, or None, on its slide.
+def mask_place(name: str, mask: tuple[int, int], stated: Sequence[Pair], slide: "Slide", grid: Grid) -> MaskPlace:
+    """The place on its slide of a ``mask`` of this size (width, height), which states these µm per pixel, (x, y) each.
 
     ``mask`` is that of its finest level. One of the slide's shape, in pixels or in µm, is stretched over it, up to a
-    pixel of rounding on each side. Another is placed by the resolution that it states if it then covers the slide and
-    extends beyond it by padding alone; one of the slide's shape, too, if that padding ends at whole tiles. If it states
-    none it is stretched all the same, with a warning from half a tile's displacement on. Raises InputError for a mask
-    whose shape is too different.
+    pixel of rounding on each side. Another is placed by the first stated resolution by which it differs from the slide
+    by what was padded or cut off at its end, to whole tiles or on one side; one of the slide's shape, too, if padding
+    ends at whole tiles. Else it is stretched all the same, with a warning from half a tile's displacement on. Raises
+    InputError for a mask whose shape is too different.
     """
     px = slide.size
-    stretched = MaskPlace(mask, (mask[0] / px[0], mask[1] / px[1]))
-    off = _misfit(mask, px)
-    if mpp is not None and max(mpp) <= _SQUARE * min(mpp) and mask != px:
-        fine = slide.mpp
-        covers = (px[0] * fine[0] / mpp[0], px[1] * fine[1] / mpp[1])  # the slide, in mask pixels
-        off = min(off, _misfit(mask, (px[0] * fine[0], px[1] * fine[1])))
-        if _is_padded(mask, covers) and (off or _ends_at_tiles(mask, covers)):
-            return MaskPlace(mask, (fine[0] / mpp[0], fine[1] / mpp[1]), mpp)
-    elif off:
-        off = min(off, _misfit(mask, (px[0] * slide.mpp[0], px[1] * slide.mpp[1])))
+    real = (px[0] * slide.mpp[0], px[1] * slide.mpp[1])  # µm
+    off = min(_misfit(mask, px), _misfit(mask, real))
+    for mpp in stated if mask != px else ():
+        if max(mpp) <= _SQUARE * min(mpp):
+            covers = (real[0] / mpp[0], real[1] / mpp[1])  # the slide, in mask pixels
+            if _is_near(mask, covers) and _is_explained(mask, covers, off):
+                _warn_of_cut(name, mask, covers)
+                return MaskPlace(mask, (slide.mpp[0] / mpp[0], slide.mpp[1] / mpp[1]), mpp)
     if off > _REFUSE:
         raise InputError(f"{name}: {mask[0]} × {mask[1]} px does not have the slide's shape, {px[0]} × {px[1]} px")
     tiles = off * max(length / side for length, side in zip(px, grid.side, strict=True))
@@ -70,27 +72,27 @@ def mask_place(name: str, mask: tuple[int, int], mpp: Pair | None, slide: "Slide
             f"{name}: {mask[0]} × {mask[1]} px is stretched by {off:.1%} to the slide's {px[0]} × {px[1]} px; if it is "
             f"padded, tissue at the far edge is {tiles:.1f} tiles off: state the mask's resolution in its file"
         )
-    return stretched
+    return MaskPlace(mask, (mask[0] / px[0], mask[1] / px[1]))
 
 
-def stated_mpp(page: "TiffPage") -> Pair | None:
-    """µm per pixel of a mask's first ``page``, by its resolution tags; None if they state none."""
-    tags = [page.tags.get(code) for code in (282, 283, 296)]
-    if any(tag is None for tag in tags):
-        return None
-    across, down, unit = (tag.value for tag in tags if tag is not None)
-    per_unit = [_fraction(across), _fraction(down)]
-    length = _UNITS.get(int(unit) if isinstance(unit, int) else 0)
-    if length is None or not all(per_unit):
-        return None
-    return length / per_unit[0], length / per_unit[1]
+def stated_mpp(page: "TiffPage") -> list[Pair]:
+    """µm per pixel, (x, y), of a mask's first ``page``, from each place that may state it."""
+    across, down, unit = (page.tags.valueof(code) for code in (282, 283, 296))
+    properties = {
+        "tiff.XResolution": _fraction(across),
+        "tiff.YResolution": _fraction(down),
+        "tiff.ResolutionUnit": _UNITS.get(unit if isinstance(unit, int) else _INCH, ""),
+        "tiff.ImageDescription": page.description,
+    }
+    stated = stated_resolutions(properties, (page.imagewidth, page.imagelength))
+    return [found.mpp for found in stated if min(found.mpp) > 0.0]
 
 
-def _fraction(value: object) -> float:
-    """A TIFF rational; 0 if it is none."""
+def _fraction(value: object) -> str:
+    """A TIFF rational as a decimal number; 0 if it is none."""
     if isinstance(value, Sequence) and len(value) == 2 and value[1]:
-        return float(value[0]) / float(value[1])
-    return 0.0
+        return repr(float(value[0]) / float(value[1]))
+    return "0"
 
 
 def _misfit(mask: tuple[int, int], slide: Pair) -> float:
@@ -100,17 +102,43 @@ def _misfit(mask: tuple[int, int], slide: Pair) -> float:
     return max(1.0 / wide - 1.0, narrow - 1.0, 0.0)
 
 
-def _is_padded(mask: tuple[int, int], covers: Pair) -> bool:
-    """Whether a mask covers a slide of ``covers`` mask pixels, up to two, and beyond it no more than padding."""
+def _is_near(mask: tuple[int, int], covers: Pair) -> bool:
+    """Whether a mask is about as large as its slide of ``covers`` mask pixels, or longer by padding."""
     return all(
-        needed - 2.0 <= have <= min(needed + _MOST_PADDING, _MOST_PADDED * needed)
+        _LEAST * needed <= have <= min(needed + _MOST_PADDING, _MOST_PADDED * needed)
         for have, needed in zip(mask, covers, strict=True)
     )
 
 
-def _ends_at_tiles(mask: tuple[int, int], covers: Pair) -> bool:
-    """Whether a mask's sides are those of a slide of ``covers`` mask pixels, rounded up to whole tiles."""
+def _is_explained(mask: tuple[int, int], covers: Pair, off: float) -> bool:
+    """Whether padding, or a cut, explains how a mask differs from its slide of ``covers`` mask pixels.
+
+    A resolution that is wrong would make both sides longer, or both shorter, in the same proportion. So a mask of the
+    slide's shape must be padded to whole tiles. One whose shape differs by ``off`` must end at whole tiles, fit on one
+    side, or differ in shape about as much as in length.
+    """
+    if not off:
+        return _ends_at_tiles(mask, covers, (math.ceil,)) and any(
+            h > n + 2.0 for h, n in zip(mask, covers, strict=True)
+        )
+    longer = [abs(have / needed - 1.0) for have, needed in zip(mask, covers, strict=True)]
+    fits = min(longer) <= _ROUNDED or any(abs(h - n) <= 2.0 for h, n in zip(mask, covers, strict=True))
+    return fits or off >= 0.5 * max(longer) or _ends_at_tiles(mask, covers, (math.ceil, math.floor))
+
+
+def _warn_of_cut(name: str, mask: tuple[int, int], covers: Pair) -> None:
+    """Warn of a mask that does not reach as far as its slide, of ``covers`` mask pixels; the rest is no tissue."""
+    least = min(have / needed for have, needed in zip(mask, covers, strict=True))
+    if least < 1.0 - _ROUNDED and any(have < needed - 2.0 for have, needed in zip(mask, covers, strict=True)):
+        warn(f"{name}: by its resolution it ends at {least:.1%} of the slide; the rest counts as no tissue")
+
+
+def _ends_at_tiles(mask: tuple[int, int], covers: Pair, rounded: Sequence[Callable[[float], int]]) -> bool:
+    """Whether a mask's sides are those of a slide of ``covers`` mask pixels, each ``rounded`` to whole tiles."""
     return any(
-        all(have == side * math.ceil((needed - 1.0) / side) for have, needed in zip(mask, covers, strict=True))
+        all(
+            have in [side * to_whole((needed - 1.0) / side) for to_whole in rounded]
+            for have, needed in zip(mask, covers, strict=True)
+        )
         for side in _TILE_SIDES
-    ) and any(have > needed + 2.0 for have, needed in zip(mask, covers, strict=True))
+    )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from survfuse.runtime.arrays import Bools
 
+_PART = 2**18  # values looked at at a time
 _FEW = 16  # distinct values up to which they are labels: of background, and of kinds of tissue
 
 
@@ -46,18 +47,27 @@ class MaskValues:
         return f", of which values from {self.limit:g} on are tissue" if self.limit else ""
 
     def _look_at(self, values: NDArray[Any]) -> None:
-        """Keep the distinct values, as long as they are few, and the largest."""
-        if not values.size or values.dtype.kind not in "buif":
+        """Keep the distinct finite values, as long as they are few, and the largest."""
+        if values.dtype.kind not in "buif":
             return
-        lowest, largest = values.min(), values.max()
-        if lowest == largest or len(self._seen) > _FEW:
-            found = {float(largest)}
-        elif values.dtype == np.uint8:
-            found = set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).astype(float).tolist())
-        else:
-            found = set(np.unique(values).astype(float).tolist())
-        found = {value for value in found if np.isfinite(value)}
-        with self._lock:
-            many = self._seen | found
-            # Of more than a few, only their number and the largest matter.
-            self._seen = many if len(many) <= 2 * _FEW else {*sorted(many)[-_FEW - 1 :]}
+        # A part at a time: what counts values takes many times their memory.
+        parts = np.nditer(values, ["external_loop", "buffered", "zerosize_ok"], buffersize=_PART)
+        for part in parts:
+            found = _distinct(np.asarray(part), len(self._seen) <= _FEW)
+            with self._lock:
+                many = self._seen | found
+                # Of more than a few, only their number and the largest matter.
+                self._seen = many if len(many) <= 2 * _FEW else {*sorted(many)[-_FEW - 1 :]}
+
+
+def _distinct(values: NDArray[Any], every: bool) -> set[float]:
+    """The largest finite values, more than a few if there are so many; without ``every`` the largest alone."""
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not finite.size:
+        return set()
+    largest = finite.max()
+    if not every or finite.min() == largest:
+        return {float(largest)}
+    if finite.dtype == np.uint8:
+        return set(np.flatnonzero(np.bincount(finite, minlength=256)).astype(float).tolist())
+    return set(np.unique(finite)[-_FEW - 1 :].astype(float).tolist())

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from survfuse.runtime.log import warn
 from survfuse.runtime.watch import reading
 from survfuse.slide.coverage import Block, Coverage, Part
 from survfuse.slide.grid import Grid
-from survfuse.slide.mask_place import MaskPlace, mask_place, stated_mpp
+from survfuse.slide.mask_place import MaskPlace, Pair, mask_place, stated_mpp
 from survfuse.slide.mask_values import MaskValues
 from survfuse.slide.mha import read_mha
 from survfuse.slide.orientation import check_orientation
@@ -34,6 +34,7 @@ _BUFFER = 2**22  # bytes of a mask's file that are read at once
 _PARALLEL = 2**25  # bytes of a decoded tile up to which several are decoded at once
 _FINEST = 2  # pixels of a mask for each of the slide's, at most
 _MOST_INNER = 100  # pages of a mask that lie within its first
+_NO_SPACING = (1.0, 1.0)  # mm, ITK's for an image that states none
 _JPEG = 7
 # Of TIFF 6.0, and deflate by its two numbers, LZMA and Zstandard: none unpacks to more than the size of a tile.
 _CODINGS = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 34925, 50000)
@@ -61,22 +62,22 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], Non
         with tifffile_complaints() as complaints, tifffile.TiffFile(path) as file:
             page, level = _coarsest_page(file, slide, grid)
             size = (page.imagewidth, page.imagelength)
-            check_orientation(path.name, page)
             first = file.pages[0].aspage()
-            place = mask_place(path.name, (first.imagewidth, first.imagelength), stated_mpp(first), slide, grid).at(
-                size
-            )
+            for stating in (first, page):
+                check_orientation(path.name, stating)
             if any(mask > _FINEST * px + _BAND for mask, px in zip(size, slide.size, strict=True)):
                 raise InputError(f"{path.name}: {size[0]:,} × {size[1]:,} px, expected no more than the slide has")
+
+            def place(stated: Sequence[Pair]) -> MaskPlace:
+                whole = (first.imagewidth, first.imagelength)
+                return mask_place(path.name, whole, stated, slide, grid).at(size)
+
+            def add(summed: Coverage, values: MaskValues) -> None:
+                _add_page(page, summed, values, go_on)
+
+            found = place(stated_mpp(first))
             _check_coding(path, page)
-            share, how = _summed(
-                path.name,
-                size,
-                place,
-                grid,
-                page.compression == _JPEG,
-                lambda summed, values: _add_page(page, summed, values, go_on),
-            )
+            share, how = _summed(path.name, found, lambda: place(()), grid, page.compression == _JPEG, add)
     except UNREADABLE as cause:
         if is_machine_failure(cause):
             raise
@@ -92,15 +93,16 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], Non
 
 def _summed(
     name: str,
-    size: tuple[int, int],
     place: MaskPlace,
+    stretched: Callable[[], MaskPlace],
     grid: Grid,
     lossy: bool,
     add: Callable[[Coverage, MaskValues], None],
 ) -> tuple[Floats, str]:
     """The shares that ``add`` sums and how the mask was read, in words.
 
-    It is called once more if the values that it met ask for another rule, or if there is tissue beyond the slide.
+    It is called once more if the values that it met ask for another rule, or if there is tissue beyond the slide: then
+    the mask is ``stretched`` instead of lying at its ``place``.
     """
     values, summed = MaskValues(), Coverage(grid, place.scale)
     add(summed, values)
@@ -109,10 +111,11 @@ def _summed(
         add(summed, values)
     if summed.beyond and place.stated:
         warn(f"{name}: marks tissue beyond the slide{place.described()}; it is stretched over the slide instead")
-        place = MaskPlace(size, (size[0] / grid.width, size[1] / grid.height))
+        place = stretched()
         summed = Coverage(grid, place.scale)
         add(summed, values)
-    return summed.share(), f"{size[0]} × {size[1]} px{place.described()}{values.described()}"
+    width, height = place.size
+    return summed.share(), f"{width} × {height} px{place.described()}{values.described()}"
 
 
 def _coarsest_page(file: "TiffFile", slide: Slide, grid: Grid) -> tuple["TiffPage", int]:
@@ -233,17 +236,19 @@ def _mha_coverage(path: Path, slide: Slide, grid: Grid) -> tuple[Floats, str]:
     import SimpleITK as sitk
 
     image = read_mha(path, LARGEST_HELD)
-    size = image.GetSize()[:2]
-    spacing = image.GetSpacing()  # mm; 1 if the file states none
-    mpp = (1000.0 * spacing[0], 1000.0 * spacing[1])
-    place = mask_place(path.name, (size[0], size[1]), mpp, slide, grid)
-    samples = sitk.GetArrayViewFromImage(image).reshape(size[1], size[0], image.GetNumberOfComponentsPerPixel())
+    width, height = image.GetSize()[:2]
+    spacing = image.GetSpacing()[:2]
+    stated = [(1000.0 * spacing[0], 1000.0 * spacing[1])] if spacing != _NO_SPACING else []  # mm
+    samples = sitk.GetArrayViewFromImage(image).reshape(height, width, image.GetNumberOfComponentsPerPixel())
+
+    def place(stated: Sequence[Pair]) -> MaskPlace:
+        return mask_place(path.name, (width, height), stated, slide, grid)
 
     def add(summed: Coverage, values: MaskValues) -> None:
         for block in _bands(samples, values):
             summed.add(summed.parts(block))
 
-    share, how = _summed(path.name, size, place, grid, False, add)
+    share, how = _summed(path.name, place(stated), lambda: place(()), grid, False, add)
     return share, f"mask {how}"
 
 

@@ -18,11 +18,17 @@ _SAME, _ALIKE = 1.02, 1.2  # ratio of two tiles' widths up to which they are the
 class StatedTile:
     """The tile that a file states its features to be of."""
 
-    px: float  # wide and high
-    mpp: float  # µm per pixel
+    px: float | None  # wide and high; None if it is not stated
+    mpp: float  # µm per pixel, or of the whole tile if its pixels are not stated
+
+    @property
+    def width(self) -> float:
+        """Its side on the slide, in µm."""
+        return (self.px or 1.0) * self.mpp
 
     def __str__(self) -> str:
-        return f"{self.px * self.mpp:.4g} µm ({self.px:.4g} px of {self.mpp:.4g} µm)"
+        pixels = f" ({self.px:.4g} px of {self.mpp:.4g} µm)" if self.px else ""
+        return f"{self.width:.4g} µm{pixels}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class SlideSettings:
         if encoder is not None and known_encoder(encoder) != known_encoder(self.encoder):
             raise InputError(f"{start}features of {encoder!r}, but the bundle takes those of {self.encoder!r}")
         own = self.tile
-        ratio = tile.px * tile.mpp / (own.px * own.mpp) if tile is not None else 1.0
+        ratio = tile.width / own.width if tile is not None else 1.0
         if not 1.0 / _ALIKE <= ratio <= _ALIKE:
             raise InputError(f"{start}features of tiles of {tile}, but the bundle takes those of {own}")
         if not 1.0 / _SAME <= ratio <= _SAME:
