@@ -1,5 +1,6 @@
 """Features of other tiles than a bundle's, as the field's tools state them; and the layouts that are read."""
 
+import fcntl
 import json
 import shutil
 from collections.abc import Mapping
@@ -38,6 +39,9 @@ def write(path: Path, root: Mapping[str, object], coords: Mapping[str, object], 
         ({}, TRIDENT, StatedTile(512, 0.25)),
         ({}, TRIDENT | {"patch_size": 256, "target_magnification": 20}, StatedTile(256, 0.5)),
         (STAMP, {}, StatedTile(224, 256 / 224)),
+        ({"tile_size": 512.0, "unit": "um", "extractor": "uni2"}, {}, StatedTile(None, 512.0)),  # STAMP 2.0
+        ({"tile_size": 512.0}, {}, None),
+        ({}, {"patch_size_level0": 448, "level0_magnification": 20}, StatedTile(448, 0.5)),
         ({}, {"patch_size": 256, "patch_level": 0, "downsample": np.array([1.0, 1.0])}, None),  # CLAM
         ({"tile_px": "wide", "tile_mpp": -1.0}, {}, None),
         ({}, {}, None),
@@ -131,6 +135,8 @@ def test_patients_whose_features_are_of_other_tiles_than_the_others_are_named(wi
 def test_settings_compare_the_width_on_the_slide():
     settings = SlideSettings("uni", 1024)
     settings.check_features(1024, "uni", tile=StatedTile(448, 0.5))
+    with pytest.raises(InputError, match="features of tiles of 512 µm, but the bundle takes those of 224 µm"):
+        settings.check_features(1024, "uni", tile=StatedTile(None, 512.0))
     with pytest.raises(InputError, match="tiles of 56 µm"):
         settings.check_features(1024, "uni", tile=StatedTile(224, 0.25))
 
@@ -157,6 +163,23 @@ def test_a_file_without_features_says_what_it_holds(tmp_path):
         file.create_group("more")
     with pytest.raises(InputError, match=r"patches\.h5: expected a dataset 'features' .*'coords' \(int64 \[4, 2\]\)"):
         read_features(path)
+
+
+def test_coordinates_of_another_shape_are_said(tmp_path):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["features"], file["coords"] = VALUES, np.zeros((9, 4), dtype=np.int64)
+    with pytest.raises(InputError, match=r"x\.h5: 9 tiles, but coords of shape \[9, 4\]; expected \[9, 2\]"):
+        read_features(path)
+
+
+def test_a_file_that_is_still_being_written_is_said(tmp_path):
+    """HDF5's writers hold this lock."""
+    path = write(tmp_path / "x.h5", {}, {})
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"x\.h5: is still open in another program that writes it"):
+            read_features(path)
 
 
 def test_a_numpy_array_in_a_torch_file_is_named(tmp_path):

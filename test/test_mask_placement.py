@@ -14,6 +14,7 @@ from survfuse.cli.main import main
 from survfuse.runtime.errors import InputError
 from survfuse.slide.coverage import covered
 from survfuse.slide.grid import Grid
+from survfuse.slide.mask_values import MaskValues
 from survfuse.slide.masks import mask_coverage
 
 # The slide of NCRF #6 and grandqc #31: 4 px of it are one of the mask, which states that.
@@ -75,6 +76,44 @@ def test_a_padded_mha_mask_is_placed(tmp_path, expected):
     assert tiles_of(tmp_path / "mask.mha")[0] == expected
 
 
+@pytest.mark.parametrize("shape", [(1408, 1024), (1408, 1110), (1536, 1024)])
+def test_a_mask_cut_off_at_whole_tiles_is_placed_with_a_warning(tmp_path, expected, capsys, shape):
+    """To tiles of 128 px that lie on the slide whole: on both sides, below, and at the right with padding below."""
+    cut = np.pad(TISSUE, ((0, 128), (0, 0)))[: shape[0], : shape[1]]
+    found, how = tiles_of(write(tmp_path / "mask.tif", cut))
+    least = min(4 * shape[0] / 5934, 4 * shape[1] / 4440)
+    assert found == expected and "placed by its resolution" in how
+    assert f"it ends at {least:.1%} of the slide; the rest counts as no tissue" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mpp", [1.99, 2.0])
+def test_a_padded_mask_s_resolution_may_be_rounded(tmp_path, expected, mpp):
+    below = np.pad(TISSUE, ((0, 54), (0, 0)))
+    for number, mask in enumerate((below, padded(TISSUE, 128))):
+        assert tiles_of(write(tmp_path / f"{number}.tif", mask, mpp))[0] == expected
+
+
+def test_a_resolution_is_read_wherever_it_is_stated(tmp_path, expected):
+    mask = padded(TISSUE, 128)
+    ome = {f"PhysicalSize{axis}": MPP for axis in "XY"} | {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
+    tifffile.imwrite(tmp_path / "ome.ome.tif", mask, tile=(256, 256), metadata={"axes": "YX"} | ome)
+    tifffile.imwrite(tmp_path / "imagej.tif", mask, imagej=True, resolution=(1 / MPP,) * 2, metadata={"unit": "um"})
+    without_unit = write(tmp_path / "inch.tif", mask, unit="INCH")  # which TIFF 6.0 takes where none is stated
+    with tifffile.TiffFile(without_unit) as file:
+        tag = file.pages[0].tags[296]
+    changed = bytearray(without_unit.read_bytes())
+    changed[tag.offset : tag.offset + 2] = (65_000).to_bytes(2, "little")
+    without_unit.write_bytes(changed)
+    for name in ("ome.ome.tif", "imagej.tif", "inch.tif"):
+        assert tiles_of(tmp_path / name)[0] == expected
+
+
+def test_a_mask_of_another_shape_with_tissue_where_padding_would_be_is_refused(tmp_path):
+    other = np.ones((1482, 1500), dtype=np.uint8)
+    with pytest.raises(InputError, match=r"mask\.tif: 1500 × 1482 px does not have the slide's shape, 4440 × 5934 px"):
+        tiles_of(write(tmp_path / "mask.tif", other))
+
+
 @pytest.mark.parametrize("mpp", [0.499, 1.99, 2.0, 2.1, 353.0, 1000.0, None])
 def test_a_resolution_that_is_not_the_mask_s_own_moves_nothing(tmp_path, expected, mpp):
     """Copied from the slide, rounded, of the wrong objective, 72 dpi, ITK's default and none."""
@@ -133,6 +172,17 @@ def test_a_mask_to_be_turned_is_refused(tmp_path, stated):
         tiles_of(path)
 
 
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_pyramid_is_refused_by_what_its_first_page_states(tmp_path, inner):
+    """Its other level, which is the one that is read, states no orientation."""
+    options = {"tile": (128, 128), "compression": "lzw", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "mask.tif") as file:
+        file.write(TISSUE, extratags=[(274, "H", 1, 4, True)], subifds=int(inner), **options)
+        file.write(TISSUE[::2, ::2], subfiletype=1, **options)
+    with pytest.raises(InputError, match=r"mask\.tif: states orientation 4 \(bottom-left\) for 1110 × 1482 px"):
+        tiles_of(tmp_path / "mask.tif")
+
+
 @pytest.mark.parametrize("stated", [0, 1, 9])
 def test_numbers_that_are_no_orientation_turn_nothing(tmp_path, expected, stated):
     path = write(tmp_path / "mask.tif", TISSUE, extratags=[(274, "H", 1, stated, True)])
@@ -170,6 +220,29 @@ def test_a_probability_map_counts_from_one_half_on(tmp_path, expected):
     probability[0, 0], probability[-1, -1] = 1.0, np.nan
     found, how = tiles_of(write(tmp_path / "mask.tif", probability, compression=None))
     assert found == expected and "values from 0.5 on" in how
+
+
+def test_the_largest_probability_counts_beside_pixels_without_one(tmp_path):
+    """Weak values in the first strip, and NaN in every other strip, do not lower the limit."""
+    probability = np.full((1482, 1110), 0.3, dtype=np.float32) * (1 + COLUMNS / 1e5)
+    probability[600:] = np.where(TISSUE[600:] == 1, 0.9, probability[600:])
+    probability[600:, :20] = np.nan
+    _, how = tiles_of(write(tmp_path / "mask.tif", probability.astype(np.float32), tile=None, rowsperstrip=200))
+    assert "values from 0.45 on" in how
+
+
+def test_values_are_told_apart_in_parts():
+    """An array in any order and byte order, larger than a part, against numpy's own distinct values."""
+    random = np.random.default_rng(0)
+    for dtype in (np.uint8, np.int16, ">u2", np.float32):
+        for most in (5, 200):
+            array = random.integers(0, most, (1100, 900, 2)).astype(dtype)
+            for values in (array, array[::2, ::-1, :1], array.transpose(2, 1, 0)):
+                rule = MaskValues()
+                rule.tissue(values)
+                distinct = np.unique(values)
+                limit = distinct[-1] / 2 if len(distinct) > 16 else 0.0
+                assert rule.better_limit(lossy=False) == limit and rule.better_limit(lossy=True) == distinct[-1] / 2
 
 
 @pytest.mark.parametrize("labels", [(0, 1), (0, 255), (0, 1, 2, 3), (0, 1, 255)])
