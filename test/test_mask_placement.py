@@ -1,6 +1,8 @@
 """Where a mask lies on its slide, and which of its values are tissue, against masks whose construction says so."""
 
+import math
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ from survfuse.cli.main import main
 from survfuse.runtime.errors import InputError
 from survfuse.slide.coverage import covered
 from survfuse.slide.grid import Grid
+from survfuse.slide.mask_place import mask_place
 from survfuse.slide.mask_values import MaskValues
 from survfuse.slide.masks import mask_coverage
 
@@ -118,6 +121,30 @@ def test_a_mask_of_another_shape_with_tissue_where_padding_would_be_is_refused(t
 def test_a_resolution_that_is_not_the_mask_s_own_moves_nothing(tmp_path, expected, mpp):
     """Copied from the slide, rounded, of the wrong objective, 72 dpi, ITK's default and none."""
     assert tiles_of(write(tmp_path / "mask.tif", TISSUE, mpp))[0] == expected
+
+
+def test_a_resolution_that_would_move_the_far_edge_by_half_a_tile_is_warned_of(tmp_path, capsys):
+    tiles_of(write(tmp_path / "mask.tif", TISSUE, 2.1))
+    assert "mask.tif: states 2.1 µm/px, by which the slide would be 1,055 × 1,410 px" in capsys.readouterr().err
+
+
+def test_masks_of_many_sizes_lie_where_they_were_made():
+    """Padded masks that state their resolution, and masks of the slide's shape that state it wrongly by up to 10%."""
+    random = Random(1)
+    for _ in range(1000):
+        size, reduced = (random.randrange(3000, 120_000), random.randrange(3000, 90_000)), random.choice((4, 16, 64))
+        slide = SimpleNamespace(name="slide.tif", size=size, mpp=(0.499, 0.499))
+        grid = Grid.over(size, slide.mpp, 224, 1.0)
+        exact = tuple(random.choice((math.floor, math.ceil, round))(length / reduced) for length in size)
+        side = random.choice((64, 128, 256, 512))
+        whole = tuple(side * math.ceil(length / side) for length in exact)
+        mpp, wrong = 0.499 * reduced, 0.499 * reduced * random.uniform(0.9, 1.1)
+        for mask, stated in ((exact, wrong), (whole, mpp)):
+            if any(have > 2 * needed for have, needed in zip(mask, exact, strict=True)):
+                continue  # more padding than mask
+            scale = mask_place("mask.tif", mask, [(stated, stated)], slide, grid).scale
+            off = [abs(scale[axis] * reduced - 1) * size[axis] / grid.side[axis] for axis in (0, 1)]
+            assert max(off) < 0.5  # of a tile, at the far edge
 
 
 def test_a_mask_of_the_slide_s_shape_that_says_otherwise_is_stretched(tmp_path):

@@ -52,22 +52,25 @@ def mask_place(name: str, mask: tuple[int, int], stated: Sequence[Pair], slide: 
     ``mask`` is that of its finest level. One of the slide's shape, in pixels or in µm, is stretched over it, up to a
     pixel of rounding on each side. Another is placed by the first stated resolution by which it differs from the slide
     by what was padded or cut off at its end, to whole tiles or on one side; one of the slide's shape, too, if padding
-    ends at whole tiles. Else it is stretched all the same, with a warning from half a tile's displacement on. Raises
-    InputError for a mask whose shape is too different.
+    ends at whole tiles. Else it is stretched all the same, with a warning from half a tile's displacement on, by its
+    shape or by what it states. Raises InputError for a mask whose shape is too different.
     """
     px = slide.size
+    most = max(length / side for length, side in zip(px, grid.side, strict=True))  # tiles along the slide
     real = (px[0] * slide.mpp[0], px[1] * slide.mpp[1])  # µm
     off = min(_misfit(mask, px), _misfit(mask, real))
     for mpp in stated if mask != px else ():
         if max(mpp) <= _SQUARE * min(mpp):
             covers = (real[0] / mpp[0], real[1] / mpp[1])  # the slide, in mask pixels
-            if _is_near(mask, covers) and _is_explained(mask, covers, off):
+            if not _is_near(mask, covers):
+                continue
+            if _is_explained(mask, covers, off):
                 _warn_of_cut(name, mask, covers)
                 return MaskPlace(mask, (slide.mpp[0] / mpp[0], slide.mpp[1] / mpp[1]), mpp)
+            _warn_of_doubt(name, mask, covers, mpp, most)
     if off > _REFUSE:
         raise InputError(f"{name}: {mask[0]} × {mask[1]} px does not have the slide's shape, {px[0]} × {px[1]} px")
-    tiles = off * max(length / side for length, side in zip(px, grid.side, strict=True))
-    if tiles >= _WARN_TILES:
+    if (tiles := off * most) >= _WARN_TILES:
         warn(
             f"{name}: {mask[0]} × {mask[1]} px is stretched by {off:.1%} to the slide's {px[0]} × {px[1]} px; if it is "
             f"padded, tissue at the far edge is {tiles:.1f} tiles off: state the mask's resolution in its file"
@@ -133,11 +136,24 @@ def _warn_of_cut(name: str, mask: tuple[int, int], covers: Pair) -> None:
         warn(f"{name}: by its resolution it ends at {least:.1%} of the slide; the rest counts as no tissue")
 
 
+def _warn_of_doubt(name: str, mask: tuple[int, int], covers: Pair, mpp: Pair, most: float) -> None:
+    """Warn of a mask that is stretched over a slide ``most`` tiles long, if its resolution says clearly otherwise."""
+    off = max(abs(have / needed - 1.0) for have, needed in zip(mask, covers, strict=True))
+    if off * most >= _WARN_TILES:
+        warn(
+            f"{name}: states {mpp[0]:.4g} µm/px, by which the slide would be {covers[0]:,.0f} × {covers[1]:,.0f} px of "
+            f"the mask's {mask[0]:,} × {mask[1]:,}; padding does not explain that, and it is stretched over the slide"
+        )
+
+
 def _ends_at_tiles(mask: tuple[int, int], covers: Pair, rounded: Sequence[Callable[[float], int]]) -> bool:
-    """Whether a mask's sides are those of a slide of ``covers`` mask pixels, each ``rounded`` to whole tiles."""
+    """Whether a mask's sides are those of a slide of ``covers`` mask pixels, each ``rounded`` to whole tiles.
+
+    The mask may have been a pixel longer or shorter before.
+    """
     return any(
         all(
-            have in [side * to_whole((needed - 1.0) / side) for to_whole in rounded]
+            have in [side * to_whole((needed + px) / side) for to_whole in rounded for px in (-1, 0, 1)]
             for have, needed in zip(mask, covers, strict=True)
         )
         for side in _TILE_SIDES
