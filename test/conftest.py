@@ -5,16 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 
 import survfuse.container.job as job
+from survfuse.api import demonstration
 from survfuse.bundle.manifest import MANIFEST, SELF, manifest_digest
 from survfuse.cli.main import main as survfuse
+from survfuse.prediction.model import Model
 from survfuse.tasks.chimera3 import TASK
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,11 +120,29 @@ def give_slide(case: Path, name: str, data: bytes) -> Path:
     return folder / name
 
 
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """The demonstration bundle, ready to predict on the CPU."""
+    with redirect_stdout(None):
+        return demonstration(device="cpu")
+
+
+def edit_patients(root: Path, edit: Callable[[int, dict], dict], kind: str = "CD", whole: bool = False) -> None:
+    """Update the JSON of each patient of a cohort, of the place n, by ``edit(n, values)``; None removes a key.
+
+    ``kind`` is CD or RNA. With ``whole``, what ``edit`` gives replaces the values.
+    """
+    for place, path in enumerate(sorted(root.glob(f"data/*/*_{kind}.json"))):
+        values = json.loads(path.read_text())
+        gone = dict.fromkeys(values) if whole else {}
+        edit_json(path, **(gone | edit(place, values)))
+
+
 @contextmanager
-def on_two_threads() -> Iterator[None]:
-    """PyTorch computes on two threads, where `make test` has it compute on one."""
+def on_threads(number: int) -> Iterator[None]:
+    """PyTorch computes on so many threads, whatever the number that the tests were started with."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
@@ -131,7 +151,7 @@ def on_two_threads() -> Iterator[None]:
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    with on_two_threads():
+    with on_threads(2):
         yield
 
 

@@ -1,6 +1,5 @@
 """Features of half precision are one thing, however a case comes: as a file, in memory, or in a cohort."""
 
-from contextlib import redirect_stdout
 from types import SimpleNamespace
 
 import h5py
@@ -13,12 +12,6 @@ from survfuse.cohort.bags import open_bag
 
 RANDOM = np.random.default_rng(4)
 HALF = RANDOM.normal(size=(37, 1280)).astype(np.float16)
-
-
-@pytest.fixture(scope="module")
-def model():
-    with redirect_stdout(None):
-        return survfuse.demonstration(device="cpu")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import end_of, months, survfuse
+from conftest import edit_patients, end_of, months, survfuse
 
 from survfuse.bundle.load import load
 from survfuse.cohort.read import read_cohort
@@ -30,8 +30,7 @@ def root(cohort, tmp_path) -> Path:
 
 def change(root: Path, edit: Callable[[int, Values], Values]) -> None:
     """Replace every patient's expression by ``edit`` of the patient's place and expression."""
-    for place, path in enumerate(sorted(root.glob("data/*/*_RNA.json"))):
-        path.write_text(json.dumps(edit(place, json.loads(path.read_text()))))
+    edit_patients(root, edit, "RNA", whole=True)
 
 
 def versioned(values: Values) -> Values:

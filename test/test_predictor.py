@@ -34,12 +34,6 @@ RNA = json.loads((CASES / "interf1" / PLACES["rna"]).read_text())
 CLINICAL = json.loads((CASES / "interf1" / PLACES["clinical"]).read_text())
 
 
-@pytest.fixture(scope="module")
-def model() -> survfuse.Model:
-    with redirect_stdout(None):
-        return survfuse.demonstration(device="cpu")
-
-
 @pytest.fixture
 def patients(tmp_path) -> Path:
     """Six patients in the published layout, all with the inputs of one sample case."""

@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from contextlib import redirect_stdout
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, on_two_threads
+from conftest import ROOT, on_threads
 
 import survfuse
 from survfuse.networks.build import build, build_with
@@ -35,25 +34,15 @@ def a_case(number: int) -> survfuse.Case:
     return survfuse.Case(features=features, clinical=clinical, name=f"case {number}")
 
 
-@pytest.fixture(scope="module")
-def model():
-    with redirect_stdout(None):
-        return survfuse.demonstration(device="cpu")
-
-
 def on_one_thread(model, case):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_threads(1):
         return model.predict(case)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_every_case_gets_the_numbers_that_it_gets_alone(model):
     """But for the last digits of float32: matrix products of more rows may be summed in another order."""
     cases = [a_case(number) for number in range(40)]
-    with on_two_threads():
+    with on_threads(2):
         together = model.predict_many(cases, progress=False)
         assert torch.get_num_threads() == 2
     for case, found in zip(cases, together, strict=True):
@@ -67,7 +56,7 @@ def test_every_case_gets_the_numbers_that_it_gets_alone(model):
 
 def test_large_cases_get_exactly_the_numbers_of_one_thread(model):
     cases = [survfuse.Case(features=RANDOM.normal(size=(300, 1280)).astype(np.float32)) for _ in range(4)]
-    with on_two_threads():
+    with on_threads(2):
         together = model.predict_many(cases, progress=False)
     assert [found.risk for found in together] == [on_one_thread(model, case).risk for case in cases]
 
@@ -76,7 +65,7 @@ def test_cases_that_cannot_be_used_are_named_and_threads_are_as_before(model):
     cases = [a_case(number) for number in range(12)]
     cases[4] = survfuse.Case(clinical={"age": 400}, name="old")
     cases[9] = survfuse.Case(clinical={"age": -5.5}, name="young")
-    with on_two_threads():
+    with on_threads(2):
         with pytest.raises(InputError, match=r"2 of 12 cases cannot be predicted: old, young: "):
             model.predict_many(cases, progress=False)
         assert torch.get_num_threads() == 2
@@ -113,7 +102,7 @@ def test_only_small_cases_with_the_same_modalities_are_scored_together():
     cases.insert(2, UnusableCase("bad", InputError("bad")))
     cases.append(Inputs("no slide", None, torch.zeros(3), None, Record()))
     told = Told()
-    with on_two_threads():
+    with on_threads(2):
         names = [outcome.name for outcome in scored(told, cases, 100)]
     assert names == [case.name for case in cases]
     assert sorted(told.groups, key=lambda group: names.index(group[0])) == [
@@ -129,7 +118,7 @@ def test_an_error_of_the_bundle_ends_it_and_no_further_case_is_read():
             read.append(number)
             yield inputs(f"{number}", 5)
 
-    with on_two_threads():
+    with on_threads(2):
         with pytest.raises(BundleError, match="broken"):
             list(scored(Told("3"), cases(), 1000))
         assert torch.get_num_threads() == 2
@@ -147,7 +136,7 @@ def test_no_more_tile_features_are_read_ahead_than_are_allowed(monkeypatch):
             most = max(most, held)
             yield inputs(f"{number}", 300)
 
-    with on_two_threads():
+    with on_threads(2):
         for _ in scored(Told(), cases(), 20):
             held -= 300 * 4 * 4
     assert most <= 10_000 + 2 * 300 * 4 * 4  # and one that is being read

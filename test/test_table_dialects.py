@@ -3,12 +3,11 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from conftest import edit_patients
 
 import survfuse
 from survfuse.cohort.outcome_check import check_no_outcomes
@@ -24,20 +23,11 @@ from survfuse.training.protocol import Protocol
 from survfuse.training.training_data import TrainingData, training_data
 
 EVENT, TIME = TASK.outcome.keys
-Variables = dict[str, Any]
 
 
 @pytest.fixture
 def root(cohort, tmp_path) -> Path:
     return shutil.copytree(cohort, tmp_path / "cohort")
-
-
-def change(root: Path, edit: Callable[[int, Variables], Variables]) -> None:
-    """Update every patient's clinical file by ``edit`` of the patient's place and variables; None removes a key."""
-    for place, path in enumerate(sorted(root.glob("data/*/*_CD.json"))):
-        variables = json.loads(path.read_text())
-        variables |= edit(place, variables)
-        path.write_text(json.dumps({key: value for key, value in variables.items() if value is not None}))
 
 
 def outcomes_of(root: Path) -> list[tuple[str, float, int]]:
@@ -56,7 +46,7 @@ def prepared(root: Path, outcomes: Path | None = None, keep: tuple[str, ...] = (
 
 @pytest.mark.parametrize("word", ["Not Available", "[Not Available]", "'--", "N/A", "not reported", " Unknown ", "-"])
 def test_a_word_for_missing_leaves_a_variable_its_numbers(root, capsys, word):
-    change(root, lambda place, _: {"tumor_size_mm": word if place == 7 else 5 + 0.9 * place})
+    edit_patients(root, lambda place, _: {"tumor_size_mm": word if place == 7 else 5 + 0.9 * place})
     (size,) = [v for v in prepared(root).vocabulary.numeric if v.name == "tumor_size_mm"]
     numbers = [5 + 0.9 * place for place in range(60) if place != 7]
     assert (size.mean, size.scale) == pytest.approx((np.mean(numbers), np.std(numbers)))
@@ -65,7 +55,7 @@ def test_a_word_for_missing_leaves_a_variable_its_numbers(root, capsys, word):
 
 @pytest.mark.parametrize("text", [">90", "12,5", "about 30", "none"])
 def test_other_text_among_numbers_is_refused_with_the_patient(root, text):
-    change(root, lambda place, _: {"tumor_size_mm": text if place == 7 else 5 + 0.9 * place})
+    edit_patients(root, lambda place, _: {"tumor_size_mm": text if place == 7 else 5 + 0.9 * place})
     with pytest.raises(
         InputError, match="3S_08: clinical variable tumor_size_mm: expected a number, which 59 patients"
     ):
@@ -73,14 +63,14 @@ def test_other_text_among_numbers_is_refused_with_the_patient(root, text):
 
 
 def test_text_in_the_numbers_of_many_patients_is_one_line(root):
-    change(root, lambda place, _: {"tumor_size_mm": f"{place},5" if place % 5 == 0 else 5 + 0.9 * place})
+    edit_patients(root, lambda place, _: {"tumor_size_mm": f"{place},5" if place % 5 == 0 else 5 + 0.9 * place})
     with pytest.raises(InputError, match=r"12 patients \(3S_01, 3S_06, 3S_11 and 9 more\)") as refused:
         prepared(root)
     assert len(str(refused.value)) < 2000
 
 
 def test_codes_of_categories_that_are_partly_numbers_stay_categories(root):
-    change(root, lambda place, _: {"t_stage": "4a" if place % 9 == 0 else str(1 + place % 3)})
+    edit_patients(root, lambda place, _: {"t_stage": "4a" if place % 9 == 0 else str(1 + place % 3)})
     (stage,) = [v for v in prepared(root).vocabulary.categorical if v.name == "t_stage"]
     assert stage.categories == ("1", "2", "3", "4a")
 
@@ -116,7 +106,7 @@ def test_names_of_covariates_are_not_outcomes(name):
 def test_outcomes_beside_a_table_are_left_out_and_said(root, tmp_path, capsys):
     table = tmp_path / "outcomes.csv"
     table.write_text("case_id,Time,Progression\n" + "".join(f"{n},{t},{e}\n" for n, t, e in outcomes_of(root)))
-    change(root, lambda _, v: {"Progression": v[EVENT], "Time": v[TIME], EVENT: None, TIME: None})
+    edit_patients(root, lambda _, v: {"Progression": v[EVENT], "Time": v[TIME], EVENT: None, TIME: None})
     vocabulary = prepared(root, table).vocabulary
     assert not {"Progression", "Time"} & {variable.name for variable in vocabulary.variables}
     assert {"Progression", "Time"} <= set(vocabulary.outcomes)
@@ -124,7 +114,7 @@ def test_outcomes_beside_a_table_are_left_out_and_said(root, tmp_path, capsys):
 
 
 def test_a_variable_in_the_order_of_the_times_is_refused_unless_kept(root):
-    change(root, lambda _, v: {"visits": round(30.4 * v[TIME]) + 1})
+    edit_patients(root, lambda _, v: {"visits": round(30.4 * v[TIME]) + 1})
     with pytest.raises(InputError, match=r"state the outcome: visits orders patients as their times do; .*--keep-var"):
         prepared(root)
     assert "visits" in {variable.name for variable in prepared(root, keep=("visits",)).vocabulary.numeric}
@@ -134,7 +124,7 @@ def test_a_variable_in_the_order_of_the_times_is_refused_unless_kept(root):
     "value", [lambda e: "dead" if e else "alive", lambda e: 2 - e, lambda e: "2021-03-04" if e else None]
 )
 def test_a_variable_that_equals_the_event_is_refused(root, value):
-    change(root, lambda _, v: {"last_seen": value(v[EVENT])})
+    edit_patients(root, lambda _, v: {"last_seen": value(v[EVENT])})
     with pytest.raises(InputError, match="last_seen tells who had the event"):
         prepared(root)
 
@@ -157,14 +147,14 @@ def test_covariates_of_any_strength_below_that_are_taken():
 
 
 def test_days_are_refused_with_a_proposal(root):
-    change(root, lambda _, v: {TIME: round(v[TIME] * 30.4375) + 1200})
+    edit_patients(root, lambda _, v: {TIME: round(v[TIME] * 30.4375) + 1200})
     with pytest.raises(InputError, match=r"60 patients \(.*below 1,200; if these are days, divide them by 30.4375"):
         prepared(root)
 
 
 def test_numbers_and_events_as_text_are_numbers(root):
     before = prepared(root).cohort
-    change(root, lambda place, v: {TIME: f"{v[TIME]}.0", EVENT: str(v[EVENT]) if place % 2 else bool(v[EVENT])})
+    edit_patients(root, lambda place, v: {TIME: f"{v[TIME]}.0", EVENT: str(v[EVENT]) if place % 2 else bool(v[EVENT])})
     after = prepared(root).cohort
     assert np.array_equal(before.times, after.times) and np.array_equal(before.events, after.events)
 
@@ -188,7 +178,7 @@ def test_train_and_evaluate_read_one_table_alike(root, tmp_path, name):
     rows = outcomes_of(root)
     table = tmp_path / "outcomes.csv"
     table.write_text(dialects(rows)[name], newline="")
-    change(root, lambda *_: {EVENT: None, TIME: None})
+    edit_patients(root, lambda *_: {EVENT: None, TIME: None})
     patients = read_cohort(root, tmp_path / "cache", table, ["clinical"])
     assert [(n, t, e) for n, t, e in zip(patients.ids, patients.times, patients.events, strict=True)] == rows
     predictions = tmp_path / "p.csv"

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY, edit_json, on_two_threads
+from conftest import ROOT, TINY, edit_json, on_threads
 from lifelines import CoxPHFitter
 from sksurv.metrics import concordance_index_censored
 
@@ -50,7 +50,7 @@ FULL = "slide+rna+clinical"
 def auto(cohort, tmp_path_factory) -> Path:
     """The stack of every candidate, with its report beside it, trained on two threads."""
     root = tmp_path_factory.mktemp("auto") / "bundle"
-    with on_two_threads():
+    with on_threads(2):
         assert survfuse(["train", str(cohort), "--out", str(root), *AUTO]) == 0
     return root
 

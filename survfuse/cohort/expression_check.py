@@ -7,9 +7,8 @@ import numpy as np
 from survfuse.inputs.expression import TAKES_NEGATIVE, signed_log
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import count, listing, warn
+from survfuse.runtime.log import NAMED, count, counted, listing, warn
 
-_NAMED = 3  # patients, and genes, that a message names
 _FEW = 0.5  # share of the usual genes below which a patient is named
 # Gaps in a sorted list of patients that no difference between samples of one unit makes: between their spreads over
 # genes (logged values have a third of the raw ones' spread) and between their levels (a factor of 20).
@@ -50,7 +49,7 @@ def _check_genes(ids: Sequence[str], genes: Sequence[str], present: Bools) -> No
     if (few := share < _FEW).any():
         warn(f"{_who(ids, few)} less than {_FEW:.0%} {genes_usual}; the others are imputed")
     if rare := int((~usual).sum()):
-        names = listing([genes[place] for place in np.flatnonzero(~usual)[:_NAMED]], _NAMED)
+        names = listing([genes[place] for place in np.flatnonzero(~usual)[:NAMED]], NAMED)
         where = "are in half of the patients at most, and imputed in the others"
         warn(f"{rare:,} of {count(len(genes), 'gene')} ({names}, …) {where}")
 
@@ -81,4 +80,4 @@ def _who(ids: Sequence[str], which: Bools) -> str:
     """How many of the patients ``ids`` are ``which``, with names, as the subject of a sentence with "have"."""
     names = [name for name, of in zip(ids, which, strict=True) if of]
     verb = "has" if len(names) == 1 else "have"
-    return f"{len(names):,} of {count(len(ids), 'patient')} ({listing(names, _NAMED)}) {verb}"
+    return f"{counted(names, 'patient', len(ids))} {verb}"

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from survfuse.cohort.problems import Problems
 from survfuse.inputs.clinical import is_missing, is_missing_word, spells_number
-from survfuse.runtime.log import count, listing, stage
+from survfuse.runtime.log import NAMED, count, counted, listing, stage
 from survfuse.tasks.task import Task
 
 _NEARLY_ALL = 0.8  # of the values that are neither missing nor a word for that
 _MORE_THAN_CODES = 5  # distinct numbers up to which they may be codes of categories, among others that are words
-_NAMED = 3
 
 
 def check_numbers(ids: Sequence[str], patients: Sequence[Mapping[str, object]], task: Task) -> None:
@@ -39,7 +38,6 @@ def check_numbers(ids: Sequence[str], patients: Sequence[Mapping[str, object]], 
             shared = f"clinical variable {name}: expected {have}, found other text"
             problems.add(f"clinical variable {name}: expected {have}, found {text[:20]!r}", patient, shared=shared)
         if words and not other:
-            texts = listing([repr(text) for text in sorted(set(words.values()))], _NAMED)
-            who = f"{count(len(words), 'patient')} ({listing(words, _NAMED)})"
-            stage("clinical", f"{name}: {texts} of {who} taken as missing")
+            texts = listing([repr(text) for text in sorted(set(words.values()))], NAMED)
+            stage("clinical", f"{name}: {texts} of {counted(words, 'patient')} taken as missing")
     problems.raise_any("clinical variables")

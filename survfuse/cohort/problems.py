@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import count, listing
+from survfuse.runtime.log import count, counted
 
 _MANY = 8  # a problem that more patients share is reported once for all of them
-_NAMED = 3  # of those patients
 _LONGEST = 2000  # characters of all problems in one message
 
 
@@ -99,7 +98,7 @@ class Problems:
                 yield str(problem)
             elif problem.kind not in said:
                 said.add(problem.kind)
-                yield f"{count(len(patients), 'patient')} ({listing(patients, _NAMED)}): {problem.kind}"
+                yield f"{counted(patients, 'patient')}: {problem.kind}"
 
 
 def _cut(texts: list[str]) -> list[str]:

@@ -92,13 +92,7 @@ def read_cohort(
     problems.raise_any(str(root))
     genes, expression = reader.expression.matrix() if "rna" in chosen else ((), None)
     clinical = [reader.clinical.get(name, {}) for name in ids]
-    names = list(dict.fromkeys(variable for patient in clinical for variable in patient))
-    for name in keep_variables:
-        if "clinical" in chosen and name not in names:
-            raise InputError(unknown("clinical variable", name, names))
-    stated = [name for name in outcome_names(names, task) if name not in keep_variables] if with_outcomes else []
-    if stated:
-        stage("clinical", f"outcomes, left out of the variables: {listing(stated)}")
+    stated = _outcome_variables(clinical, task, keep_variables) if with_outcomes and "clinical" in chosen else []
     return Cohort(
         ids=ids,
         times=np.array([reader.outcomes[name].months if with_outcomes else np.nan for name in ids]),
@@ -114,6 +108,18 @@ def read_cohort(
         outcome_variables=tuple(stated),
         kept_variables=tuple(keep_variables),
     )
+
+
+def _outcome_variables(clinical: Sequence[Mapping[str, object]], task: Task, keep: Sequence[str]) -> list[str]:
+    """The variables of the patients that an outcome's name says to be left out, but for those to ``keep``; logged."""
+    names = list(dict.fromkeys(variable for patient in clinical for variable in patient))
+    for name in keep:
+        if name not in names:
+            raise InputError(unknown("clinical variable", name, names))
+    stated = [name for name in outcome_names(names, task) if name not in keep]
+    if stated:
+        stage("clinical", f"outcomes, left out of the variables: {listing(stated)}")
+    return stated
 
 
 def _outcomes_table(

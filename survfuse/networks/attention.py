@@ -36,16 +36,12 @@ class GatedAttention(nn.Module):
 
     def forward(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:
         """tiles [B, N, tile], present [B, N] or None for all → slide vector [B, bag], attention [B, N]."""
-        z, scores = self.scored(tiles, keep)
+        z, gate = self.gated(tiles, keep)
+        scores = self.scores(gate)
         if present is not None:
             scores = scores.masked_fill(~present, float("-inf"))
         attention = torch.softmax(scores, dim=-1)
         return (attention.unsqueeze(-2) @ z).squeeze(-2), attention
-
-    def scored(self, tiles: Tensor, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
-        """tiles [..., N, tile] → z [..., N, bag] and the scores a [..., N] that the softmax makes attention of."""
-        z, gate = self.gated(tiles, keep)
-        return z, self.scores(gate)
 
     def gated(self, tiles: Tensor, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
         """tiles [..., N, tile] → z [..., N, bag] and the gates [..., N, attention] that the scores are made of."""

@@ -8,9 +8,8 @@ from survfuse.prediction.predictor import Inputs, Predictor
 from survfuse.prediction.side_by_side import scored
 from survfuse.prediction.sources import UnusableCase
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import Note, Record, count, listing, progress, recorded, stage, warn
+from survfuse.runtime.log import NAMED, Note, Record, count, counted, listing, progress, recorded, stage, warn
 
-_NAMES = 3  # shown of the cases that a line is true of
 _TEXTS = 8  # shown of the reasons why cases cannot be predicted
 
 
@@ -70,7 +69,7 @@ def _of_all(problems: Sequence[UnusableCase], number: int) -> InputError:
     names_by_text: dict[str, list[str]] = {}
     for problem in problems:
         names_by_text.setdefault(str(problem.error), []).append(problem.name)
-    texts = [f"{listing(names, _NAMES)}: {text}" for text, names in names_by_text.items()]
+    texts = [f"{listing(names, NAMED)}: {text}" for text, names in names_by_text.items()]
     if len(texts) > _TEXTS:
         texts[_TEXTS:] = [f"and {len(texts) - _TEXTS:,} more reasons"]
     return InputError(f"{len(problems):,} of {count(number, 'case')} cannot be predicted: {'; '.join(texts)}")
@@ -80,10 +79,10 @@ def say_notes(predictions: Sequence[Prediction]) -> None:
     """Log what was missing, imputed or ignored, and repeat the cases' warnings, with counts and names."""
     noted = ((name, note, each.name) for each in predictions for name, note in each.notes)
     for (name, kind), cases in _by_kind(noted).items():
-        stage(name, f"{_how_many(cases, len(predictions))}: {kind}")
+        stage(name, f"{counted(cases, 'case', len(predictions))}: {kind}")
     warned = (("", note, each.name) for each in predictions for note in each.warning_notes)
     for (_, kind), cases in _by_kind(warned).items():
-        warn(f"{_how_many(cases, len(predictions))}: {kind}")
+        warn(f"{counted(cases, 'case', len(predictions))}: {kind}")
 
 
 def _by_kind(said: Iterator[tuple[str, Note, str]]) -> dict[tuple[str, str], list[str]]:
@@ -93,7 +92,3 @@ def _by_kind(said: Iterator[tuple[str, Note, str]]) -> dict[tuple[str, str], lis
         for kind in note.kinds:
             cases.setdefault((name, kind), []).append(case)
     return cases
-
-
-def _how_many(cases: Sequence[str], number: int) -> str:
-    return f"{len(cases):,} of {count(number, 'case')} ({listing(cases, _NAMES)})"

@@ -117,7 +117,7 @@ class Predictor:
         read = self.inputs(
             case, modalities, seconds=seconds, omit_unusable_slide=omit_unusable_slide, show=show, said=said
         )
-        return self.score(read, show=show)
+        return self.concluded(read, self.risks([read])[0], show)
 
     def inputs(
         self,
@@ -136,10 +136,6 @@ class Predictor:
                 case = case.loaded()  # a file that is not JSON is refused, whether or not the bundle uses it
             return self._inputs(case, used, seconds, omit_unusable_slide, record)
 
-    def score(self, inputs: Inputs, show: bool = False) -> Prediction:
-        """The second half of ``predict``: the ensemble's risk and what follows from it."""
-        return self.concluded(inputs, self.risks([inputs])[0], show)
-
     def risks(self, cases: Sequence[Inputs]) -> "list[EnsembleRisk]":
         """The ensemble's risk of each of ``cases``, which have the same modalities; several, only on a CPU.
 
@@ -149,7 +145,7 @@ class Predictor:
         return self.ensemble.together([case.tensors for case in cases], half)
 
     def concluded(self, inputs: Inputs, risk: "EnsembleRisk", show: bool = False) -> Prediction:
-        """The prediction for an ensemble's risk; raises InputError for one that is not finite."""
+        """The second half: the prediction for an ensemble's risk; raises InputError for one that is not finite."""
         with recorded(show, inputs.said) as record:
             return self._prediction(inputs.name, inputs.tiles, risk, record)
 

@@ -7,7 +7,7 @@ but warnings and errors may go there.
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+NAMED = 3  # of many names in a message that says what they share
 _LINE_EVERY = 10.0  # seconds between progress lines when no terminal is attached
 
 
@@ -142,3 +143,13 @@ def listing(names: Iterable[str], most: int = 8) -> str:
     shown = list(names)
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + more
+
+
+def counted(names: Collection[str], noun: str, of: int | None = None) -> str:
+    """How many there are, ``of`` so many if given, and the names of a few.
+
+    >>> counted("ab", "case", of=5), counted("abcd", "patient")
+    ('2 of 5 cases (a, b)', '4 patients (a, b, c and 1 more)')
+    """
+    number = count(len(names), noun) if of is None else f"{len(names):,} of {count(of, noun)}"
+    return f"{number} ({listing(names, NAMED)})"
