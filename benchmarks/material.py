@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -120,44 +121,16 @@ def simulated(side: int, tissue_tiles: int = 3000, mask: str = "pyramid") -> Pat
 def full_size_bundle(members: int = 5, encoder: bool = False) -> Path:
     """Bilinear members of the paper's sizes with random weights, and every table such a bundle has; with ``encoder``,
     a ViT-L's random weights as well."""
-    random = np.random.default_rng(0)
 
     def make(root: Path) -> None:
         genes = tuple(f"GENE{number:05}" for number in range(GENES))
-        profile = _profile()
-        span = ScaleRange(profile, (-1.0, 1.0), (0.5, 1.5))
-        vocabulary = Vocabulary(
-            numeric=(Numeric("age", 68.9, 9.0), Numeric("no_instillations", 19.2, 9.3)),
-            categorical=tuple(Categorical(f"variable {n}", ("no", "yes")) for n in range(6)),
-            missing_codes=TASK.missing_codes,
-            outcomes=TASK.outcome.keys,
-        )
-        sizes = Sizes(genes=GENES, clinical=len(vocabulary.columns))
-        risks = np.sort(random.normal(size=148))
-        times, events = random.exponential(60.0, 148).round() + 1.0, random.random(148) < 0.4
-        manifest = Manifest(
-            purpose=RESEARCH,
-            notice="random weights, for benchmarks",
-            provenance={},
-            slide=SlideSettings("uni", 1024, weights="encoder/weights.safetensors" if encoder else None),
-            combinations={COMBINATION: RiskScale(0.0, float(members))},
-            members=tuple(
-                MemberEntry(member_file(n), "bilinear", sizes.to_json(), {COMBINATION: MemberWeight(1.0, 0.0, 1.0)})
-                for n in range(members)
-            ),
-            tables=("calibration.json", "genes.json", "clinical.json", "survival.json", "model-card.md"),
-        )
-        tables = Tables(
-            Calibration.fit(times, events, risks),
-            Expression(genes, "log1p-standardise", profile, np.ones(GENES), span),
-            vocabulary,
-            {COMBINATION: SurvivalCurve.fit(risks, times, events)},
-            "Random weights, for benchmarks.\n",
-        )
+        variables = tuple(Categorical(f"variable {n}", ("no", "yes")) for n in range(6))
         if encoder:
             (root / "encoder").mkdir()
             save_file(random_network("uni").state_dict(), root / "encoder/weights.safetensors")
-        save(root, manifest, (_state(sizes, seed) for seed in range(members)), tables)
+        slide = SlideSettings("uni", 1024, weights="encoder/weights.safetensors" if encoder else None)
+        family = families_of(TASK.modalities)["bilinear"]
+        _save_random(root, [family] * members, Sizes(genes=GENES), genes, _profile(), variables, slide)
 
     return _made(f"bundle-{members}{'-encoder' if encoder else ''}", make)
 
@@ -174,45 +147,60 @@ def cohort(patients: int = 100) -> Path:
 
 def every_family_bundle(members: int = 170) -> Path:
     """So many members of every family in turn, at the paper's sizes over tiles, with random weights, for ``cohort``."""
-    random = np.random.default_rng(0)
-    patients = sorted((cohort() / "data").iterdir())
-    genes = tuple(json.loads((patients[0] / f"{patients[0].name}_RNA.json").read_text()))
+    first = min((cohort() / "data").glob("*/*_RNA.json"))
 
     def make(root: Path) -> None:
-        numeric = (Numeric("age", 68.9, 9.0), Numeric("no_instillations", 19.2, 9.3))
-        vocabulary = Vocabulary(numeric, (), TASK.missing_codes, TASK.outcome.keys)
-        sizes = Sizes(genes=len(genes), rna=(256, 128, 64), clinical=len(vocabulary.columns), stand_ins=True)
+        genes = tuple(json.loads(first.read_text()))
         families = list(families_of(TASK.modalities).values())
         chosen = [families[number % len(families)] for number in range(members)]
-        profile, risks = np.full(len(genes), 3.0), np.sort(random.normal(size=148))
-        times, events = random.exponential(60.0, 148).round() + 1.0, random.random(148) < 0.4
-        entries = tuple(
-            MemberEntry(member_file(number), family.name, sizes.to_json(), {COMBINATION: MemberWeight(1.0, 0.0, 1.0)})
-            for number, family in enumerate(chosen)
-        )
-        scales = {COMBINATION: RiskScale(0.0, float(members))}
-        names = ("calibration.json", "genes.json", "clinical.json", "survival.json", "model-card.md")
-        notice = "random weights, for benchmarks"
-        manifest = Manifest(RESEARCH, notice, {}, SlideSettings("uni", 1024), scales, entries, names)
-        span = ScaleRange(profile, (-1.0, 1.0), (0.5, 1.5))
-        tables = Tables(
-            Calibration.fit(times, events, risks),
-            Expression(genes, "log1p-standardise", profile, np.ones(len(genes)), span),
-            vocabulary,
-            {COMBINATION: SurvivalCurve.fit(risks, times, events)},
-            "Random weights, for benchmarks.\n",
-        )
-        save(root, manifest, (_random(family, sizes, seed) for seed, family in enumerate(chosen)), tables)
+        sizes = Sizes(genes=len(genes), rna=(256, 128, 64), stand_ins=True)
+        profile, slide = np.full(len(genes), 3.0), SlideSettings("uni", 1024)
+        _save_random(root, chosen, sizes, genes, profile, (), slide)
 
     return _made(f"every-family-{members}", make)
 
 
-def _random(family: Family, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
-    torch.manual_seed(seed)
-    return {
-        name: torch.randn_like(tensor) / max(1, tensor.shape[-1] if tensor.ndim else 1) ** 0.5
-        for name, tensor in build(family, sizes).state_dict().items()
-    }
+def _save_random(
+    root: Path,
+    families: Sequence[Family],
+    sizes: Sizes,
+    genes: tuple[str, ...],
+    profile: NDArray[np.float64],
+    variables: tuple[Categorical, ...],
+    slide: SlideSettings,
+) -> None:
+    """A bundle of one member of each of ``families`` with random weights, and every table such a bundle has.
+
+    ``profile`` [G] is the mean log1p expression of the imagined cohort, ``variables`` are those besides the numbers.
+    """
+    random = np.random.default_rng(0)
+    numeric = (Numeric("age", 68.9, 9.0), Numeric("no_instillations", 19.2, 9.3))
+    vocabulary = Vocabulary(numeric, variables, TASK.missing_codes, TASK.outcome.keys)
+    sizes = replace(sizes, clinical=len(vocabulary.columns))
+    risks = np.sort(random.normal(size=148))
+    times, events = random.exponential(60.0, 148).round() + 1.0, random.random(148) < 0.4
+    manifest = Manifest(
+        purpose=RESEARCH,
+        notice="random weights, for benchmarks",
+        provenance={},
+        slide=slide,
+        combinations={COMBINATION: RiskScale(0.0, float(len(families)))},
+        members=tuple(
+            MemberEntry(member_file(n), family.name, sizes.to_json(), {COMBINATION: MemberWeight(1.0, 0.0, 1.0)})
+            for n, family in enumerate(families)
+        ),
+        tables=("calibration.json", "genes.json", "clinical.json", "survival.json", "model-card.md"),
+    )
+    tables = Tables(
+        Calibration.fit(times, events, risks),
+        Expression(
+            genes, "log1p-standardise", profile, np.ones(len(genes)), ScaleRange(profile, (-1.0, 1.0), (0.5, 1.5))
+        ),
+        vocabulary,
+        {COMBINATION: SurvivalCurve.fit(risks, times, events)},
+        "Random weights, for benchmarks.\n",
+    )
+    save(root, manifest, (_state(family, sizes, seed) for seed, family in enumerate(families)), tables)
 
 
 def features_case(tiles: int, suffix: str = ".h5") -> Path:
@@ -322,9 +310,9 @@ def _profile() -> NDArray[np.float64]:
     return np.random.default_rng(1).gamma(2.0, 1.0, GENES)
 
 
-def _state(sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
+def _state(family: Family, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    return build(families_of(TASK.modalities)["bilinear"], sizes).state_dict()
+    return build(family, sizes).state_dict()
 
 
 def _variables(root: Path) -> None:
