@@ -26,6 +26,8 @@ class _Mode(FakeTensorMode):
         fake = any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs)))
         if func is torch.ops.aten._local_scalar_dense.default and fake:
             return torch.ones((), dtype=args[0].dtype).item()
+        if fake and func is torch.ops.aten._to_copy.default and torch.device(kwargs.get("device") or GPU).type == "cpu":
+            return _ones(args[0].shape, kwargs.get("dtype") or args[0].dtype)
         if not fake and torch.device(kwargs.get("device") or "cpu").type == "cpu":
             return func(*args, **kwargs)
         args, kwargs = tree_map(self._faked, (args, kwargs))
@@ -39,8 +41,12 @@ class _Mode(FakeTensorMode):
 
 def _real_on_cpu(value):
     if isinstance(value, FakeTensor) and value.device.type == "cpu":
-        return torch.from_numpy(np.ones(tuple(value.shape))).to(value.dtype)
+        return _ones(value.shape, value.dtype)
     return value
+
+
+def _ones(shape, dtype):
+    return torch.from_numpy(np.ones(tuple(shape))).to(dtype)
 
 
 class _Event:
@@ -54,6 +60,10 @@ class _Event:
 
     def synchronize(self) -> None:
         pass
+
+
+def _unpinned(empty):
+    return lambda *shape, pin_memory=False, **given: empty(*shape, **given)  # noqa: ARG005
 
 
 def _zero_gradients(optimiser: torch.optim.Optimizer) -> None:
@@ -96,6 +106,9 @@ def pretended_gpu(capability: tuple[int, int] = H100) -> Iterator[torch.device]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "Event", _Event)
         patch.setattr(torch.cuda, "synchronize", lambda *_: None)
+        patch.setattr(torch.cuda, "get_device_name", lambda *_: "a pretended GPU")
+        patch.setattr("survfuse.runtime.device.chosen_device", lambda *_: GPU)
+        patch.setattr(torch, "empty", _unpinned(torch.empty))  # only a driver pins memory
         patch.setattr(torch.cuda, "empty_cache", lambda: None)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: capability >= (8, 0))  # noqa: ARG005
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)

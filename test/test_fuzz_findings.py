@@ -20,6 +20,7 @@ from fuzz.processes import Tally, try_all
 
 from survfuse.inputs.features import read_features
 from survfuse.runtime.errors import InputError
+from survfuse.runtime.native_stderr import native_stderr
 from survfuse.slide.pixels import Slide
 
 
@@ -39,6 +40,30 @@ def test_a_tile_said_to_be_larger_than_the_file_is_not_made_room_for(slide_case,
     give_slide(slide_case, "s.tif", with_byte_count(SLIDE, 0, 50, 2**32 - 2))
     assert end_of(slide_case, output) == 2
     assert "s.tif: states a tile of more bytes than the file has" in capsys.readouterr().err
+
+
+def test_what_openslide_prints_itself_is_in_the_refusal_and_not_on_stderr(tmp_path, capfd):
+    """The second level is narrower than the first, and taller: GLib prints what OpenSlide finds wrong with that."""
+    with tifffile.TiffWriter(tmp_path / "s.tif") as file:
+        for number, shape in enumerate(((1024, 1024, 3), (1120, 1008, 3))):
+            file.write(np.full(shape, 200, np.uint8), tile=(256, 256), photometric="rgb", subfiletype=int(number > 0))
+    refused = r"^s\.tif: cannot be opened as a slide \(Downsampled images not correctly ordered: 0\.96\d+ < 1\)$"
+    with pytest.raises(InputError, match=refused):
+        Slide(tmp_path / "s.tif", assumed_mpp=0.5)
+    os.write(2, b"as before\n")
+    assert capfd.readouterr().err == "as before\n"
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_stderr_is_collected_past_python_and_is_there_again_after_an_error(capfd, monkeypatch, memory):
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(KeyError), native_stderr() as said:
+        os.write(2, b"one\n\ntwo, not UTF-8: \xff\n")
+        raise KeyError
+    assert said == ["one", "two, not UTF-8: \N{REPLACEMENT CHARACTER}"]
+    os.write(2, b"shown\n")
+    assert capfd.readouterr().err == "shown\n"
 
 
 def test_a_torch_file_that_is_cut_off_is_not_the_machines_failure(tmp_path):

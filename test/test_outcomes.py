@@ -10,11 +10,12 @@ import pytest
 from conftest import edit_json
 
 from survfuse import api
-from survfuse.cohort.outcomes import read_event, read_months
+from survfuse.cohort.outcomes import read_event, read_months, read_outcomes
 from survfuse.cohort.problems import Problems
 from survfuse.cohort.read import Cohort
 from survfuse.cohort.simulate import simulate
 from survfuse.runtime.errors import InputError
+from survfuse.tasks.chimera3 import TASK
 
 IDS = [f"3S_{number}" for number in range(1, 7)]
 HEADING = ["case_id", "time", "event"]
@@ -221,3 +222,14 @@ def test_numbers_as_patients_are_not_taken_for_the_numbers_of_a_message():
         InputError, match=r"12 patients \(0, 1, 10 and 9 more\): <id>_CD\.json: event: expected 0 or 1$"
     ):
         problems.raise_any("cohort")
+
+
+def test_a_name_as_long_as_a_page_makes_no_line_as_long(tmp_path):
+    path = tmp_path / "o.csv"
+    path.write_text(text([["1", "2", "3"]], [letter * 9000 for letter in "xyz"]))
+    problems = Problems()
+    read_outcomes(path, TASK.outcome, problems)
+    problems.add("expected a number, found " + "v" * 9000, "P1")
+    with pytest.raises(InputError, match=r"o\.csv: .* is missing \(found x{200} …, y{200} …, z{200} …\)") as raised:
+        problems.raise_any("cohort")
+    assert len(raised.value.line()) < 5000

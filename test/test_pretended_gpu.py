@@ -5,23 +5,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import DEMONSTRATION, MASK, SLIDE
 from pretended_gpu import H100, T4, pretended_gpu
 
+from survfuse.bundle.load import load
 from survfuse.cohort.bags import Bag
+from survfuse.inputs.case import Case
 from survfuse.networks.build import build
 from survfuse.networks.ensemble import Ensemble, Member
 from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.weighting import MemberWeight, RiskScale
+from survfuse.prediction.predictor import Predictor
 from survfuse.slide.encoders import Encoder
 from survfuse.slide.registry import ENCODERS
 from survfuse.slide.weights import build_network
 from survfuse.tasks.modalities import all_combinations, combination_name
-from survfuse.training.fit_networks import fit_networks
+from survfuse.training.fit_networks import FittedTogether, _FullRisk, fit_networks
 from survfuse.training.folds import nested_splits
 from survfuse.training.member import Prepared
 from survfuse.training.member_risks import network_risks
 from survfuse.training.protocol import Optimisation
+from survfuse.training.tile_sampler import TileSampler
 
 SIZES = Sizes(
     tile=6, bag=8, attention=4, genes=7, rna=(8, 6), clinical=5, rank=4, pairs=(4, 3, 2), hidden=5, embedding=3,
@@ -58,11 +63,8 @@ def test_networks_of_every_family_are_fitted_on_a_gpu(cohort, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cohort_is_scored_on_a_gpu(cohort, family):
     members, bags, *_ = cohort
-    sizes = replace(SIZES, tile=6)
-    if FAMILIES[family].linear and "slide" in FAMILIES[family].modalities:
-        pytest.skip("its slides are clusters of tiles, fitted on the CPU")
     with pretended_gpu() as gpu:
-        network = build(FAMILIES[family], sizes)
+        network = build(FAMILIES[family], SIZES)
         risks = network_risks(network, bags, members[0].inputs, all_combinations(MODALITIES)[:1], [0, 3, 5], gpu)
         assert [(value.shape, value.device.type) for value in risks.values()] == [((3,), "cpu")]
 
@@ -70,8 +72,6 @@ def test_a_cohort_is_scored_on_a_gpu(cohort, family):
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_case_is_scored_on_a_gpu_by_members_of_every_family(family, half):
-    if FAMILIES[family].linear and "slide" in FAMILIES[family].modalities:
-        pytest.skip("it counts tiles on the GPU, and a pretended one has no values")
     with pretended_gpu() as gpu:
         name = combination_name(FAMILIES[family].modalities)
         state = dict(build(FAMILIES[family], SIZES).state_dict())
@@ -96,6 +96,36 @@ def test_tiles_are_encoded_on_a_gpu(name, capability):
         with encoder.autocast():  # half precision is really used
             weights = torch.zeros(2, 2, device=gpu)
             assert (weights @ weights).dtype == encoder.precision
+
+
+def test_a_slide_is_predicted_on_a_gpu_from_its_pixels_to_its_months(capsys):
+    """The demonstration bundle has members of most families; what the GPU computes is pretended, months are not."""
+    with pretended_gpu(T4):
+        predictor = Predictor(load(DEMONSTRATION))
+        case = Case(slide=SLIDE, mask=MASK)
+        prediction = predictor.predict(case, modalities=["slide"], seconds=600.0, show=True)
+    assert len(prediction.attention) == len(prediction.coordinates) == 11
+    assert prediction.months > 0.0 and not prediction.warnings
+    said = capsys.readouterr().out
+    assert "by efficientnet-lite0 in float32 on cuda" in said and "on a pretended GPU" in said
+
+
+@pytest.mark.parametrize("family", NEURAL)
+def test_networks_of_every_family_are_built_and_differentiated_on_the_meta_device(cohort, family):
+    """Its tensors have no values either, but gradients, and an operation that mixes devices raises."""
+    members, bags, times, events = cohort
+    meta = torch.device("meta")
+    optimisation = replace(Optimisation(), modality_dropout=0.2)
+    fitting = FittedTogether(FAMILIES[family], SIZES, members, times, events, optimisation, meta)
+    sampled = TileSampler(bags, 4, 0, meta)(1) if "slide" in FAMILIES[family].modalities else None
+    keep, available = fitting.masks(sampled[0].shape[1] if sampled else 0)
+    risks = fitting._risks(_FullRisk(fitting._network), fitting._fitted, sampled, keep, available)
+    assert (risks.device, risks.shape) == (meta, (len(members), fitting._fitted.padded.shape[1]))
+    risks.sum().backward()
+    for name, value in fitting._parameters.items():
+        assert value.device == meta, name
+        assert value.grad is None or (value.grad.device, value.grad.shape) == (meta, value.shape), name
+    assert sum(value.grad is not None for value in fitting._parameters.values()) > 1
 
 
 def test_tensors_of_two_devices_do_not_mix_on_the_pretended_gpu():

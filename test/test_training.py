@@ -26,7 +26,7 @@ from survfuse.cli.main import main as survfuse
 from survfuse.cohort.read import Cohort, read_cohort
 from survfuse.networks.build import build
 from survfuse.networks.sizes import Sizes
-from survfuse.runtime.errors import InputError
+from survfuse.runtime.errors import EnvironmentFailure, InputError
 from survfuse.slide.settings import SlideSettings
 from survfuse.tasks.chimera3 import TASK
 from survfuse.tasks.task import Task
@@ -312,6 +312,38 @@ def test_units_that_threads_fit_are_those_of_one_after_the_other(cohort, tmp_pat
     for members, same in zip(fitted, expected, strict=True):
         for member, other in zip(members, same, strict=True):
             assert all(torch.equal(value, other.fitted.state[name]) for name, value in member.fitted.state.items())
+
+
+LACK = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+@pytest.mark.parametrize(
+    ("fusion", "step", "said"),
+    [
+        ("bilinear", "fit_networks", "4 members of bilinear were being fitted on the CPU: --tiles below 32 needs less"),
+        ("rna+clinical", "fit_networks", "4 members of rna+clinical were being fitted on the CPU"),
+        ("cox-slide", "fit_cox", "2 members of cox-slide were being fitted on the CPU"),
+    ],
+)
+def test_memory_that_runs_out_says_which_option_needs_less(cohort, tmp_path, monkeypatch, fusion, step, said):
+    def refused(*_):
+        raise LACK
+
+    monkeypatch.setattr(f"survfuse.training.fit_unit.{step}", refused)
+    data = training_data(read_cohort(cohort, tmp_path), Protocol(folds=2, inner=2, fusion=fusion), SIZES)
+    with pytest.raises(EnvironmentFailure) as raised:
+        fit_unit(data, work_units(data)[0], CPU)
+    assert str(raised.value) == f"memory ran out: {LACK}; {said}"
+
+
+def test_other_failures_of_fitting_are_passed_on_as_they_are(cohort, tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+
+    monkeypatch.setattr("survfuse.training.fit_unit.fit_networks", fails)
+    data = training_data(read_cohort(cohort, tmp_path), Protocol(folds=2, inner=2, fusion="concat"), SIZES)
+    with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
+        fit_unit(data, work_units(data)[0], CPU)
 
 
 def test_the_order_in_which_units_end_does_not_change_the_bundle(cohort, auto, tmp_path, monkeypatch, two_threads):

@@ -102,11 +102,12 @@ class Problems:
 
 
 def _cut(texts: list[str]) -> list[str]:
-    """The first of ``texts``, as many as fit into a message, and how many more there are."""
-    length, shown = 0, 0
+    """The first of ``texts``, as many as fit into a message, and how many more there are; a longer one is cut."""
+    length = 0
+    shown: list[str] = []
     for text in texts:
         length += len(text)
         if length > _LONGEST and shown:
-            break
-        shown += 1
-    return texts if shown == len(texts) else [*texts[:shown], f"and {len(texts) - shown:,} more"]
+            return [*shown, f"and {len(texts) - len(shown):,} more"]
+        shown.append(text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …")
+    return shown

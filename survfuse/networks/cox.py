@@ -74,15 +74,15 @@ class SharesPool(Pool):
     def __init__(self, centres: Tensor) -> None:
         self._centres = centres
         self._counts = torch.zeros(len(centres), dtype=torch.int64, device=centres.device)
+        self._tiles = 0
 
     def add(self, tiles: Tensor) -> None:
         """Count the next tiles [n, tile]."""
         nearest = _nearest(tiles.to(self._centres.dtype), self._centres)
+        self._tiles += len(tiles)
         self._counts += (nearest.unsqueeze(-1) == torch.arange(len(self._centres), device=nearest.device)).sum(0)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Shares of clusters [1, K] and the same attention [1, N] for every tile."""
-        counts = self._counts.cpu()
-        number = int(counts.sum())
-        share = counts.to(self._centres.dtype) / number
-        return share.unsqueeze(0), torch.full((1, number), 1.0 / number, dtype=self._centres.dtype)
+        share = self._counts.cpu().to(self._centres.dtype) / self._tiles
+        return share.unsqueeze(0), torch.full((1, self._tiles), 1.0 / self._tiles, dtype=self._centres.dtype)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NAMED = 3  # of many names in a message that says what they share
+_LONGEST_NAME = 200  # characters of a name in a listing
 _LINE_EVERY = 10.0  # seconds between progress lines when no terminal is attached
 
 
@@ -135,14 +136,15 @@ def count(number: int, noun: str) -> str:
 
 
 def listing(names: Iterable[str], most: int = 8) -> str:
-    """Names joined by commas, cut after ``most`` with the number left out.
+    """Names joined by commas, cut after ``most`` with the number left out; one too long to read is cut as well.
 
     >>> listing("abcd", most=3)
     'a, b, c and 1 more'
     """
     shown = list(names)
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return ", ".join(shown[:most]) + more
+    short = (name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]} …" for name in shown[:most])
+    return ", ".join(short) + more
 
 
 def counted(names: Collection[str], noun: str, of: int | None = None) -> str:

@@ -1,15 +1,14 @@
 """MetaImage files (MHA), read strictly: ITK fills in what is missing and follows a header to other files."""
 
 import math
-import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from survfuse.runtime.errors import InputError
+from survfuse.runtime.native_stderr import native_stderr
 
 if TYPE_CHECKING:
     from SimpleITK import Image
@@ -29,7 +28,7 @@ def read_mha(path: Path, largest: int) -> "Image":
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        with _native_silence():
+        with native_stderr():  # its exception says the same
             reader.ReadImageInformation()
         size: tuple[int, ...] = reader.GetSize()
         _check_direction(path, len(size), reader.GetDirection())
@@ -42,7 +41,7 @@ def read_mha(path: Path, largest: int) -> "Image":
             raise InputError(f"{path.name}: {length:,} bytes in an MHA file cannot be held; {most}")
         if header["ElementDataFile"] == "LOCAL":
             _check_pixels(path, header, start, length)
-        with _native_silence():
+        with native_stderr():  # its exception says the same
             image: Image = reader.Execute()
     except RuntimeError as cause:
         raise InputError(
@@ -97,20 +96,3 @@ def _check_pixels(path: Path, header: Mapping[str, str], start: int, expected: i
             sound = path.stat().st_size - start >= expected and header.get("BinaryData", "True").lower() == "true"
     if not sound:
         raise InputError(f"{path.name}: cannot be read as an MHA mask (its pixels are damaged or cut off)")
-
-
-@contextmanager
-def _native_silence() -> Iterator[None]:
-    """Keep from stderr what a library writes to it directly; its exception says the same."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed by the process that started this one
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

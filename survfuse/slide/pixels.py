@@ -1,6 +1,7 @@
 """A slide's pixels at any resolution: OpenSlide opens it, and reads it unless its tiles are plain JPEGs."""
 
 import math
+import re
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ from PIL import Image
 
 from survfuse.runtime.arrays import Pixels
 from survfuse.runtime.errors import EnvironmentFailure, InputError, is_machine_failure
+from survfuse.runtime.native_stderr import native_stderr
 from survfuse.runtime.watch import reading
 from survfuse.slide.damage import BlankRegionError, DamagedRegionError
 from survfuse.slide.kinds import kind_of
@@ -40,14 +42,18 @@ class Slide:
         self.name = path.name
         self._path = path
         self._renewing = threading.Lock()
+        said: list[str] = []
         try:
             with reading(path.name):
                 check_parts(path)
-                self._slide = openslide.OpenSlide(path)
+                with native_stderr() as said:
+                    self._slide = openslide.OpenSlide(path)
                 properties = _properties(self._slide)
                 self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0
                 self._dimensions, self._downsamples = self._slide.level_dimensions, self._slide.level_downsamples
         except openslide.OpenSlideUnsupportedFormatError as cause:
+            if said:  # it knows the format, but takes one fault for another format
+                raise InputError(f"{path.name}: cannot be opened as a slide ({_without_origin(said[0])})") from cause
             expected = "not a slide that OpenSlide reads (for example a tiled TIFF)"
             raise InputError(f"{path.name}: {expected}; found {kind_of(path)}") from cause
         except (openslide.OpenSlideError, OSError) as cause:
@@ -168,6 +174,11 @@ class Slide:
 
     def _damaged(self, origin: tuple[int, int], cause: Exception) -> DamagedRegionError:
         return DamagedRegionError(f"{self.name}: the region at {origin[0]}, {origin[1]} cannot be read ({cause})")
+
+
+def _without_origin(line: str) -> str:
+    """A line of GLib's log without the process and the time."""
+    return re.sub(r"^.*\*\*: ([\d:.]+: )?", "", line)
 
 
 def _properties(slide: openslide.OpenSlide) -> dict[str, str]:

@@ -11,6 +11,8 @@ from survfuse.networks.build import build
 from survfuse.networks.families import Family
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.arrays import Floats
+from survfuse.runtime.errors import EnvironmentFailure, as_survfuse_error, memory_ran_out
+from survfuse.runtime.log import count
 from survfuse.tasks.modalities import Combination
 from survfuse.training.fit_cox import fit_cox
 from survfuse.training.fit_networks import fit_networks, inner_sizes
@@ -27,14 +29,34 @@ def fit_unit(data: TrainingData, unit: WorkUnit, device: torch.device) -> list[T
 
     The same arguments and number of threads give the same members, on the CPU to the last bit; torch's random state is
     left as it was. In one process, units are fitted one at a time. Reads and writes no file but the cohort's bags.
-    Raises InputError if a member cannot be fitted.
+    Raises InputError if a member cannot be fitted, and EnvironmentFailure if memory runs out.
     """
     with (
         _ONE_AT_A_TIME,
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         _deterministic(device),
     ):
-        return _fit_unit(data, unit, device)
+        try:
+            return _fit_unit(data, unit, device)
+        except (RuntimeError, MemoryError) as cause:
+            failure = as_survfuse_error(cause) if memory_ran_out(cause) else None
+            if failure is None:
+                raise
+            raise EnvironmentFailure(f"{failure}; {_while_fitting(data, unit, device)}") from cause
+
+
+def _while_fitting(data: TrainingData, unit: WorkUnit, device: torch.device) -> str:
+    """What was being fitted when memory ran out, and which options need less of it."""
+    family, optimisation = data.families[unit.family], data.protocol.optimisation
+    on_gpu = device.type == "cuda"
+    advice = []
+    if "slide" in family.modalities and not family.linear:
+        advice.append(f"--tiles below {optimisation.tiles:,} needs less")
+    if on_gpu:
+        advice.append("--device cpu uses the machine's memory")
+    members = f"{count(len(unit.splits), 'member')} of {family.name}"
+    fitting = f"{members} were being fitted on the {'GPU' if on_gpu else 'CPU'}"
+    return f"{fitting}: {', '.join(advice)}" if advice else fitting
 
 
 @contextmanager
