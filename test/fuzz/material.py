@@ -4,11 +4,13 @@ import io
 import json
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import h5py
 import numpy as np
 import tifffile
 import torch
+from slide_writers import MPP, write_dicom, write_mirax, write_vms
 
 from survfuse.tasks.chimera3 import TASK
 
@@ -110,4 +112,23 @@ def slides() -> list[bytes]:
             file.write(image, **layout, **resolution)
             file.write(image[::2, ::2], subfiletype=1, **layout, **resolution)
         written.append(held.getvalue())
+    return written
+
+
+@cache
+def slides_in_several_files() -> list[dict[str, bytes]]:
+    """Their files by name within one folder: a DICOM series of two levels, MIRAX, Hamamatsu's VMS."""
+    with tifffile.TiffFile(SLIDE) as file:
+        pixels = file.pages[1].asarray()[:512, :512]
+    series = "1.2.826.0.1.3680043.2.1125.1"
+    written = []
+    for write in (
+        lambda root: [write_dicom(root / f"{n}.dcm", pixels[::n, ::n], series, n * MPP, n) for n in (1, 2)],
+        lambda root: write_mirax(root / "s.mrxs", pixels),
+        lambda root: write_vms(root / "s.vms", pixels),
+    ):
+        with TemporaryDirectory() as folder:
+            write(Path(folder))
+            files = [path for path in Path(folder).rglob("*") if path.is_file()]
+            written.append({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
     return written

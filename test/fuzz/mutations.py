@@ -115,6 +115,23 @@ def _short(value: int) -> tuple[int, ...]:
     return (value,) if value > 65535 else (value, 0)
 
 
+def changed_lines(data: bytes, chance: random.Random) -> bytes:
+    """A text of lines KEY=VALUE with values replaced, and lines left out, repeated or moved."""
+    lines = data.split(b"\n")
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        place = chance.randrange(len(lines))
+        key, equals, _ = lines[place].partition(b"=")
+        if equals and chance.random() < 0.7:
+            lines[place] = key + equals + chance.choice(_VALUES)
+        else:
+            moved = lines[place] if chance.random() < 0.4 else lines.pop(place)
+            lines.insert(chance.randrange(len(lines) + 1), chance.choice((moved, b"", b"[LEVEL]", b"=")))
+    return b"\n".join(lines)
+
+
+_VALUES = (b"", b"0", b"1", b"-1", b"2147483648", b"1e300", b"nan", b"x", b"../s.mrxs", b"/dev/zero", b".", b"\xff\xfe")
+
+
 def changed_table(rows: list[list[str]], chance: random.Random) -> bytes:
     """A table as people have it: another separator, blank rows and columns, repeated rows, words, commas, quotes."""
     rows = [list(row) for row in rows]

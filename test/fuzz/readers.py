@@ -13,11 +13,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-from fuzz.material import DEMONSTRATION, PLACES, h5_files, masks, pt_files, read_object, slides
+from fuzz.material import DEMONSTRATION, PLACES, h5_files, masks, pt_files, read_object, slides, slides_in_several_files
 from fuzz.mutations import (
     changed_bytes,
     changed_head,
     changed_json,
+    changed_lines,
     changed_statements,
     changed_table,
     changed_tags,
@@ -37,6 +38,7 @@ from survfuse.runtime.files import read_object as strict_object
 from survfuse.runtime.files import sha256
 from survfuse.slide.grid import Grid
 from survfuse.slide.masks import mask_coverage
+from survfuse.slide.parts import slide_file
 from survfuse.slide.pixels import Slide
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.stained import stained_tissue
@@ -244,8 +246,22 @@ def _slide(chance: random.Random, folder: Path) -> Path:
     return _written(folder, "s.tif", chance.choice(_TIFF_MUTATIONS)(chance.choice(slides()), chance))
 
 
+def _slide_in_files(chance: random.Random, folder: Path) -> Path:
+    files = dict(chance.choice(slides_in_several_files()))
+    changed = chance.choice(list(files))
+    mutation = changed_lines if changed.endswith((".ini", ".vms")) else chance.choice(_BYTES_OR_HEAD)
+    files[changed] = mutation(files[changed], chance)
+    for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        _written(folder, name, data)
+    return folder
+
+
+_BYTES_OR_HEAD = (changed_bytes, lambda data, chance: changed_head(data, chance, 1024))
+
+
 def _opened(path: Path) -> None:
-    with Slide(path, assumed_mpp=0.5) as slide:
+    with Slide(slide_file(path), assumed_mpp=0.5) as slide:
         grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
         tissue = stained_tissue(slide, grid).tissue
         assert tissue.dtype == bool
@@ -268,8 +284,8 @@ def _outcomes_read(path: Path) -> None:
 
 
 TARGETS: Mapping[str, Target] = {
-    "expression JSON": Target(lambda *given: _patient(PLACES["rna"], *given), read_expression, 0.18),
-    "clinical JSON": Target(lambda *given: _patient(PLACES["clinical"], *given), read_clinical, 0.18),
+    "expression JSON": Target(lambda *given: _patient(PLACES["rna"], *given), read_expression, 0.16),
+    "clinical JSON": Target(lambda *given: _patient(PLACES["clinical"], *given), read_clinical, 0.16),
     "inputs.json": Target(_inputs, _case, 0.14),
     "manifest": Target(_manifest, _bundle, 0.04),
     "tables of a bundle": Target(_table, _tables, 0.04),
@@ -279,6 +295,7 @@ TARGETS: Mapping[str, Target] = {
     "torch features": Target(_pt, _features, 0.08),
     "TIFF masks": Target(_mask, _covered, 0.1),
     "TIFF slides": Target(_slide, _opened, 0.06),
+    "slides in several files": Target(_slide_in_files, _opened, 0.04),
 }
 
 
