@@ -16,7 +16,8 @@ from survfuse.cli.main import main
 from survfuse.cohort.bags import open_bag
 from survfuse.inputs.features import read_features
 from survfuse.runtime.errors import InputError
-from survfuse.slide.settings import SlideSettings, StatedTile
+from survfuse.slide.settings import SlideSettings
+from survfuse.slide.stated_tile import StatedTile
 
 VALUES = np.random.default_rng(0).normal(size=(9, 1280)).astype(np.float32)
 TRIDENT = {"patch_size": 512, "patch_size_level0": 512, "level0_magnification": 40, "target_magnification": 40}
@@ -38,6 +39,7 @@ def write(path: Path, root: Mapping[str, object], coords: Mapping[str, object], 
         ({"tile_px": 224, "tile_mpp": 0.5}, {}, StatedTile(224, 0.5)),
         ({}, TRIDENT, StatedTile(512, 0.25)),
         ({}, TRIDENT | {"patch_size": 256, "target_magnification": 20}, StatedTile(256, 0.5)),
+        ({}, TRIDENT | {"patch_size": "512", "target_magnification": b" 40 "}, StatedTile(512, 0.25)),
         (STAMP, {}, StatedTile(224, 256 / 224)),
         ({"tile_size": 512.0, "unit": "um", "extractor": "uni2"}, {}, StatedTile(None, 512.0)),  # STAMP 2.0
         ({"tile_size": 512.0}, {}, None),
@@ -130,6 +132,34 @@ def test_patients_whose_features_are_of_other_tiles_than_the_others_are_named(wi
     assert main(command) == 2
     expected = "features of tiles of 112 µm (224 px of 0.5 µm) in 59 patients, but 224 µm (224 px of 1 µm) in 3S_05"
     assert expected in capsys.readouterr().err
+
+
+def test_tiles_that_are_as_wide_on_the_slide_go_together(with_features, tmp_path, capsys):
+    """As they do with a bundle's: more and finer pixels, and a scanner's own magnification of its level 0."""
+    others = sorted((with_features / "features/features").iterdir())[4:6]
+    for path, own in zip(others, ({"tile_px": 449, "tile_mpp": 10 / 40.08}, {}), strict=True):
+        with h5py.File(path, "a") as file:
+            for name in ("tile_px", "tile_mpp"):
+                del file.attrs[name]
+            file.attrs.update(own)
+    command = ["train", str(with_features), "--out", str(tmp_path / "b"), "--modalities", "slide", "--mpp=0.5"]
+    assert main([*command, "--fusion=cox-slide", "--folds=2", "--inner=2", "--draws=10"]) == 0
+    said = capsys.readouterr()
+    assert not said.err
+    assert "tile size of 1 of 60 patients (3S_06) not stated; taken to be 112 µm (224 px of 0.5 µm)" in said.out
+
+
+def test_a_patient_s_slides_may_state_the_same_tile_in_other_words(tmp_path):
+    paths = [write(tmp_path / f"{n}.h5", {"tile_px": px, "tile_mpp": 224 / px}, {}) for n, px in enumerate((224, 448))]
+    assert open_bag(paths, tmp_path / "cache").tile == StatedTile(224, 1.0)
+    paths.append(write(tmp_path / "2.h5", {"tile_px": 256, "tile_mpp": 1.0}, {}))
+    with pytest.raises(InputError, match=r"slides with features of different tiles: 224 µm .* 0\.h5, 256 µm .* 2\.h5"):
+        open_bag(paths, tmp_path / "cache")
+
+
+def test_a_tile_without_width_is_no_other_s():
+    for tile in (StatedTile(1e-200, 1e-200), StatedTile(1e200, 1e200)):
+        assert not tile.is_alike(StatedTile(224, 1.0)) and not StatedTile(224, 1.0).is_alike(tile)
 
 
 def test_settings_compare_the_width_on_the_slide():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -64,6 +65,19 @@ def test_stderr_is_collected_past_python_and_is_there_again_after_an_error(capfd
     assert said == ["one", "two, not UTF-8: \N{REPLACEMENT CHARACTER}"]
     os.write(2, b"shown\n")
     assert capfd.readouterr().err == "shown\n"
+
+
+def test_threads_that_open_slides_leave_stderr_to_everyone(capfd):
+    def opened(number: int) -> None:
+        for _ in range(20):
+            Slide(SLIDE).__exit__(None, None, None)
+            os.write(2, b"%d\n" % number)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(opened, range(3)))
+    os.write(2, b"last\n")
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1] == "last" and sorted(line for line in lines[:-1] if line) == sorted("012" * 20)
 
 
 def test_a_torch_file_that_is_cut_off_is_not_the_machines_failure(tmp_path):

@@ -67,6 +67,17 @@ def test_a_padded_pyramid_is_placed_at_every_level(tmp_path, expected):
     assert found == expected and "mask level 1, 576 × 768 px, placed" in how
 
 
+@pytest.mark.parametrize(("reduced", "side"), [(4, 256), (4, 1024), (16, 512), (32, 512)])
+def test_a_mask_padded_in_the_slide_s_pixels_and_then_reduced_is_placed(tmp_path, reduced, side):
+    """Its own sides are no whole tiles: 4440 × 5934 px padded to 4608 × 6144, and then a sixteenth of that."""
+    whole = np.kron(TISSUE, np.ones((4, 4), dtype=np.uint8))[:5934, :4440]
+    found, expected = (
+        tiles_of(write(tmp_path / "mask.tif", mask[::reduced, ::reduced], 0.499 * reduced, tile=None, rowsperstrip=64))
+        for mask in (padded(whole, side), whole)
+    )
+    assert found[0] == expected[0] and f"placed by its resolution, {0.499 * reduced:.4g} µm/px" in found[1]
+
+
 def test_a_mask_with_more_rows_is_placed(tmp_path, expected):
     rows = np.pad(TISSUE, ((0, 28), (0, 0)))
     assert tiles_of(write(tmp_path / "mask.tif", rows))[0] == expected
@@ -277,6 +288,19 @@ def test_of_a_few_labels_every_one_but_0_is_tissue(tmp_path, expected, labels):
     kinds = np.array(labels[1:], dtype=np.uint8)[(ROWS // 100) % (len(labels) - 1)]
     found, how = tiles_of(write(tmp_path / "mask.tif", TISSUE * kinds))
     assert found == expected and "values" not in how
+
+
+@pytest.mark.parametrize("largest", [40, 200, 255])
+def test_numbers_of_objects_below_half_of_the_largest_are_warned_of(tmp_path, capsys, largest):
+    """255 ends a usual range of probabilities, of which those below a half are meant not to count."""
+    numbers = (TISSUE * (1 + (ROWS + COLUMNS) % largest)).astype(np.uint16)
+    _, how = tiles_of(write(tmp_path / "mask.tif", numbers))
+    assert f"values from {largest / 2:g} on" in how
+    said, left_out = capsys.readouterr().err, (numbers < largest / 2)[TISSUE == 1].mean()
+    if largest == 255:
+        assert not said
+    else:
+        assert f"mask.tif: {left_out:.0%} of what is not 0 lies below {largest / 2:g}, half of the largest" in said
 
 
 def test_a_palette_mask_is_named(tmp_path):

@@ -24,7 +24,7 @@ from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import read_object
 from survfuse.runtime.log import count, listing, progress, stage
 from survfuse.runtime.suggestions import unknown
-from survfuse.slide.settings import StatedTile
+from survfuse.slide.stated_tile import StatedTile, merged
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import CohortLayout, Task
 
@@ -244,7 +244,7 @@ def _common_origin(bags: Mapping[str, Bag], problems: Problems) -> tuple[str | N
     """
     _report_odd("features of length", {name: bag.dimension for name, bag in bags.items()}, problems)
     stated = {name: bag.encoder for name, bag in bags.items() if bag.encoder is not None}
-    tiles = {name: bag.tile for name, bag in bags.items() if bag.tile is not None}
+    tiles = merged({name: bag.tile for name, bag in bags.items() if bag.tile is not None})
     _report_odd("features of encoder", stated, problems)
     _report_odd("features of tiles of", tiles, problems)
     return next(iter(stated.values()), None), next(iter(tiles.values()), None)

@@ -71,7 +71,7 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
 
     dataset = _own(path, file, features_name(file))
     # Coordinates are not needed, but if they do not fit, the file is wrong.
-    coords = file["coords"] if isinstance(file.get("coords", getlink=True), h5py.HardLink) else None
+    coords = own_object(file, "coords")
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
         found = _contents(file)
         raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers, found {found}")
@@ -106,7 +106,7 @@ def _contents(file: "h5py.File") -> str:
 
     found = []
     for name in islice(file, _SHOWN + 1):
-        held = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+        held = own_object(file, name)
         described = f"{held.dtype} {list(held.shape or ())}" if isinstance(held, h5py.Dataset) else "no dataset"
         found.append(f"{name[:40]!r} ({described})")
     return listing(found, _SHOWN) or "nothing"
@@ -151,6 +151,13 @@ def stated_encoder(file: "h5py.File", dataset: "h5py.Dataset") -> str | None:
     return str(encoder)[:200] if encoder is not None else None
 
 
+def own_object(file: "h5py.File", name: str) -> "h5py.HLObject | None":
+    """What lies in the file itself under ``name``; None if nothing does, or if that is a link to somewhere else."""
+    import h5py
+
+    return file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+
+
 def stated(names: Sequence[str], *holders: "h5py.HLObject") -> object:
     """The first attribute of ``names`` that one of ``holders`` states, as Python's own type; None if none does."""
     for name in names:
@@ -167,7 +174,7 @@ def tile_coordinates(file: "h5py.File", rows: int) -> NDArray[np.int64] | None:
     """The tiles' level-0 coordinates [N, 2], on which no prediction depends; None if none can be read."""
     import h5py
 
-    coords = file["coords"] if isinstance(file.get("coords", getlink=True), h5py.HardLink) else None
+    coords = own_object(file, "coords")
     if not isinstance(coords, h5py.Dataset) or coords.dtype.kind not in "iu" or coords.is_virtual or coords.external:
         return None
     held = math.prod(coords.chunks) * coords.dtype.itemsize if coords.chunks else 0

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from survfuse.inputs.feature_hdf5 import stated
+from survfuse.inputs.feature_hdf5 import own_object, stated
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.files import is_number
-from survfuse.slide.settings import StatedTile
+from survfuse.runtime.files import is_number, spelt_number
+from survfuse.slide.stated_tile import StatedTile
 
 if TYPE_CHECKING:
     import h5py
@@ -22,13 +22,10 @@ def stated_tile(path: Path, file: "h5py.File", dataset: "h5py.Dataset") -> State
     with ``tile_size_px``, or ``tile_size`` in its older files. Raises InputError for features that are of whole slides
     or patients (STAMP's ``feat_type``).
     """
-    import h5py
-
     kind = stated(("feat_type",), file)
     if kind not in (None, "tile"):
         raise InputError(f"{path.name}: expected features of tiles, found those of a {str(kind)[:40]}")
-    coords = file.get("coords") if isinstance(file.get("coords", getlink=True), h5py.HardLink) else None
-    holders = [holder for holder in (dataset, file, coords) if holder is not None]
+    holders = [holder for holder in (dataset, file, own_object(file, "coords")) if holder is not None]
     px, mpp = _number("tile_px", *holders), _number("tile_mpp", *holders)
     if px and mpp:
         return StatedTile(px, mpp)
@@ -49,4 +46,6 @@ def stated_tile(path: Path, file: "h5py.File", dataset: "h5py.Dataset") -> State
 def _number(name: str, *holders: "h5py.HLObject") -> float:
     """The number above 0 that an attribute states; 0 if it states none."""
     value = stated((name,), *holders)
+    if isinstance(value, str):
+        value = spelt_number(value)
     return float(value) if is_number(value) and value > 0 else 0.0

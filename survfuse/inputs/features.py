@@ -33,7 +33,7 @@ from survfuse.runtime.log import Note, count
 from survfuse.runtime.memory import check_memory
 from survfuse.runtime.torch_files import NOT_AN_ARCHIVE, read_tensor, stored_plainly
 from survfuse.runtime.watch import reading
-from survfuse.slide.settings import StatedTile
+from survfuse.slide.stated_tile import StatedTile
 from survfuse.slide.suffixes import HDF5_SUFFIXES
 
 if TYPE_CHECKING:

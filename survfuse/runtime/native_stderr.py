@@ -4,14 +4,20 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import IO
+
+_ONE_AT_A_TIME = Lock()  # a second redirection would take the first one's for the stderr that it is to bring back
 
 
 @contextmanager
-def native_stderr() -> Iterator[list[str]]:
-    """The lines written to the process's stderr within the block, by any thread: collected when it ends, not shown."""
+def native_stderr(word: str = "") -> Iterator[list[str]]:
+    """The lines with ``word`` that are written to the process's stderr within the block, collected when it ends.
+
+    Other lines, which may be other threads', are shown then. In one process, one block runs at a time.
+    """
     said: list[str] = []
-    with ExitStack() as stack:
+    with _ONE_AT_A_TIME, ExitStack() as stack:
         try:
             kept = stack.enter_context(os.fdopen(os.dup(2), "wb"))
             collected = stack.enter_context(_memory())
@@ -24,7 +30,12 @@ def native_stderr() -> Iterator[list[str]]:
         finally:
             os.dup2(kept.fileno(), 2)
             collected.seek(0)
-            said.extend(line for line in collected.read().decode(errors="replace").splitlines() if line.strip())
+            for line in collected:
+                text = line.decode(errors="replace").strip()
+                if text and word in text:
+                    said.append(text)
+                elif text:
+                    kept.write(line)
 
 
 def _memory() -> IO[bytes]:

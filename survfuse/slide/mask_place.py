@@ -21,6 +21,7 @@ _WARN_TILES = 0.5  # displacement of a mask's far edge, in tiles, from which on 
 # A mask is padded to whole tiles, of up to so many pixels, and at most to twice its size.
 _MOST_PADDING, _MOST_PADDED = 512, 2.0
 _TILE_SIDES = (64, 128, 256, 512, 1024)
+_LEAST_TILE = 16  # mask pixels of a tile of the slide that still says something of a mask's size
 _LEAST = 0.9  # of the slide, that a mask must reach to be one that was cut off at whole tiles
 _ROUNDED = 0.005  # relative difference of a resolution from its rounded value, as of 2 from 1.996 µm
 _INCH = 2
@@ -51,9 +52,9 @@ def mask_place(name: str, mask: tuple[int, int], stated: Sequence[Pair], slide: 
 
     ``mask`` is that of its finest level. One of the slide's shape, in pixels or in µm, is stretched over it, up to a
     pixel of rounding on each side. Another is placed by the first stated resolution by which it differs from the slide
-    by what was padded or cut off at its end, to whole tiles or on one side; one of the slide's shape, too, if padding
-    ends at whole tiles. Else it is stretched all the same, with a warning from half a tile's displacement on, by its
-    shape or by what it states. Raises InputError for a mask whose shape is too different.
+    by what was padded or cut off at its end, on one side or to whole tiles, its own or the slide's; one of the slide's
+    shape, too, if padding ends at whole tiles. Else it is stretched all the same, with a warning from half a tile's
+    displacement on, by its shape or by what it states. Raises InputError for a mask whose shape is too different.
     """
     px = slide.size
     most = max(length / side for length, side in zip(px, grid.side, strict=True))  # tiles along the slide
@@ -64,7 +65,7 @@ def mask_place(name: str, mask: tuple[int, int], stated: Sequence[Pair], slide: 
             covers = (real[0] / mpp[0], real[1] / mpp[1])  # the slide, in mask pixels
             if not _is_near(mask, covers):
                 continue
-            if _is_explained(mask, covers, off):
+            if _is_explained(mask, covers, px, off):
                 _warn_of_cut(name, mask, covers)
                 return MaskPlace(mask, (slide.mpp[0] / mpp[0], slide.mpp[1] / mpp[1]), mpp)
             _warn_of_doubt(name, mask, covers, mpp, most)
@@ -113,20 +114,20 @@ def _is_near(mask: tuple[int, int], covers: Pair) -> bool:
     )
 
 
-def _is_explained(mask: tuple[int, int], covers: Pair, off: float) -> bool:
-    """Whether padding, or a cut, explains how a mask differs from its slide of ``covers`` mask pixels.
+def _is_explained(mask: tuple[int, int], covers: Pair, px: tuple[int, int], off: float) -> bool:
+    """Whether padding, or a cut, explains how a mask differs from its slide of ``px``, which is ``covers`` mask pixels.
 
     A resolution that is wrong would make both sides longer, or both shorter, in the same proportion. So a mask of the
     slide's shape must be padded to whole tiles. One whose shape differs by ``off`` must end at whole tiles, fit on one
     side, or differ in shape about as much as in length.
     """
     if not off:
-        return _ends_at_tiles(mask, covers, (math.ceil,)) and any(
+        return _ends_at_tiles(mask, covers, px, (math.ceil,)) and any(
             h > n + 2.0 for h, n in zip(mask, covers, strict=True)
         )
     longer = [abs(have / needed - 1.0) for have, needed in zip(mask, covers, strict=True)]
     fits = min(longer) <= _ROUNDED or any(abs(h - n) <= 2.0 for h, n in zip(mask, covers, strict=True))
-    return fits or off >= 0.5 * max(longer) or _ends_at_tiles(mask, covers, (math.ceil, math.floor))
+    return fits or off >= 0.5 * max(longer) or _ends_at_tiles(mask, covers, px, (math.ceil, math.floor))
 
 
 def _warn_of_cut(name: str, mask: tuple[int, int], covers: Pair) -> None:
@@ -146,15 +147,23 @@ def _warn_of_doubt(name: str, mask: tuple[int, int], covers: Pair, mpp: Pair, mo
         )
 
 
-def _ends_at_tiles(mask: tuple[int, int], covers: Pair, rounded: Sequence[Callable[[float], int]]) -> bool:
-    """Whether a mask's sides are those of a slide of ``covers`` mask pixels, each ``rounded`` to whole tiles.
+def _ends_at_tiles(mask: Pair, covers: Pair, px: Pair, rounded: Sequence[Callable[[float], int]]) -> bool:
+    """Whether a mask's sides are those of a slide of ``px``, which is ``covers`` mask pixels, ``rounded`` to tiles.
 
-    The mask may have been a pixel longer or shorter before.
+    The tiles are the mask's, which may have been a pixel longer or shorter before, or the slide's, whose padded picture
+    was then reduced.
     """
+
+    def at_its_own(have: float, needed: float, _: float, side: int) -> bool:
+        return have in [side * to_whole((needed + more) / side) for to_whole in rounded for more in (-1, 0, 1)]
+
+    def at_the_slides(have: float, needed: float, length: float, side: int) -> bool:
+        tile = side * needed / length
+        padded = [tile * to_whole(length / side) for to_whole in rounded]
+        return tile >= _LEAST_TILE and any(abs(have - side) < 1.0 for side in padded)
+
     return any(
-        all(
-            have in [side * to_whole((needed + px) / side) for to_whole in rounded for px in (-1, 0, 1)]
-            for have, needed in zip(mask, covers, strict=True)
-        )
+        all(ends(*lengths, side) for lengths in zip(mask, covers, px, strict=True))
+        for ends in (at_its_own, at_the_slides)
         for side in _TILE_SIDES
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from survfuse.runtime.arrays import Bools
 
 _PART = 2**18  # values looked at at a time
+_FULL = (1.0, 100.0, 255.0, 65535.0)  # usual numbers for a probability of 1
 _FEW = 16  # distinct values up to which they are labels: of background, and of kinds of tissue
 
 
@@ -41,6 +42,10 @@ class MaskValues:
         """Half of the largest value met if the mask is coded with loss or its values are more than a few, else 0."""
         largest = max(self._seen, default=0.0)
         return largest / 2.0 if largest > 0.0 and (lossy or len(self._seen) > _FEW) else 0.0
+
+    def may_be_labels(self) -> bool:
+        """Whether the values met may be numbers of objects: whole, and not ending as probabilities usually do."""
+        return max(self._seen, default=0.0) not in _FULL and all(value.is_integer() for value in self._seen)
 
     def described(self) -> str:
         """The rule in words, for the log; empty for the usual one."""

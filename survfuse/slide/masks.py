@@ -35,6 +35,7 @@ _PARALLEL = 2**25  # bytes of a decoded tile up to which several are decoded at 
 _FINEST = 2  # pixels of a mask for each of the slide's, at most
 _MOST_INNER = 100  # pages of a mask that lie within its first
 _NO_SPACING = (1.0, 1.0)  # mm, ITK's for an image that states none
+_MANY_BELOW = 0.1  # of a mask's marked area, below its limit, from which on it is said
 _JPEG = 7
 # Of TIFF 6.0, and deflate by its two numbers, LZMA and Zstandard: none unpacks to more than the size of a tile.
 _CODINGS = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 34925, 50000)
@@ -107,8 +108,11 @@ def _summed(
     values, summed = MaskValues(), Coverage(grid, place.scale)
     add(summed, values)
     if limit := values.better_limit(lossy):
+        every, may_be_labels = float(summed.share().sum()), values.may_be_labels()
         values, summed = MaskValues(limit), Coverage(grid, place.scale)
         add(summed, values)
+        if may_be_labels and not lossy:
+            _warn_of_labels(name, limit, 1.0 - float(summed.share().sum()) / every if every else 0.0)
     if summed.beyond and place.stated:
         warn(f"{name}: marks tissue beyond the slide{place.described()}; it is stretched over the slide instead")
         place = stretched()
@@ -116,6 +120,15 @@ def _summed(
         add(summed, values)
     width, height = place.size
     return summed.share(), f"{width} × {height} px{place.described()}{values.described()}"
+
+
+def _warn_of_labels(name: str, limit: float, left_out: float) -> None:
+    """Warn where ``limit`` leaves out much, a share, of what a mask of many whole numbers marks."""
+    if left_out > _MANY_BELOW:
+        warn(
+            f"{name}: {left_out:.0%} of what is not 0 lies below {limit:g}, half of the largest value, and does not "
+            "count as tissue; if its values are numbers of objects, write 1 for all of them"
+        )
 
 
 def _coarsest_page(file: "TiffFile", slide: Slide, grid: Grid) -> tuple["TiffPage", int]:

@@ -46,7 +46,7 @@ class Slide:
         try:
             with reading(path.name):
                 check_parts(path)
-                with native_stderr() as said:
+                with native_stderr("OpenSlide-") as said:
                     self._slide = openslide.OpenSlide(path)
                 properties = _properties(self._slide)
                 self.size: tuple[int, int] = self._slide.dimensions  # width, height of level 0

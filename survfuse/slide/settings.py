@@ -6,29 +6,10 @@ from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import is_number
 from survfuse.runtime.log import warn
 from survfuse.slide.registry import known_encoder
+from survfuse.slide.stated_tile import StatedTile
 
 # A resolution outside this range is a placeholder (72 dpi is 353 µm per pixel), not a microscope's.
 PLAUSIBLE_MPP = (0.1, 5.0)  # µm per level-0 pixel; the finest that scanners give is 0.11
-
-
-_SAME, _ALIKE = 1.02, 1.2  # ratio of two tiles' widths up to which they are the same, and similar enough
-
-
-@dataclass(frozen=True)
-class StatedTile:
-    """The tile that a file states its features to be of."""
-
-    px: float | None  # wide and high; None if it is not stated
-    mpp: float  # µm per pixel, or of the whole tile if its pixels are not stated
-
-    @property
-    def width(self) -> float:
-        """Its side on the slide, in µm."""
-        return (self.px or 1.0) * self.mpp
-
-    def __str__(self) -> str:
-        pixels = f" ({self.px:.4g} px of {self.mpp:.4g} µm)" if self.px else ""
-        return f"{self.width:.4g} µm{pixels}"
 
 
 @dataclass(frozen=True)
@@ -87,10 +68,11 @@ class SlideSettings:
         if encoder is not None and known_encoder(encoder) != known_encoder(self.encoder):
             raise InputError(f"{start}features of {encoder!r}, but the bundle takes those of {self.encoder!r}")
         own = self.tile
-        ratio = tile.width / own.width if tile is not None else 1.0
-        if not 1.0 / _ALIKE <= ratio <= _ALIKE:
+        if tile is None:
+            return
+        if not tile.is_alike(own):
             raise InputError(f"{start}features of tiles of {tile}, but the bundle takes those of {own}")
-        if not 1.0 / _SAME <= ratio <= _SAME:
+        if not tile.is_same(own):
             warn(f"{start}features of tiles of {tile}; the bundle was trained on those of {own}")
 
 

@@ -13,7 +13,7 @@ from survfuse.evaluation.summary import MemberCurve
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.errors import BundleError, InputError
 from survfuse.runtime.files import read_object
-from survfuse.runtime.log import count, stage
+from survfuse.runtime.log import count, counted, stage
 from survfuse.slide.encoders import load_encoder
 from survfuse.slide.settings import SlideSettings
 from survfuse.survival.metrics import concordance
@@ -67,8 +67,9 @@ def train(
         )
     if cohort.bags is not None:
         settings.check_features(cohort.bags[0].dimension, cohort.encoder, tile=cohort.tile)
-        if cohort.tile is None:
-            stage("features", f"tile size not stated; taken to be {settings.tile}, by --encoder and --mpp")
+        if silent := [name for name, bag in zip(cohort.ids, cohort.bags, strict=True) if bag.tile is None]:
+            whose = f" of {counted(silent, 'patient', len(cohort.ids))}" if cohort.tile is not None else ""
+            stage("features", f"tile size{whose} not stated; taken to be {settings.tile}, by --encoder and --mpp")
     stage("cohort", f"{count(len(cohort.ids), 'patient')}, {count(int(cohort.events.sum()), 'event')}")
     where = executor or LocalExecutor(torch.device("cpu"))
     data = training_data(cohort, protocol, sizes)
