@@ -79,7 +79,7 @@ def extract(
     (default: the cohort itself). A slide is its file, or the folder with its several files. A cohort's slides that
     already have features made with the same settings are skipped.
 
-    ``mask`` is a slide's tissue mask, .tif or .mha; without one, tissue is found by saturation. ``weights`` is the
+    ``mask`` is a slide's tissue mask, .tif or .mha; without one, tissue is found by colour. ``weights`` is the
     encoder's weight file, which every encoder but efficientnet-lite0 needs. ``mpp`` is the resolution of a tile in µm
     per pixel, ``min_coverage`` the share of a tile that must be tissue, ``assume_mpp`` the µm per level-0 pixel of a
     slide that states none. ``device`` is auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto).

@@ -169,6 +169,14 @@ def test_many_cases_in_order_and_every_one_that_cannot_be_used_is_named(model):
         model.predict_many([bad[0], good, bad[1]], progress=False)
 
 
+def test_cases_whose_values_in_memory_share_a_problem_are_named_once(model):
+    bad = [survfuse.Case(features=np.full((3, 1280), np.nan, np.float32), name=name) for name in ("a", "b")]
+    with pytest.raises(survfuse.InputError, match=r"^2 of 2 cases .*: a, b: features of tile 0 are NaN"):
+        model.predict_many(bad, progress=False)
+    with pytest.raises(survfuse.InputError, match=r"^a: features of tile 0 are NaN"):
+        model.predict_many(bad[:1], progress=False)
+
+
 def test_columns_are_ascii_in_one_order_and_sum_to_the_risk(patients, tmp_path):
     rows = predict(patients, tmp_path / "p.csv")
     assert tuple(rows[0])[:4] == ("case_id", "risk", "months", "baseline")

@@ -13,7 +13,7 @@ def extract(
     slide: options.SlideOrCohort,
     mask: Annotated[
         Path | None,
-        options.file_option("Tissue mask of the slide, .tif or .mha (default: tissue is found by saturation)."),
+        options.file_option("Tissue mask of the slide, .tif or .mha (default: tissue is found by colour)."),
     ] = None,
     min_coverage: Annotated[
         float, options.number("Share of a tile that must be tissue, above 0 and at most 1.", INPUTS)

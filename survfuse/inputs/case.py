@@ -62,8 +62,8 @@ class Case:
 
         slide: the H&E slide's file, in any format that OpenSlide reads, or the folder with its several files; mask: its
         tissue mask's file, if there is one.
-        features: tile features instead of a slide: a ``.h5`` or ``.pt`` file, or an array or tensor [N, D] of a
-        floating type.
+        features: tile features instead of a slide: a ``.h5``, ``.hdf5`` or ``.pt`` file, or an array or tensor [N, D]
+        of a floating type.
         rna: raw expression by gene symbol: a JSON file, a mapping, or a pandas row, in which NaN is an absent gene.
         clinical: clinical variables by name: a JSON file, a mapping, or a pandas row, in which NaN is a missing value.
         name: the case's name in messages; by default its slide's or features' file name without suffix.

@@ -65,10 +65,10 @@ def _recorded(cases: Iterable[Case | UnusableCase]) -> Iterator[tuple[Case | Unu
 def _of_all(problems: Sequence[UnusableCase], number: int) -> InputError:
     """One error for all problems; equal ones are counted."""
     if len(problems) == 1:
-        return InputError(f"{problems[0].name}: {problems[0].error}")
+        return InputError(f"{problems[0].name}: {problems[0].reason}")
     names_by_text: dict[str, list[str]] = {}
     for problem in problems:
-        names_by_text.setdefault(str(problem.error), []).append(problem.name)
+        names_by_text.setdefault(problem.reason, []).append(problem.name)
     texts = [f"{listing(names, NAMED)}: {text}" for text, names in names_by_text.items()]
     if len(texts) > _TEXTS:
         texts[_TEXTS:] = [f"and {len(texts) - _TEXTS:,} more reasons"]

@@ -25,6 +25,11 @@ class UnusableCase:
     name: str
     error: InputError
 
+    @property
+    def reason(self) -> str:
+        """Why, without the case's name: that of values in memory is in their error as well."""
+        return str(self.error).removeprefix(f"{self.name}: ")
+
 
 @dataclass(frozen=True)
 class Cases:

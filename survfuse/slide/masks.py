@@ -88,7 +88,8 @@ def _tiff_coverage(path: Path, slide: Slide, grid: Grid, go_on: Callable[[], Non
         # A broken chain of pages is a torn file: the remaining levels may not be the right ones.
         if complaint.startswith("<tifffile.TiffPages"):
             raise InputError(f"{path.name}: cannot be read as a TIFF mask ({complaint})")
-        warn(f"{path.name}: {complaint}")
+        if not complaint.startswith("<tifffile.TiffTag 274 "):  # an orientation that is none, and turns nothing
+            warn(f"{path.name}: {complaint}")
     return share, f"mask level {level}, {how}"
 
 

@@ -37,8 +37,8 @@ def resolution(
         return plausible[0].mpp, plausible[0].source
     low, high = PLAUSIBLE_MPP
     found = (
-        f"no usable resolution (found {_in_words(stated)}; expected square pixels of {low} to {high} µm, "
-        f"on at most {_LARGEST_MM:g} mm)"
+        f"no usable resolution (found {_in_words(stated)}; expected pixels of {low} to {high} µm, at most twice "
+        f"as long as wide, on at most {_LARGEST_MM:g} mm)"
     )
     if assumed is None:
         raise InputError(f"{name}: {found} and none is assumed{_hint(stated, properties)}")

@@ -32,6 +32,7 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
 
     Without a mask, or with one that does not distinguish tissue from glass, tissue is found by saturation (Otsu),
     without plain background and pen ink.
+
     Raises NoTissueError if no tile qualifies, and InputError for a mask that cannot be read or has a different shape,
     a slide without colour, and a slide of which too much cannot be read.
     """
@@ -49,7 +50,7 @@ def find_tissue(slide: Slide, grid: Grid, mask: Path | None, least: float) -> Ti
         share = coverage(grid, (found.tissue.shape[1], found.tissue.shape[0]), [Block(0, 0, found.tissue)])
     origins = grid.origins(covered(share, least))
     if not len(origins):
-        few = f"; its {slide.mpp[0]:.3g} µm per pixel make it that small" if len(grid) <= _FEW else ""
+        few = f"; with so few tiles, check its resolution, {slide.mpp[0]:.3g} µm per pixel" if len(grid) <= _FEW else ""
         raise NoTissueError(
             f"{slide.name}: none of {count(len(grid), 'tile')} is at least {least:.0%} tissue ({found_by}){few}"
         )
