@@ -140,9 +140,10 @@ def test_values_that_are_no_numbers_in_many_patients_are_one_line(root):
     change(root, lambda place, values: values | {f"G{place}": "high"} if place < 40 else values)
     with pytest.raises(InputError) as refused:
         prepared(root)
-    assert "40 patients (3S_01, 3S_02, 3S_03 and 37 more): <id>_RNA.json: genes whose values are not" in str(
-        refused.value
-    )
+    assert (
+        "40 patients (3S_01, 3S_02, 3S_03 and 37 more): <id>_RNA.json: genes whose values are not finite numbers "
+        "(found 'high' of 'G0' in 3S_01)"
+    ) in str(refused.value)
     assert len(str(refused.value)) < 400
 
 

@@ -148,7 +148,7 @@ def test_covariates_of_any_strength_below_that_are_taken():
 
 def test_days_are_refused_with_a_proposal(root):
     edit_patients(root, lambda _, v: {TIME: round(v[TIME] * 30.4375) + 1200})
-    with pytest.raises(InputError, match=r"60 patients \(.*below 1,200; if these are days, divide them by 30.4375"):
+    with pytest.raises(InputError, match=r"60 patients \(.*below 1,200; if these are days, divide them by 30.4375 \(f"):
         prepared(root)
 
 

@@ -220,7 +220,7 @@ class _PatientReader:
             with self.problems.collect(name, file):
                 if variable in self.task.plausible:
                     low, high = self.task.plausible[variable]
-                    read_number(Numeric(variable, 0.0, 0.0, low, high), value, codes)
+                    read_number(Numeric(variable, 0.0, 0.0, low, high), value, codes, quote=True)
                 else:
                     read_label(variable, value, codes)
 
@@ -233,8 +233,7 @@ class _PatientReader:
         try:
             self.expression.add(values)
         except InputError as error:
-            shared = "genes whose values are not finite numbers" if values else ""
-            self.problems.add(str(error), name, path.name, shared=shared)
+            self.problems.add(str(error), name, path.name, shared=error.shared, found=error.found)
 
 
 def _common_origin(bags: Mapping[str, Bag], problems: Problems) -> tuple[str | None, StatedTile | None]:
