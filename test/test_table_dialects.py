@@ -174,6 +174,50 @@ def test_a_variable_that_equals_the_event_is_refused(root, value):
         prepared(root)
 
 
+def tells(labels: list[object], events: list[int]) -> bool:
+    """Whether a cohort with one variable beside its outcomes is refused for telling who had the event."""
+    times = np.random.default_rng(0).exponential(40.0, len(events))
+    try:
+        check_no_outcomes([{"zustand": label} for label in labels], times, np.array(events, dtype=bool), TASK)
+    except InputError as error:
+        assert "zustand tells who had the event" in str(error)
+        return True
+    return False
+
+
+EVENTS = [1] * 10 + [0] * 30
+STATES = ["verstorben"] * 10 + ["lebt"] * 30
+
+
+@pytest.mark.parametrize("unknown", [None, "unknown", -1])
+@pytest.mark.parametrize("states", [STATES, EVENTS])
+def test_an_event_is_told_whoever_has_it_missing(states, unknown):
+    assert tells([unknown, *states[1:-1], unknown], EVENTS)
+    assert tells([unknown, *states[1:]], EVENTS) and tells(states, EVENTS)
+    assert tells([*states[:6], *[unknown] * 4, *states[10:30], *[unknown] * 10], EVENTS)
+
+
+@pytest.mark.parametrize("place", [3, 39])
+def test_an_event_is_told_with_one_of_forty_miscoded(place):
+    assert tells([*STATES[:place], "lebt" if place < 10 else "verstorben", *STATES[place + 1 :]], EVENTS)
+    assert tells(["2021-03-04" if told == (n != place) else None for n, told in enumerate(EVENTS)], EVENTS)
+
+
+@pytest.mark.parametrize("number", [12, 20, 40, 100, 400])
+def test_a_predictor_that_agrees_in_nine_of_ten_patients_is_taken(number):
+    """With the event a third, a tenth and half of the time; the disagreement evenly spread."""
+    for share in (3, 10, 2):
+        events = [int(place % share == 0) for place in range(number)]
+        assert not tells([1 - event if place % 10 == 5 else event for place, event in enumerate(events)], events)
+
+
+def test_a_category_of_everyone_but_one_is_no_outcome():
+    """Of an event that is rare, a variable that is nearly constant agrees with it in nearly everyone."""
+    assert not tells(["UCC"] * 99 + ["other"], [0] * 95 + [1] * 5)
+    assert not tells([None] * 99 + ["other"], [0] * 95 + [1] * 5)
+    assert not tells(["yes"] * 3 + ["no"] * 7, [1] * 3 + [0] * 7)  # too few for a coincidence to be none
+
+
 def test_a_variable_kept_must_exist(root):
     with pytest.raises(InputError, match="unknown clinical variable 'visit'"):
         prepared(root, keep=("visit",))
@@ -195,6 +239,27 @@ def test_days_are_refused_with_a_proposal(root):
     edit_patients(root, lambda _, v: {TIME: round(v[TIME] * 30.4375) + 1200})
     with pytest.raises(InputError, match=r"60 patients \(.*below 1,200; if these are days, divide them by 30.4375 \(f"):
         prepared(root)
+
+
+def test_times_that_are_probably_days_are_warned_of_wherever_outcomes_are_read(root, tmp_path, capsys):
+    """Days below 1,200 pass for months; a median of 240 months is 20 years, of less nothing is said."""
+    rows, table, predictions = outcomes_of(root), tmp_path / "o.csv", tmp_path / "p.csv"
+    predictions.write_text("case_id,risk,months\n" + "".join(f"{name},{-t},{t}\n" for name, t, _ in rows))
+    for low, said in ((211, ["median follow-up of 240 months; if these are days, divide them by 30.4375"]), (210, [])):
+        days = [low + place for place in range(len(rows))]
+        table.write_text(
+            "case_id,time,event\n" + "".join(f"{r[0]},{d},{r[2]}\n" for r, d in zip(rows, days, strict=True))
+        )
+        edit_patients(root, lambda place, _, days=days: {TIME: days[place]})
+        for read in (
+            lambda: read_cohort(root, tmp_path / "cache", None, ["clinical"]),
+            lambda: read_cohort(root, tmp_path / "cache", table, ["clinical"]),
+            lambda: survfuse.evaluate(predictions, table, draws=2),
+        ):
+            read()
+            assert capsys.readouterr().err.splitlines() == [f"survfuse: warning: {line}" for line in said]
+        read_cohort(root, tmp_path / "cache", None, ["clinical"], with_outcomes=False)
+        assert capsys.readouterr().err == ""
 
 
 def test_numbers_and_events_as_text_are_numbers(root):

@@ -12,18 +12,18 @@ from survfuse.tasks.task import Task
 # A grammar of the words of outcomes' names in the field's tables (GDC, TCGA-CDR, cBioPortal, SEER, R's survival), as
 # ``_plain`` spells them. Repetitions are bounded, so that no name takes long.
 _UNIT = "times?|months?|days?|weeks?|years?|yrs?|dates?|interval|duration|length|age"
-_STATED = (
-    rf"({_UNIT}|status|stat|events?|censor|censored|censoring|indicator|flag|cr|type|site|yes|no|to|in|[0-9](m|y)?)"
-)
+_CENSORED = "censor|censored|censoring"
+_STATED = rf"({_UNIT}|status|stat|events?|{_CENSORED}|indicator|flag|cr|type|site|yes|no|to|in|[0-9](m|y)?)"
 _OF = "(of|by|from|dueto)?(any|all|other|disease|cancer|tumou?r|cause|specific)"
 _DEATH = rf"(death|dead|deceased|died|mortality)({_OF}){{0,3}}"
 _RETURN = "progression|progressed|recurrence|recurred|relapse|relapsed"
 _PLACE = "(biochemical|disease|cancer|local|locoregional|distant|intravesical)"
 _ENDPOINT = "os|dss|css|pfi|pfs|dfi|dfs|rfs|efs|mfs|dmfs|ddfs|idfs|lrfs|bcr|ttp|ttr|ttf"
 _FREE = "progress|progression|recurrence|relapse|disease|event|metastasis|failure|biochemical|bcr"
-_SURVIVAL = rf"(overall|(invasive|{_PLACE}){{0,2}}((disease|cancer|cause|tumou?r)specific|({_FREE})free){{1,2}})?survival|({_FREE})free|survived"
+_OF_WHAT = rf"(disease|cancer|cause|tumou?r)specific|({_FREE})free"
+_SURVIVAL = rf"(overall|(invasive|{_PLACE}){{0,2}}({_OF_WHAT}){{1,2}})?survival|({_FREE})free|survived"
 # What a name may consist of alone or with what is stated of it, and what is an outcome only with that.
-_WHAT = rf"({_ENDPOINT}|{_SURVIVAL}|{_DEATH}|{_PLACE}?({_RETURN})|alive|event|vital|censor|censored|censoring|outcome)"
+_WHAT = rf"({_ENDPOINT}|{_SURVIVAL}|{_DEATH}|{_PLACE}?({_RETURN})|alive|event|vital|{_CENSORED}|outcome)"
 _WEAK = r"(prog|recur|metastas[ei]s|follow(ed)?up|followed|fup?|fuend|endof(follow)?up|lastseen|treatmentfailure)"
 # What happens after some time: also the weak words, with more about it.
 _QUALIFIED = rf"(first|new|any|hg|lg|highgrade|lowgrade|{_PLACE}){{0,3}}({_WHAT}|{_WEAK})"

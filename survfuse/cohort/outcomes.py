@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from survfuse.cohort.problems import Problems
 from survfuse.cohort.tables import read_table
+from survfuse.runtime.arrays import Floats
 from survfuse.runtime.errors import InputError, unexpected
 from survfuse.runtime.files import finite_number
+from survfuse.runtime.log import warn
 from survfuse.slide.suffixes import FEATURE_SUFFIXES, SLIDE_SUFFIXES
 from survfuse.tasks.task import OutcomeKeys
 
 _EVENTS = {"false": False, "true": True}
+_LONG = 240.0  # months: a median follow-up of 20 years, as days of eight months would be
 _DAYS = "if these are days, divide them by 30.4375"
 
 
@@ -94,6 +99,12 @@ def read_months(value: object, most: float, name: str = "time") -> float:
         return months
     days = f"; {_DAYS}" if months is not None and months >= most else ""
     raise unexpected(f"{name}: expected months of at least 0 and below {most:,.0f}", value, days)
+
+
+def warn_of_days(times: Floats) -> None:
+    """Warn of a cohort whose ``times`` [n] have a median that hardly any follow-up in months has."""
+    if len(times) and (middle := float(np.median(times))) >= _LONG:
+        warn(f"median follow-up of {middle:,.0f} months; {_DAYS}")
 
 
 def _add_row(table: OutcomesTable, line: int, cells: Mapping[str, str], keys: OutcomeKeys, problems: Problems) -> None:
