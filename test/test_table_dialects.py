@@ -58,8 +58,99 @@ def test_a_word_for_missing_leaves_a_variable_its_numbers(root, capsys, word):
 def test_other_text_among_numbers_is_refused_with_the_patient(root, text):
     edit_patients(root, lambda place, _: {"tumor_size_mm": text if place == 7 else 5 + 0.9 * place})
     with pytest.raises(
-        InputError, match="3S_08: clinical variable tumor_size_mm: expected a number, which 59 patients"
+        InputError, match=r"3S_08: clinical variable tumor_size_mm: expected a plain number such as 12.5, which 59 pat"
     ):
+        prepared(root)
+
+
+SPELLINGS = {
+    "decimal commas": lambda place: f"{5 + 0.9 * place:.1f}".replace(".", ","),
+    "decimal commas in half": lambda place: f"{place},5" if place % 2 else place,
+    "decimal commas in a quarter": lambda place: f"{place},5" if place % 4 == 0 else place,
+    "a bound in a quarter": lambda place: ">90" if place % 4 == 0 else 40 + place,
+    "a rounded bound": lambda place: "90+" if place % 4 == 0 else 40 + place,
+    "ranges in a quarter": lambda place: f"{place} - {place + 5}" if place % 4 == 0 else 40 + place,
+    "a unit": lambda place: f"{5 + 0.9 * place:.1f} mm",
+    "a unit at once, and none": lambda place: f"{5 + place}cm" if place % 2 else 5 + place,
+    "a compound unit": lambda place: f"{5 + place} ng/mL",
+    "per cent": lambda place: f"{5 + place}%",
+    "thousands with a comma": lambda place: f"{1000 + 7 * place:,}",
+    "thousands with a blank": lambda place: f"{1000 + 7 * place:,}".replace(",", "\u00a0"),
+    "thousands and a decimal comma": lambda place: f"1.{200 + place},5",
+    "digits of full width": lambda place: chr(0xFF11 + place % 9) + str(place),
+    "six numbers, one with a comma": lambda place: "1,5" if place == 3 else place % 5,
+    "two codes, one number with a comma": lambda place: "1,5" if place == 3 else place % 2,
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_numbers_in_other_spellings_are_refused_and_not_made_categories(root, spelling):
+    edit_patients(root, lambda place, _: {"size": spelling(place)})
+    with pytest.raises(InputError, match=r"clinical variable size: expected a plain number such as 12.5.*found '"):
+        prepared(root)
+
+
+CODES = {
+    "stages": lambda place: f"T{1 + place % 3}",
+    "grades": lambda place: ("G1", "G2", "G3", "unknown")[place % 4],
+    "stages with letters": lambda place: "4d" if place == 7 else str(1 + place % 4),
+    "numbered stages": lambda place: ("1", "2a", "2b", "3")[place % 4],
+    "age groups": lambda place: ("<50", "50-60", ">60")[place % 3],
+    "an age group of one": lambda place: ">80" if place == 7 else ("<50", "50-60", "61-80")[place % 3],
+    "decades": lambda place: f"{20 + 10 * (place % 8)}-{29 + 10 * (place % 8)}",
+    "counts up to many": lambda place: ("0", "1", "2", ">=3")[place % 4],
+    "counts, rarely many": lambda place: ">3" if place == 7 else place % 3,
+    "PD-L1": lambda place: ("<1%", "1-49%", "≥50%")[place % 3],
+    "doses": lambda place: ("5 mg", "10 mg")[place % 2],
+    "centres": lambda place: f"centre {place // 4}",
+    "words with numbers": lambda place: ("1 low", "2 mid", "3 high")[place % 3],
+}
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+def test_codes_that_are_spelt_like_numbers_are_categories(root, code):
+    edit_patients(root, lambda place, _: {"code": code(place)})
+    (found,) = [v for v in prepared(root).vocabulary.categorical if v.name == "code"]
+    assert set(found.categories) == {str(code(place)) for place in range(60)}
+
+
+def test_categories_that_are_spelt_as_numbers_are_said(root, capsys):
+    edit_patients(root, lambda place, _: {"dose": ("1,5", "2,0")[place % 2]})
+    assert "dose" in {variable.name for variable in prepared(root).vocabulary.categorical}
+    assert "dose: '1,5', '2,0' taken as categories" in capsys.readouterr().out
+
+
+OWN = {
+    "identifiers": lambda place: f"S-{place:04d}",
+    "dates": lambda place: f"20{10 + place % 10}-0{1 + place % 9}-{10 + place // 10}",
+    "free text": lambda place: f"seen in room {place}, well",
+    "of nearly everyone": lambda place: "none" if place % 3 == 0 else f"room {place}",
+    "of few": lambda place: f"room {place}" if place < 11 else None,
+}
+
+
+@pytest.mark.parametrize("own", OWN.values(), ids=OWN)
+def test_text_that_is_everyones_own_is_left_out_and_said_unless_kept(root, capsys, own):
+    edit_patients(root, lambda place, _: {"note": own(place)})
+    assert "note" not in {variable.name for variable in prepared(root).vocabulary.variables}
+    assert "left out, since most patients have a value of their own: note" in capsys.readouterr().out
+    assert "note" in {variable.name for variable in prepared(root, keep=("note",)).vocabulary.variables}
+
+
+@pytest.mark.parametrize(
+    "text", [lambda place: f"room {place % 31}", lambda place: f"room {place}" if place < 10 else None]
+)
+def test_text_that_patients_share_is_a_category(root, text):
+    """Two of 60 patients have a room alone, the others one between two; or ten in all have one."""
+    edit_patients(root, lambda place, _: {"note": text(place)})
+    assert "note" in {variable.name for variable in prepared(root).vocabulary.categorical}
+
+
+def test_nothing_but_text_of_their_own_is_nothing_to_learn_from(root):
+    for place, path in enumerate(sorted(root.glob("data/*/*_CD.json"))):
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({EVENT: values[EVENT], TIME: values[TIME], "id": f"S-{place}"}))
+    with pytest.raises(InputError, match="clinical variables: none is left to learn from"):
         prepared(root)
 
 
@@ -74,6 +165,12 @@ def test_codes_of_categories_that_are_partly_numbers_stay_categories(root):
     edit_patients(root, lambda place, _: {"t_stage": "4a" if place % 9 == 0 else str(1 + place % 3)})
     (stage,) = [v for v in prepared(root).vocabulary.categorical if v.name == "t_stage"]
     assert stage.categories == ("1", "2", "3", "4a")
+
+
+def test_text_for_a_number_of_the_task_is_shown_with_its_patient(root):
+    edit_patients(root, lambda place, _: {"age": ">90"} if place == 7 else {})
+    with pytest.raises(InputError, match=r"3S_08_CD\.json: clinical variable age: expected a number, found '>90'"):
+        prepared(root)
 
 
 def test_a_case_may_have_the_same_words():

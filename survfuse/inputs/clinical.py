@@ -200,20 +200,29 @@ def fit_vocabulary(
     numeric, categorical = [], []
     for name in names:
         values = [patient.get(name) for patient in patients]
-        present = [value for value in values if not is_missing(value, codes)]
-        stated = [value for value in present if not is_missing_word(value)]
-        if name in task.plausible or (stated and all(map(spells_number, stated))):
+        if is_numeric(name, values, task):
             variable = Numeric(name, 0.0, 0.0, *task.plausible.get(name, (None, None)))
             known = [number for value in values if (number := read_number(variable, value, codes)) is not None]
             mean, scale = (float(np.mean(known)), float(np.std(known))) if known else (0.0, 0.0)
             numeric.append(replace(variable, mean=mean, scale=scale))
         else:
-            labels = (read_label(name, value, codes) for value in present)
+            labels = (read_label(name, value, codes) for value in values)
             categorical.append(Categorical(name, tuple(sorted({label for label in labels if label is not None}))))
     vocabulary = Vocabulary(tuple(numeric), tuple(categorical), codes, (*task.outcome.keys, *outcomes))
     vectors = np.stack([vocabulary.encode(patient).values for patient in patients])
     constant = frozenset(np.array(vocabulary.columns)[np.ptp(vectors, axis=0) == 0.0].tolist())
     return replace(vocabulary, inactive=constant)
+
+
+def is_numeric(name: str, values: Sequence[Any], task: Task) -> bool:
+    """Whether a variable is one of numbers by the ``values`` that patients have, or by the task's plausible range.
+
+    >>> from survfuse.tasks.registry import DEFAULT
+    >>> is_numeric("size", [5, "7.5", -1, None, "unknown"], DEFAULT), is_numeric("stage", ["1", "2a"], DEFAULT)
+    (True, False)
+    """
+    stated = [value for value in values if not is_missing(value, task.missing_codes) and not is_missing_word(value)]
+    return name in task.plausible or (bool(stated) and all(map(spells_number, stated)))
 
 
 def spells_number(value: Any) -> bool:
