@@ -202,7 +202,8 @@ OUTCOMES = """
     Survival months flag|time_to_metastasis|5_year_survival|duration_of_follow_up|days_to_recurrence|
     cancer_specific_survival|metastasis-free survival|distant_metastasis_free_survival|
     time_from_surgery_to_recurrence|date_of_progression|recurrence_status|PFS_6m|invasive_disease_free_survival|
-    time_to_treatment_failure|event_free|weeks_to_relapse|age_at_last_contact|end_of_follow_up_date|
+    time_to_treatment_failure|event_free|weeks_to_relapse|age_at_last_contact|
+    last_fu_date|time_to_last_fu|date_last_known_alive|end_of_follow_up_date|
     time_to_death_or_last_contact|local_recurrence_free_survival|EFS_time|OS_STATUS|DMFS_event|follow_up
 """
 # What is known before: of the patient, the tumour, its past, the treatment, and words that only look alike.
@@ -212,7 +213,8 @@ INNOCENT = """
     menopausal_status|ER_status|performance_status|margin_status|mutation_status|time_since_surgery|time_to_surgery|
     time_from_biopsy_to_surgery|days_to_birth|days_to_diagnosis|days_to_collection|year_of_diagnosis|
     age_at_diagnosis|date_of_birth|5-FU|5FU_cycles|bcr_patient_barcode|bcr_patient_uuid|metastasis|
-    distant_metastasis|metastatic_status|M_stage|EORTC_recurrence_score|EORTC_progression_risk|recurrence_rate|
+    distant_metastasis|metastasis_status|
+    metastatic_status|last_fulvestrant_dose|last_known_PSA|M_stage|EORTC_recurrence_score|EORTC_progression_risk|recurrence_rate|
     number_of_recurrences|osteoporosis|dosage_days|tumor_type|days_of_treatment|months_of_treatment|family_history|
     family_history_of_cancer|time_since_last_recurrence|time_since_last_BCG|last_BCG_dose|last_PSA|
     censored_psa_assay|events_per_year|date|year|days|disease_stage|disease_type|cancer_type|primary_tumor_status_T|

@@ -79,7 +79,7 @@ def _label(value: object, codes: Sequence[str]) -> str | None:
     if is_missing(value, codes) or is_missing_word(value):
         return None
     number = number_in(value, codes)
-    return str(value).strip().lower() if number is None else f"{number:g}"
+    return str(value).strip().lower() if number is None else f"{number:.15g}"
 
 
 def _separates(labels: NDArray[np.object_], events: Bools) -> bool:

@@ -24,9 +24,9 @@ _OF_WHAT = rf"(disease|cancer|cause|tumou?r)specific|({_FREE})free"
 _SURVIVAL = rf"(overall|(invasive|{_PLACE}){{0,2}}({_OF_WHAT}){{1,2}})?survival|({_FREE})free|survived"
 # What a name may consist of alone or with what is stated of it, and what is an outcome only with that.
 _WHAT = rf"({_ENDPOINT}|{_SURVIVAL}|{_DEATH}|{_PLACE}?({_RETURN})|alive|event|vital|{_CENSORED}|outcome)"
-_WEAK = r"(prog|recur|metastas[ei]s|follow(ed)?up|followed|fup?|fuend|endof(follow)?up|lastseen|treatmentfailure)"
+_WEAK = r"(prog|recur|follow(ed)?up|last(follow|fu)|followed|fup?|fuend|endof(follow)?up|lastseen|treatmentfailure)"
 # What happens after some time: also the weak words, with more about it.
-_QUALIFIED = rf"(first|new|any|hg|lg|highgrade|lowgrade|{_PLACE}){{0,3}}({_WHAT}|{_WEAK})"
+_QUALIFIED = rf"(first|new|any|hg|lg|highgrade|lowgrade|{_PLACE}){{0,3}}({_WHAT}|{_WEAK}|metastas[ei]s)"
 _TO = r"(from\w{1,40}?)?(to|until|till|of|at|or|and)"
 _NAMES = re.compile(
     rf"(patients?|subjects?)?(is|has|was)?([0-9]{{1,2}}(years?|yrs?|months?|y|m))?{_WHAT}{_STATED}{{0,6}}"
@@ -37,7 +37,7 @@ _NAMES = re.compile(
 )
 # Words that make an outcome of any name they are in.
 _ANYWHERE = re.compile(
-    r"vitalstatus|lastknown|last(follow(ed)?up|fu|contact)|new(tumou?r|neoplasm)event"
+    r"vitalstatus|lastknown(alive|disease|vital|status|contact)|last(followup|contact)|new(tumou?r|neoplasm)event"
     r"|cause(specific)?(of)?death|treatmentoutcome|therapyoutcome"
 )
 
