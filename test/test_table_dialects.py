@@ -214,7 +214,8 @@ INNOCENT = """
     time_from_biopsy_to_surgery|days_to_birth|days_to_diagnosis|days_to_collection|year_of_diagnosis|
     age_at_diagnosis|date_of_birth|5-FU|5FU_cycles|bcr_patient_barcode|bcr_patient_uuid|metastasis|
     distant_metastasis|metastasis_status|
-    metastatic_status|last_fulvestrant_dose|last_known_PSA|M_stage|EORTC_recurrence_score|EORTC_progression_risk|recurrence_rate|
+    metastatic_status|last_fulvestrant_dose|last_known_PSA|M_stage|
+    EORTC_recurrence_score|EORTC_progression_risk|recurrence_rate|
     number_of_recurrences|osteoporosis|dosage_days|tumor_type|days_of_treatment|months_of_treatment|family_history|
     family_history_of_cancer|time_since_last_recurrence|time_since_last_BCG|last_BCG_dose|last_PSA|
     censored_psa_assay|events_per_year|date|year|days|disease_stage|disease_type|cancer_type|primary_tumor_status_T|
