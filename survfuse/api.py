@@ -172,7 +172,8 @@ def train(
     TensorBoard scalars (default: ``<out>.training`` beside the bundle); an interrupted run resumes from there and
     ends with the same bundle. ``outcomes`` is a CSV with case_id, time in months and event (default: each patient's
     clinical JSON). ``modalities`` are the ones to read (default: all of the task's). ``keep_variables`` are clinical
-    variables to use although they look like outcomes, by name or by what they say of the patients' outcomes.
+    variables to use although they look like outcomes, by name or by what they say of the patients' outcomes, or like
+    identifiers.
 
     ``encoder``, ``mpp`` (µm per pixel of a tile) and ``assume_mpp`` (µm per level-0 pixel of slides that state none)
     say how the tile features were made; ``weights``, the encoder's weight file, is copied into the bundle so that it

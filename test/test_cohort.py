@@ -172,7 +172,7 @@ def test_a_cohort_of_another_task_is_written_and_read_by_its_description(tmp_pat
     edit_json(tmp_path / "two/variables/3S_2_V.json", age=70)
     edit_json(tmp_path / "two/variables/3S_3_V.json", age="Unknown")
     line = problems(tmp_path / "two", task=OTHER)
-    assert "2 problems" in line and "time: expected months of at least 0 and below 100;" in line
+    assert "2 problems" in line and "time: expected months of at least 0 and below 100, found '100';" in line
     assert "3S_2_V.json: clinical variable age: out of its plausible range, 100 to 200" in line
     assert "expected modalities among rna, clinical, found slide" in problems(
         tmp_path / "two", None, ["slide"], task=OTHER
@@ -344,7 +344,7 @@ def test_every_problem_is_listed_at_once(published, tmp_path):
     line = problems(published)
     for expected in (
         "3S_1: 3S_1_CD.json: clinical variable age: out of its plausible range",
-        "3S_1: 3S_1_CD.json: clinical variable no_instillations: expected a number",
+        "3S_1: 3S_1_CD.json: clinical variable no_instillations: expected a number, found 'many'",
         "3S_1: 3S_1_CD.json: clinical variable sex: expected a category, found an array",
         "3S_1: 3S_1_CD.json: progression: expected 0 or 1",
         f"3S_1: 3S_1_RNA.json: expression of '{first}': expected a finite value",

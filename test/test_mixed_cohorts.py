@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from conftest import edit_patients, end_of, months, survfuse
 
 from survfuse.bundle.load import load
+from survfuse.cohort.expression_check import check_expression
 from survfuse.cohort.read import read_cohort
 from survfuse.inputs.expression import IDENTITY, Expression
 from survfuse.networks.sizes import Sizes
@@ -75,14 +77,14 @@ def test_patients_who_lack_half_of_the_genes_are_named(root, capsys):
     change(root, lambda place, values: dict(list(values.items())[:8]) if place == 5 else values)
     prepared(root)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "1 of 60 patients (3S_06) has less than 50% of the 24 genes that most patients have" in line
+    assert "1 of 60 patients (3S_06) has fewer than half of the 24 genes that most patients have" in line
 
 
 def test_genes_that_only_a_few_have_are_said(root, capsys):
     change(root, lambda place, values: values | {"RARE": 3.0 + place} if place < 20 else values)
     prepared(root)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "1 of 25 genes (RARE, …) are in half of the patients at most" in line
+    assert "1 of 25 genes (RARE, …) are missing in at least half of the patients" in line
 
 
 @pytest.mark.parametrize("every", [2, 5])
@@ -93,9 +95,56 @@ def test_patients_with_logged_values_among_raw_ones_are_named(root, capsys, ever
     assert f"{60 // every} of 60 patients (3S_01, " in line and "check the unit" in line
 
 
+def times(factor: float) -> Callable[[Values], Values]:
+    return lambda values: {gene: factor * value for gene, value in values.items()}
+
+
+def centred(values: Values) -> Values:
+    return {gene: value - 3.0 for gene, value in logged(values).items()}
+
+
 @pytest.mark.parametrize(
-    "edit", [lambda values: values, logged, lambda values: {g: 1e3 * v for g, v in values.items()}]
+    ("edit", "said"),
+    [
+        (logged, "less widely spread over genes than the others', by a factor of [23]"),
+        (times(10.0), "higher than the others', by a factor of [89]"),
+        (times(0.1), "lower than the others', by a factor of [5-9]"),
+        (times(1000.0), r"higher than the others', by a factor of [789]\d\d:"),
+    ],
 )
+def test_a_group_in_another_unit_is_named_with_how_it_differs(root, capsys, edit, said):
+    change(root, lambda place, values: edit(values) if place % 3 == 0 else values)
+    prepared(root)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"20 of 60 patients \(3S_01, 3S_04, 3S_07 and 17 more\) have values {said}", line)
+
+
+def test_negative_values_of_some_patients_are_named_and_do_not_hide_another_unit(root, capsys):
+    change(root, lambda place, values: centred(values) if place % 2 else values)
+    prepared(root, IDENTITY)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "30 of 60 patients (3S_02, 3S_04, 3S_06 and 27 more) have negative expression, unlike the others" in line
+    with pytest.raises(InputError, match=r"30 of 60 patients .* no logarithm; the others have none: check the unit"):
+        prepared(root)
+    change(root, lambda place, values: {g: v + 3.0 for g, v in values.items()} if place % 2 and place > 1 else values)
+    prepared(root, IDENTITY)
+    negative, spread = capsys.readouterr().err.splitlines()
+    assert "1 of 60 patients (3S_02) has negative expression" in negative
+    assert "29 of 59 patients (3S_04, 3S_06, 3S_08 and 26 more) have values less widely spread" in spread
+
+
+@pytest.mark.parametrize("deviation", [0.3, 0.5])
+def test_libraries_of_other_sizes_are_no_other_unit(capsys, deviation):
+    """Counts of samples whose library sizes are log-normal, in cohorts of 12 to 100 patients."""
+    random = np.random.default_rng(3)
+    for number in (12, 20, 40, 100) * 5:
+        sizes = np.exp(random.normal(0.0, deviation, (number, 1)))
+        counts = random.poisson(sizes * np.exp(random.normal(3.0, 2.0, 200)) * random.gamma(4.0, 0.25, (number, 200)))
+        check_expression([str(n) for n in range(number)], [str(n) for n in range(200)], counts.astype(float), True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("edit", [lambda values: values, logged, times(1e3)])
 def test_one_unit_is_no_reason_for_a_warning(root, capsys, edit):
     change(root, lambda _, values: edit(values))
     prepared(root)
@@ -140,9 +189,10 @@ def test_values_that_are_no_numbers_in_many_patients_are_one_line(root):
     change(root, lambda place, values: values | {f"G{place}": "high"} if place < 40 else values)
     with pytest.raises(InputError) as refused:
         prepared(root)
-    assert "40 patients (3S_01, 3S_02, 3S_03 and 37 more): <id>_RNA.json: genes whose values are not" in str(
-        refused.value
-    )
+    assert (
+        "40 patients (3S_01, 3S_02, 3S_03 and 37 more): <id>_RNA.json: genes whose values are not finite numbers "
+        "(found 'high' of 'G0' in 3S_01)"
+    ) in str(refused.value)
     assert len(str(refused.value)) < 400
 
 

@@ -14,6 +14,7 @@ from survfuse.cohort.outcomes import read_event, read_months, read_outcomes
 from survfuse.cohort.problems import Problems
 from survfuse.cohort.read import Cohort
 from survfuse.cohort.simulate import simulate
+from survfuse.cohort.tables import read_table
 from survfuse.runtime.errors import InputError
 from survfuse.tasks.chimera3 import TASK
 
@@ -91,13 +92,13 @@ REFUSED = {
     "20,000 months": (with_cells(time="20000"), "3S_4: given.csv, line 5: time: expected months"),
     "1,200 months": (
         with_cells(time="1200"),
-        "time: expected months of at least 0 and below 1,200; if these are days, divide them by 30.4375",
+        "time: expected months of at least 0 and below 1,200, found '1200'; if these are days, divide them by 30.4375",
     ),
     "a negative time": (with_cells(time="-1"), "line 5: time: expected months"),
     "an infinite time": (with_cells(time="inf"), "line 5: time: expected months"),
     "no time": (with_cells(time=""), "line 5: time: expected months"),
     "a time that is not a number": (with_cells(time="nan"), "line 5: time: expected months"),
-    "a decimal comma": (with_cells(time="12,5"), "line 5: time: expected months"),
+    "a decimal comma": (with_cells(time="12,5"), "expected months of at least 0 and below 1,200, found '12,5'"),
     "an underscore": (with_cells(time="1_0"), "line 5: time: expected months"),
     "digits of another script": (with_cells(time="３７"), "line 5: time: expected months"),
     "no event": (with_cells(event=""), "3S_4: given.csv, line 5: event: expected 0 or 1"),
@@ -120,6 +121,13 @@ REFUSED = {
     ),
     "no event column": (text(ROWS, ["case_id", "time", "status"]), "the column progression or event is missing"),
     "two time columns": (text(ROWS, ["case_id", "time", "Time_Months"]), "occurs more than once"),
+    "semicolons": (USUAL.replace(",", ";"), "expected columns separated by commas, found semicolons"),
+    "quoted semicolons": (
+        '"' + USUAL.replace(",", '";"').replace("\n", '"\n"'),
+        "by commas, found semicolons",
+    ),
+    "tabs": (USUAL.replace(",", "\t"), "expected columns separated by commas, found tabs"),
+    "one column": (USUAL.replace(",", " "), "given.csv: the column case_id is missing"),
     "no rows": (text([]), "given.csv: expected a row for each patient, found none"),
     "nothing": ("", "given.csv: the column case_id is missing"),
     "an open quote": (USUAL + '"3S_1,1,0\n', "given.csv: cannot be read as CSV"),
@@ -159,10 +167,10 @@ def test_every_problem_of_a_table_is_listed_with_its_patient_and_line(unlabelled
         with pytest.raises(InputError) as refused:
             command()
         assert "6 problems, 4 patients cannot be used: given.csv, line 9: no case_id; " in str(refused.value)
-        months = "time: expected months of at least 0 and below 1,200"
+        months = "time: expected months of at least 0 and below 1,200, found"
         assert str(refused.value).partition("; ")[2] == (
-            f"3S_1: given.csv, line 2: {months}; 3S_2: given.csv, line 3: event: expected 0 or 1; "
-            f"3S_3: given.csv, line 4: event: expected 0 or 1; 3S_3: given.csv, line 4: {months}; "
+            f"3S_1: given.csv, line 2: {months} '-1'; 3S_2: given.csv, line 3: event: expected 0 or 1, found '2'; "
+            f"3S_3: given.csv, line 4: event: expected 0 or 1, found 'y'; 3S_3: given.csv, line 4: {months} 'x'; "
             "3S_6: given.csv, line 8: its outcome differs from an earlier line"
         )
 
@@ -170,6 +178,13 @@ def test_every_problem_of_a_table_is_listed_with_its_patient_and_line(unlabelled
 @pytest.mark.parametrize("value", [True, 1, 1.0, "1", "1.0", " TRUE "])
 def test_an_event_is_spelt_in_a_file_as_in_a_table(value):
     assert read_event(value) is True
+
+
+def test_what_was_found_is_cut_short():
+    with pytest.raises(InputError, match=r"event: expected 0 or 1, found 'x{39} …$"):
+        read_event("x" * 5000)
+    with pytest.raises(InputError, match=r"below 1,200, found 2000; if these are days, divide them by 30\.4375$"):
+        read_months(2000, 1200)
 
 
 @pytest.mark.parametrize("value", [None, 2, -1, 0.5, float("nan"), "", "yes", "nan", [1], {"event": 1}])
@@ -212,6 +227,25 @@ def test_problems_of_a_few_patients_are_named_one_by_one():
         problems.raise_any("cohort")
     assert str(raised.value).count("states no event") == 8
     Problems().raise_any("cohort")
+
+
+def test_a_problem_of_many_lines_is_one_entry_with_three_of_them(tmp_path):
+    path, problems = write(tmp_path / "o.csv", "case_id\n" + "a,b\n" * 40 + "a,b,c\n"), Problems()
+    read_table(path, problems)
+    with pytest.raises(InputError) as raised:
+        problems.raise_any("table")
+    assert str(raised.value) == (
+        "table: 41 problems: o.csv, 40 lines (2, 3, 4 and 37 more): expected 1 cell, found 2; "
+        "o.csv, line 42: expected 1 cell, found 3"
+    )
+
+
+def test_a_problem_of_many_patients_shows_what_one_of_them_has(tmp_path):
+    rows = [[f"P{number}", f"{number},5", "1"] for number in range(12)]
+    path, problems = write(tmp_path / "o.csv", text(rows)), Problems()
+    read_outcomes(path, TASK.outcome, problems)
+    with pytest.raises(InputError, match=r"12 patients \(.*below 1,200 \(found '0,5' in P0\)$"):
+        problems.raise_any("table")
 
 
 def test_numbers_as_patients_are_not_taken_for_the_numbers_of_a_message():

@@ -29,7 +29,7 @@ def train(
     modalities: options.Modalities = None,
     keep_variables: Annotated[
         list[str] | None,
-        options.names("Clinical variables to use although they look like outcomes.", options.INPUTS),
+        options.names("Clinical variables to use although they look like outcomes or identifiers.", options.INPUTS),
     ] = None,
     out: Annotated[Path, options.output_option("Folder of the new bundle, empty or absent.", "BUNDLE")],
     work: Annotated[

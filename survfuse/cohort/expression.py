@@ -1,13 +1,13 @@
 """Expression of many patients, kept as numbers while their files are read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from survfuse.inputs.expression import raw_expression
 from survfuse.runtime.arrays import Floats, Rows
-from survfuse.runtime.errors import InputError
+from survfuse.runtime.errors import InputError, brief
 from survfuse.runtime.log import listing
 
 
@@ -25,7 +25,10 @@ class ExpressionRows:
         try:
             values = raw_expression(expression, tuple(expression), negative=True)
         except InputError:
-            raise InputError(listing(_unusable(expression))) from None
+            genes = _unusable(expression)
+            gene = next(iter(genes))
+            found = f"{brief(expression[gene], 40)} of {brief(gene)}"
+            raise InputError(listing(genes.values()), "genes whose values are not finite numbers", found) from None
         columns = np.array([self._column.setdefault(gene, len(self._column)) for gene in expression], dtype=np.int64)
         if self._rows and np.array_equal(columns, self._rows[-1][0]):
             columns = self._rows[-1][0]  # shared: usually all patients have the same genes in the same order
@@ -42,10 +45,12 @@ class ExpressionRows:
         return genes, matrix
 
 
-def _unusable(expression: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with each gene that has an unusable value."""
+def _unusable(expression: Mapping[str, Any]) -> dict[str, str]:
+    """Each gene that has an unusable value → what is wrong with it."""
+    wrong = {}
     for gene, value in expression.items():
         try:
             raw_expression({gene: value}, (), negative=True)
         except InputError as error:
-            yield str(error)
+            wrong[gene] = str(error)
+    return wrong

@@ -9,17 +9,36 @@ from collections.abc import Iterable
 
 from survfuse.tasks.task import Task
 
-# The names of outcomes in the field's tables (GDC and TCGA-CDR, cBioPortal, SEER), as ``_plain`` spells them: endpoints
-# by their abbreviations with what is stated of each, and words.
-_ENDPOINTS = "os|dss|css|pfi|pfs|dfi|dfs|rfs|efs|mfs|bcr|ttp|ttr|overallsurvival|survival|followup|event"
-_STATED = "|time|times|months|month|days|day|years|year|status|event|events|censor|censored|indicator"
-_HAPPENING = "death|event|progression|recurrence|relapse|metastasis|bcr|lastfollowup|lastcontact|lastknownalive"
+# A grammar of the words of outcomes' names in the field's tables (GDC, TCGA-CDR, cBioPortal, SEER, R's survival), as
+# ``_plain`` spells them. Repetitions are bounded, so that no name takes long.
+_UNIT = "times?|months?|days?|weeks?|years?|yrs?|dates?|interval|duration|length|age"
+_CENSORED = "censor|censored|censoring"
+_STATED = rf"({_UNIT}|status|stat|events?|{_CENSORED}|indicator|flag|cr|type|site|yes|no|to|in|[0-9](m|y)?)"
+_OF = "(of|by|from|dueto)?(any|all|other|disease|cancer|tumou?r|cause|specific)"
+_DEATH = rf"(death|dead|deceased|died|mortality)({_OF}){{0,3}}"
+_RETURN = "progression|progressed|recurrence|recurred|relapse|relapsed"
+_PLACE = "(biochemical|disease|cancer|local|locoregional|distant|intravesical)"
+_ENDPOINT = "os|dss|css|pfi|pfs|dfi|dfs|rfs|efs|mfs|dmfs|ddfs|idfs|lrfs|bcr|ttp|ttr|ttf"
+_FREE = "progress|progression|recurrence|relapse|disease|event|metastasis|failure|biochemical|bcr"
+_OF_WHAT = rf"(disease|cancer|cause|tumou?r)specific|({_FREE})free"
+_SURVIVAL = rf"(overall|(invasive|{_PLACE}){{0,2}}({_OF_WHAT}){{1,2}})?survival|({_FREE})free|survived"
+# What a name may consist of alone or with what is stated of it, and what is an outcome only with that.
+_WHAT = rf"({_ENDPOINT}|{_SURVIVAL}|{_DEATH}|{_PLACE}?({_RETURN})|alive|event|vital|{_CENSORED}|outcome)"
+_WEAK = r"(prog|recur|follow(ed)?up|last(follow|fu)|followed|fup?|fuend|endof(follow)?up|lastseen|treatmentfailure)"
+# What happens after some time: also the weak words, with more about it.
+_QUALIFIED = rf"(first|new|any|hg|lg|highgrade|lowgrade|{_PLACE}){{0,3}}({_WHAT}|{_WEAK}|metastas[ei]s)"
+_TO = r"(from\w{1,40}?)?(to|until|till|of|at|or|and)"
 _NAMES = re.compile(
-    rf"({_ENDPOINTS})({_STATED})|time|status|censor|censored|censoring|outcome|vitalstatus|causeofdeath"
-    rf"|death|dead|deceased|died|alive|progression|progressed|recurrence|recurred|relapse|relapsed"
-    rf"|biochemicalrecurrence|newtumorevent|dateofdeath|ageatdeath|yearofdeath|lastfollowup"
-    rf"|(time|days|months|weeks|years)(to|until)({_HAPPENING}|newtumorevent\w*)"
-    rf"|(time|followup)(days|months|weeks|years)"
+    rf"(patients?|subjects?)?(is|has|was)?([0-9]{{1,2}}(years?|yrs?|months?|y|m))?{_WHAT}{_STATED}{{0,6}}"
+    rf"|{_WEAK}{_STATED}{{1,6}}|follow(ed)?up"
+    rf"|({_UNIT}){{1,2}}({_TO})?{_QUALIFIED}((or|and){_QUALIFIED}){{0,2}}{_STATED}{{0,6}}"
+    rf"|{_WHAT}(or|and|free)?{_WHAT}{_STATED}{{0,6}}"
+    rf"|time({_UNIT})?|status|tumou?rstatus|(personneoplasm|neoplasm)cancerstatus|lostto(fu|follow(ed)?up)"
+)
+# Words that make an outcome of any name they are in.
+_ANYWHERE = re.compile(
+    r"vitalstatus|lastknown(alive|disease|vital|status|contact)|last(followup|contact)|new(tumou?r|neoplasm)event"
+    r"|cause(specific)?(of)?death|treatmentoutcome|therapyoutcome"
 )
 
 
@@ -31,7 +50,11 @@ def outcome_names(names: Iterable[str], task: Task) -> list[str]:
     ['Time', 'vital_status', 'OS.time', 'days_to_death']
     """
     own = {_plain(name) for name in (*task.outcome.keys, *task.outcome.event_columns, *task.outcome.time_columns)}
-    return [name for name in names if _plain(name) in own or _NAMES.fullmatch(_plain(name))]
+    return [name for name in names if _plain(name) in own or _is_outcome(_plain(name))]
+
+
+def _is_outcome(plain: str) -> bool:
+    return _NAMES.fullmatch(plain) is not None or _ANYWHERE.search(plain) is not None
 
 
 def _plain(name: str) -> str:

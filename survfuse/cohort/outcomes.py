@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from survfuse.cohort.problems import Problems
-from survfuse.cohort.tables import cell_number, read_table
-from survfuse.runtime.errors import InputError
-from survfuse.runtime.files import is_number
+from survfuse.cohort.tables import read_table
+from survfuse.runtime.arrays import Floats
+from survfuse.runtime.errors import InputError, unexpected
+from survfuse.runtime.files import finite_number
+from survfuse.runtime.log import warn
 from survfuse.slide.suffixes import FEATURE_SUFFIXES, SLIDE_SUFFIXES
 from survfuse.tasks.task import OutcomeKeys
 
 _EVENTS = {"false": False, "true": True}
+_LONG = 240.0  # months: a median follow-up of 20 years, as days of eight months would be
+_DAYS = "if these are days, divide them by 30.4375"
 
 
 class Outcome(NamedTuple):
@@ -72,11 +78,11 @@ def read_event(value: object, name: str = "event") -> bool:
     >>> read_event(1), read_event("0.0"), read_event("True"), read_event(False)
     (True, False, True, False)
     """
-    event = cell_number(value) if isinstance(value, str) else value
-    if event is None and isinstance(value, str):
-        event = _EVENTS.get(value.strip().lower())
+    event = value if isinstance(value, bool) else finite_number(value)
+    if isinstance(value, str):
+        event = _EVENTS.get(value.strip().lower(), event)
     if event not in (0, 1):
-        raise InputError(f"{name}: expected 0 or 1")
+        raise unexpected(f"{name}: expected 0 or 1", value)
     return bool(event)
 
 
@@ -88,12 +94,17 @@ def read_months(value: object, most: float, name: str = "time") -> float:
     >>> read_months("12.5", most=1200)
     12.5
     """
-    months = cell_number(value) if isinstance(value, str) else value
-    if isinstance(months, int | float) and is_number(months) and 0 <= months < most:
-        return float(months)
-    late = isinstance(months, int | float) and is_number(months) and months >= most
-    days = "; if these are days, divide them by 30.4375" if late else ""
-    raise InputError(f"{name}: expected months of at least 0 and below {most:,.0f}{days}")
+    months = finite_number(value)
+    if months is not None and 0 <= months < most:
+        return months
+    days = f"; {_DAYS}" if months is not None and months >= most else ""
+    raise unexpected(f"{name}: expected months of at least 0 and below {most:,.0f}", value, days)
+
+
+def warn_of_days(times: Floats) -> None:
+    """Warn of a cohort whose ``times`` [n] have a median that hardly any follow-up in months has."""
+    if len(times) and (middle := float(np.median(times))) >= _LONG:
+        warn(f"median follow-up of {middle:,.0f} months; {_DAYS}")
 
 
 def _add_row(table: OutcomesTable, line: int, cells: Mapping[str, str], keys: OutcomeKeys, problems: Problems) -> None:

@@ -1,7 +1,7 @@
 """Everything that is wrong with a cohort or a table, collected and reported at once."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from survfuse.runtime.errors import InputError
@@ -20,6 +20,7 @@ class Problem:
     file: str | None = None
     line: int | None = None  # of the file
     shared: str = ""  # what is wrong without the patient's particulars, if ``text`` has any
+    found: str = ""  # of those, what one of many patients is an example of
 
     def __str__(self) -> str:
         where = f"{self.file}, line {self.line}" if self.line is not None else self.file
@@ -51,7 +52,7 @@ class _Collecting:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, InputError):
             return False
-        self.problems.add(str(error), self.patient, self.file, self.line)
+        self.problems.add(str(error), self.patient, self.file, self.line, error.shared, error.found)
         return True
 
 
@@ -62,13 +63,20 @@ class Problems:
     listed: list[Problem] = field(default_factory=list)
 
     def add(
-        self, text: str, patient: str | None = None, file: str | None = None, line: int | None = None, shared: str = ""
+        self,
+        text: str,
+        patient: str | None = None,
+        file: str | None = None,
+        line: int | None = None,
+        shared: str = "",
+        found: str = "",
     ) -> None:
         """Add a problem: of ``patient``, and of ``line`` in ``file``, if given.
 
-        ``shared`` says what is wrong without the patient's particulars, for many patients of whom it is true.
+        ``shared`` says what is wrong without the patient's particulars, for many patients of whom it is true, and
+        ``found`` what of this patient may be shown as an example.
         """
-        self.listed.append(Problem(text, patient, file, line, shared))
+        self.listed.append(Problem(text, patient, file, line, shared, found))
 
     def collect(self, patient: str | None = None, file: str | None = None, line: int | None = None) -> "_Collecting":
         """A context that adds an InputError raised in its block, and continues after the block."""
@@ -85,20 +93,32 @@ class Problems:
         )
 
     def _texts(self) -> Iterator[str]:
-        """Each problem in words; one that many patients share comes once, with how many and three names."""
+        """Each problem in words; one that many patients or lines share comes once, with how many and three of them."""
         ordered = sorted(self.listed, key=lambda problem: problem.patient or "")
-        sharing: dict[str, dict[str, None]] = {}  # kind → its patients, in order
+        sharing: dict[tuple[bool, str], dict[str, None]] = {}  # whether patients', and kind → who or where, in order
         for problem in ordered:
-            if problem.patient:
-                sharing.setdefault(problem.kind, {})[problem.patient] = None
+            sharing.setdefault(_group(problem), {})[problem.patient or str(problem.line)] = None
         said = set()
         for problem in ordered:
-            patients = sharing[problem.kind] if problem.patient else {}
-            if len(patients) <= _MANY:
+            group = _group(problem)
+            if len(sharing[group]) <= _MANY:
                 yield str(problem)
-            elif problem.kind not in said:
-                said.add(problem.kind)
-                yield f"{counted(patients, 'patient')}: {problem.kind}"
+            elif group not in said:
+                said.add(group)
+                yield _of_many(problem, list(sharing[group]))
+
+
+def _group(problem: Problem) -> tuple[bool, str]:
+    """What problems of many patients, or of many lines that are nobody's, have in common."""
+    return problem.patient is not None, problem.kind
+
+
+def _of_many(first: Problem, sharing: Sequence[str]) -> str:
+    """The problem of ``first`` and others in words: of the patients, or else the lines, ``sharing`` it."""
+    if not first.patient:
+        return f"{first.file}, {counted(sharing, 'line')}: {first.text}"
+    found = f" (found {first.found} in {first.patient})" if first.found else ""
+    return f"{counted(sharing, 'patient')}: {first.kind}{found}"
 
 
 def _cut(texts: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from survfuse.cohort.bags import Bag, open_bag
 from survfuse.cohort.expression import ExpressionRows
 from survfuse.cohort.layout import find_layout, patient_ids, patients_slides, report_misplaced, visible_files
 from survfuse.cohort.outcome_names import outcome_names
-from survfuse.cohort.outcomes import Outcome, OutcomesTable, read_event, read_months, read_outcomes
+from survfuse.cohort.outcomes import Outcome, OutcomesTable, read_event, read_months, read_outcomes, warn_of_days
 from survfuse.cohort.problems import Problems
 from survfuse.inputs.clinical import Numeric, is_missing, read_label, read_number
 from survfuse.runtime.arrays import Bools, Floats
@@ -92,10 +92,13 @@ def read_cohort(
     problems.raise_any(str(root))
     genes, expression = reader.expression.matrix() if "rna" in chosen else ((), None)
     clinical = [reader.clinical.get(name, {}) for name in ids]
+    times = np.array([reader.outcomes[name].months if with_outcomes else np.nan for name in ids])
+    if with_outcomes:
+        warn_of_days(times)
     stated = _outcome_variables(clinical, task, keep_variables) if with_outcomes and "clinical" in chosen else []
     return Cohort(
         ids=ids,
-        times=np.array([reader.outcomes[name].months if with_outcomes else np.nan for name in ids]),
+        times=times,
         events=np.array([with_outcomes and reader.outcomes[name].event for name in ids]),
         bags=tuple(bags[name] for name in ids) if "slide" in chosen else None,
         genes=genes,
@@ -220,7 +223,7 @@ class _PatientReader:
             with self.problems.collect(name, file):
                 if variable in self.task.plausible:
                     low, high = self.task.plausible[variable]
-                    read_number(Numeric(variable, 0.0, 0.0, low, high), value, codes)
+                    read_number(Numeric(variable, 0.0, 0.0, low, high), value, codes, quote=True)
                 else:
                     read_label(variable, value, codes)
 
@@ -233,8 +236,7 @@ class _PatientReader:
         try:
             self.expression.add(values)
         except InputError as error:
-            shared = "genes whose values are not finite numbers" if values else ""
-            self.problems.add(str(error), name, path.name, shared=shared)
+            self.problems.add(str(error), name, path.name, shared=error.shared, found=error.found)
 
 
 def _common_origin(bags: Mapping[str, Bag], problems: Problems) -> tuple[str | None, StatedTile | None]:

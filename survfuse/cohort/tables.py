@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from survfuse.cohort.problems import Problems
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.files import is_number
-from survfuse.runtime.log import listing
+from survfuse.runtime.log import count, listing
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that other programs write in place of commas
 
 
 class TableRow(NamedTuple):
@@ -52,10 +53,12 @@ def read_table(path: Path, problems: Problems) -> Table:
     """The table in a CSV file, UTF-8 with or without a byte-order mark.
 
     Blank rows are skipped. A row that is not as long as the heading is left out and added to ``problems``. Raises
-    InputError for a file that cannot be read as CSV.
+    InputError for a file that cannot be read as CSV, or whose heading has another separator in place of commas.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
+            _check_separator(file.readline())
+            file.seek(0)
             reader = csv.reader(file, strict=True)
             heading = tuple(cell.strip() for cell in next(reader, []))
             rows = [TableRow(reader.line_num, tuple(cell.strip() for cell in cells)) for cells in reader]
@@ -68,20 +71,13 @@ def read_table(path: Path, problems: Problems) -> Table:
         if len(row.cells) == len(heading):
             whole.append(row)
         else:
-            problems.add(f"expected {len(heading)} cells, found {len(row.cells)}", file=path.name, line=row.line)
+            wrong = f"expected {count(len(heading), 'cell')}, found {len(row.cells)}"
+            problems.add(wrong, file=path.name, line=row.line)
     return Table(path.name, heading, tuple(whole))
 
 
-def cell_number(text: str) -> float | None:
-    """The finite number that a cell spells, or None.
-
-    >>> cell_number(" 12.5 "), cell_number("1e2"), cell_number("nan"), cell_number("1_0")
-    (12.5, 100.0, None, None)
-    """
-    if "_" in text or not text.isascii():  # which Python would read as digits, too
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if is_number(number) else None
+def _check_separator(heading: str) -> None:
+    """Raise InputError if something else than commas separates the names in a table's first line."""
+    for separator, name in _SEPARATORS.items():
+        if "," not in heading and separator in heading:
+            raise InputError(f"expected columns separated by commas, found {name}; save it as CSV with commas")

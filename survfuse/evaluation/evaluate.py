@@ -5,7 +5,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from survfuse.cohort.outcomes import OutcomesTable, read_outcomes
+from survfuse.cohort.outcomes import OutcomesTable, read_outcomes, warn_of_days
 from survfuse.cohort.problems import Problems
 from survfuse.evaluation.predictions import PredictionsTable, read_predictions
 from survfuse.runtime.arrays import Floats, Rows
@@ -50,6 +50,7 @@ def evaluate(predictions: Path, outcomes: Path, draws: int = 1000, seed: int = 0
     matched = [(case, observed.outcomes[name]) for name, case in predicted.cases.items()]
     known = np.array([(*case, *outcome) for case, outcome in matched if case and outcome], dtype=np.float64)
     risks, months, events, times = known[:, 0], known[:, 1], known[:, 2] == 1.0, known[:, 3]
+    warn_of_days(times)
 
     def measures(rows: Rows) -> list[float]:
         own_times, own_events = times[rows], events[rows]

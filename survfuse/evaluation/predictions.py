@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from survfuse.cohort.problems import Problems
-from survfuse.cohort.tables import cell_number, read_table
+from survfuse.cohort.tables import read_table
 from survfuse.runtime.errors import InputError
+from survfuse.runtime.files import finite_number
 
 
 class Predicted(NamedTuple):
@@ -56,7 +57,7 @@ def read_predictions(path: Path, problems: Problems) -> PredictionsTable:
 
 def _predicted(risk: str, months: str) -> Predicted:
     """The numbers in two cells; raises InputError that lists what is wrong with either."""
-    risk_value, months_value = cell_number(risk), cell_number(months)
+    risk_value, months_value = finite_number(risk), finite_number(months)
     if risk_value is not None and months_value is not None and months_value >= 0:
         return Predicted(risk_value, months_value)
     wrong = ["risk: expected a finite number"] if risk_value is None else []

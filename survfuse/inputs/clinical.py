@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from survfuse.runtime.errors import BundleError, InputError, brief
-from survfuse.runtime.files import is_number, json_type, spelt_number
+from survfuse.runtime.errors import BundleError, InputError, brief, unexpected
+from survfuse.runtime.files import finite_number, is_number, json_type, spelt_number
 from survfuse.runtime.log import Note, listing
 from survfuse.tasks.task import Task
 
@@ -200,20 +200,29 @@ def fit_vocabulary(
     numeric, categorical = [], []
     for name in names:
         values = [patient.get(name) for patient in patients]
-        present = [value for value in values if not is_missing(value, codes)]
-        stated = [value for value in present if not is_missing_word(value)]
-        if name in task.plausible or (stated and all(map(spells_number, stated))):
+        if is_numeric(name, values, task):
             variable = Numeric(name, 0.0, 0.0, *task.plausible.get(name, (None, None)))
             known = [number for value in values if (number := read_number(variable, value, codes)) is not None]
             mean, scale = (float(np.mean(known)), float(np.std(known))) if known else (0.0, 0.0)
             numeric.append(replace(variable, mean=mean, scale=scale))
         else:
-            labels = (read_label(name, value, codes) for value in present)
+            labels = (read_label(name, value, codes) for value in values)
             categorical.append(Categorical(name, tuple(sorted({label for label in labels if label is not None}))))
     vocabulary = Vocabulary(tuple(numeric), tuple(categorical), codes, (*task.outcome.keys, *outcomes))
     vectors = np.stack([vocabulary.encode(patient).values for patient in patients])
     constant = frozenset(np.array(vocabulary.columns)[np.ptp(vectors, axis=0) == 0.0].tolist())
     return replace(vocabulary, inactive=constant)
+
+
+def is_numeric(name: str, values: Sequence[Any], task: Task) -> bool:
+    """Whether a variable is one of numbers by the ``values`` that patients have, or by the task's plausible range.
+
+    >>> from survfuse.tasks.registry import DEFAULT
+    >>> is_numeric("size", [5, "7.5", -1, None, "unknown"], DEFAULT), is_numeric("stage", ["1", "2a"], DEFAULT)
+    (True, False)
+    """
+    stated = [value for value in values if not is_missing(value, task.missing_codes) and not is_missing_word(value)]
+    return name in task.plausible or (bool(stated) and all(map(spells_number, stated)))
 
 
 def spells_number(value: Any) -> bool:
@@ -222,8 +231,7 @@ def spells_number(value: Any) -> bool:
     >>> spells_number("12.5"), spells_number("T1HG")
     (True, False)
     """
-    number = spelt_number(value) if isinstance(value, str) else value
-    return is_number(number)
+    return finite_number(value) is not None
 
 
 def is_missing(value: Any, codes: Sequence[str]) -> bool:
@@ -261,15 +269,14 @@ def number_in(value: Any, codes: Sequence[str]) -> float | None:
     >>> number_in("12.5", ("-1",)), number_in(-1, ("-1",)), number_in("high", ("-1",))
     (12.5, None, None)
     """
-    if isinstance(value, bool) or is_missing(value, codes) or not spells_number(value):
-        return None
-    return float(value)
+    return None if is_missing(value, codes) else finite_number(value)
 
 
-def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | None:
+def read_number(variable: Numeric, value: Any, codes: Sequence[str], quote: bool = False) -> float | None:
     """A plausible number, or None if it is missing or one of MISSING_WORDS; text may spell the number.
 
-    Raises InputError for anything else, and for a number outside the variable's plausible range.
+    Raises InputError for anything else, and for a number outside the variable's plausible range. It shows the value
+    only with ``quote``: a job's log may be read by others than those who have the patient's file.
     """
     if is_missing(value, codes) or is_missing_word(value):
         return None
@@ -277,7 +284,8 @@ def read_number(variable: Numeric, value: Any, codes: Sequence[str]) -> float | 
         raise InputError(f"clinical variable {variable.name}: expected a number, found {json_type(value)}")
     number = spelt_number(value) if isinstance(value, str) else value
     if number is None:
-        raise InputError(f"clinical variable {variable.name}: expected a number, found other text")
+        expected = f"clinical variable {variable.name}: expected a number"
+        raise unexpected(expected, value) if quote else InputError(f"{expected}, found other text")
     low = -math.inf if variable.low is None else variable.low
     high = math.inf if variable.high is None else variable.high
     if not is_number(number) or not low <= number <= high:

@@ -53,7 +53,14 @@ class SurvfuseError(Exception):
 
 
 class InputError(SurvfuseError):
-    """A case, a cohort or a value on the command line that cannot be used."""
+    """A case, a cohort or a value on the command line that cannot be used.
+
+    ``shared`` says what is wrong without the value that was ``found``, for many patients of whom it is true.
+    """
+
+    def __init__(self, message: str = "", shared: str = "", found: str = "") -> None:
+        super().__init__(message)
+        self.shared, self.found = shared, found
 
 
 class NoTissueError(InputError):
@@ -144,6 +151,16 @@ def one_line(text: str) -> str:
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
     data = shown.encode()
     return shown if len(data) <= _LONGEST_LINE else f"{data[:_LONGEST_LINE].decode(errors='ignore')} …"
+
+
+def unexpected(expected: str, value: object, advice: str = "") -> InputError:
+    """The error for a ``value`` that is not what was ``expected``, which it shows, cut short.
+
+    >>> str(unexpected("event: expected 0 or 1", "yes"))
+    "event: expected 0 or 1, found 'yes'"
+    """
+    found = brief(value, 40)
+    return InputError(f"{expected}, found {found}{advice}", f"{expected}{advice}", found)
 
 
 def brief(value: object, most: int = 100) -> str:

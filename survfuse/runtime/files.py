@@ -19,7 +19,7 @@ from survfuse.runtime.errors import SurvfuseError
 LARGEST_JSON = 16 * 2**20  # bytes; 19,359 genes take about half a megabyte
 _PIECE = 16 * 2**20  # bytes of a file that are hashed at once
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?", re.ASCII)
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
 
 
 def read_json(path: Path, error: type[SurvfuseError], literals: bool = False) -> object:
@@ -103,6 +103,16 @@ def spelt_number(text: str) -> float | None:
     (1500.0, None, None)
     """
     return float(text) if _NUMBER.fullmatch(text := text.strip(" \t\r\n")) else None
+
+
+def finite_number(value: object) -> float | None:
+    """The finite number that a table's cell or a JSON value is or spells; None for anything else.
+
+    >>> finite_number(" 12.5 "), finite_number(3), finite_number("1e400"), finite_number(True)
+    (12.5, 3.0, None, None)
+    """
+    number = spelt_number(value) if isinstance(value, str) else value
+    return float(number) if is_number(number) else None
 
 
 def sha256(path: Path) -> str:

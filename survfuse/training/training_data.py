@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from survfuse.cohort.category_check import without_own_values
 from survfuse.cohort.expression_check import check_expression
 from survfuse.cohort.number_check import check_numbers
 from survfuse.cohort.outcome_check import check_no_outcomes
@@ -176,7 +177,9 @@ def _vocabulary(cohort: Cohort) -> Vocabulary:
     check_numbers(cohort.ids, cohort.clinical, cohort.task)
     kept = cohort.kept_variables
     check_no_outcomes(cohort.clinical, cohort.times, cohort.events, cohort.task, kept)
-    names = sorted({name for patient in cohort.clinical for name in patient})
+    names = without_own_values(cohort.clinical, cohort.task, kept)
+    if not names:
+        raise InputError("clinical variables: none is left to learn from; leave them out with --modalities")
     return fit_vocabulary(cohort.clinical, names, cohort.task, cohort.outcome_variables)
 
 
