@@ -13,14 +13,18 @@ from survfuse.slide.colour import extremes
 # mixture of them does. The limits lie between what was measured of pens and of tissue in many stains (docs/method.md).
 _COOL = 0.05  # least excess of red's share over green's: blue and green inks
 _COOL_TOTAL, _COOL_CHROMA = 0.6, 25  # least total absorbance and range of the channels: fainter hues are uncertain
-# Blue inks that let as much green through as red let more blue through than haematoxylin does, unless it is pale.
-_BLUE, _BLUE_BLUE, _BLUE_TOTAL = -0.07, 0.21, 2.5
+# Blue inks that let no more green through than red let more blue through than haematoxylin does, unless it is pale; by
+# so much more if they are violet.
+_BLUE, _BLUE_BLUE = -0.02, 0.182  # least excess of red's share over green's, greatest share of blue's
+_VIOLET, _VIOLET_BLUE = -0.17, 0.155
+_BLUE_TOTAL = 2.5
 # Red inks let red through, and little else. Red cells may do so too, but a section is too thin for them to absorb as
-# much: on average, such red is 2.8 in tissue at most, and 3.4 in ink at least.
-_RED_RED, _RED_BLUE, _RED_TOTAL, _RED_MEAN = 0.105, 0.37, 2.0, 3.0
+# much: such red absorbs 2.8 on average in tissue at most, and 3.4 in pens' ink at least.
+_RED, _RED_BLUE, _RED_TOTAL, _RED_MEAN = 0.115, 0.37, 2.0, 3.0
+_DENSE_RED, _DENSE_RED_BLUE, _DENSE_RED_TOTAL = 0.13, 0.27, 3.4  # what eosin and red cells never come to
 _BLACK, _BLACK_CHROMA = 60, 20  # of 255: the brightest channel of black, and the range of its channels
 # Faded black absorbs all colours alike. So does dense haematoxylin in some stains, but for blue.
-_GREY_LEAST, _GREY_MOST, _GREY_BLUE, _GREY_TOTAL = -0.06, 0.04, 0.285, 2.4
+_GREY_LEAST, _GREY_MOST, _GREY_BLUE, _GREY_TOTAL = -0.06, 0.07, 0.28, 2.4
 # Least absorbance of dense ink, and the most by which a share differs from the next pixel's where there is one dye.
 # Of tissue, which has two, up to a fifth is so dense and even; of ink, nearly all.
 _DENSE, _ONE_DYE = 2.0, 0.004
@@ -52,7 +56,9 @@ def is_cool(rgb: Pixels, light: Absorbed) -> Bools:
     most, least = extremes(rgb)
     excess = light.red - light.green
     cool = (excess > _COOL * light.total) & (light.total > _COOL_TOTAL) & (most - least > _COOL_CHROMA)
-    blue = (excess > _BLUE * light.total) & (light.blue < _BLUE_BLUE * light.total) & (light.total > _BLUE_TOTAL)
+    blue = (excess > _BLUE * light.total) & (light.blue < _BLUE_BLUE * light.total)
+    blue |= (excess > _VIOLET * light.total) & (light.blue < _VIOLET_BLUE * light.total)
+    blue &= light.total > _BLUE_TOTAL
     ink: Bools = cool | blue
     return ink
 
@@ -63,9 +69,19 @@ def is_red(light: Absorbed) -> Bools:
     >>> is_red(absorbed(np.array([[190, 30, 50], [220, 60, 70], [150, 40, 50]], dtype=np.uint8))).tolist()
     [True, True, False]
     """
-    red: Bools = (
-        (light.red < _RED_RED * light.total) & (light.blue > _RED_BLUE * light.total) & (light.total > _RED_TOTAL)
-    )
+    red = (light.red < _RED * light.total) & (light.blue > _RED_BLUE * light.total)
+    red &= light.total > _RED_TOTAL
+    return red
+
+
+def is_dense_red(light: Absorbed) -> Bools:
+    """Which pixels [...] have the colour of red pens, and are denser than blood.
+
+    >>> is_dense_red(absorbed(np.array([[170, 20, 60], [220, 60, 70], [150, 40, 50]], dtype=np.uint8))).tolist()
+    [True, False, False]
+    """
+    red = (light.red < _DENSE_RED * light.total) & (light.blue > _DENSE_RED_BLUE * light.total)
+    red &= light.total > _DENSE_RED_TOTAL
     return red
 
 
