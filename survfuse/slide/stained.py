@@ -22,7 +22,7 @@ _SAID = 0.005  # share of the slide from which what is set aside is said
 # Of 255: a plain colour at least so bright, with at least this range of its channels, may be tissue after all.
 _NOT_DARK, _COLOURED = 60, 40
 _DOUBTFUL = 0.05  # share of the slide from which such a colour is warned of
-_ONE_DYE = 1 / 3  # share of the tissue found from which what looks like one dye is warned of
+_ONE_DYE = 0.4  # share of the tissue found from which what looks like one dye is warned of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def stained_tissue(slide: Slide, grid: Grid) -> Stained:
     colours = colours_of(rgb)
     del rgb
     stained, threshold = _above_otsu(colours.saturation)
-    one_dye = np.count_nonzero(stained & colours.one_dye) / max(1, np.count_nonzero(stained))
+    one_dye = float(colours.one_dye[stained].mean()) if stained.any() else 0.0
     return Stained(stained | unread, threshold, colours.set_aside, one_dye)
 
 
@@ -94,9 +94,7 @@ def colours_of(rgb: Pixels) -> Colours:
     return Colours(colours, one_dye, SetAside(*(pixels / colours.size).tolist()))
 
 
-def _colour_of_band(
-    table: Bools, sharp: Pixels, smooth: Pixels, ink: Bools, black: Bools
-) -> tuple[Pixels, list[int]]:
+def _colour_of_band(table: Bools, sharp: Pixels, smooth: Pixels, ink: Bools, black: Bools) -> tuple[Pixels, list[int]]:
     """Saturation of all but the outermost pixels of a band, as in Colours; pixels of each kind, as in SetAside."""
     plain = is_plain(table, sharp) | is_plain(table, smooth)
     # Pixels beside a dark background are mixed with it, which leaves their hue.
