@@ -67,9 +67,15 @@ def stained_tissue(slide: Slide, grid: Grid) -> Stained:
     rgb, unread = reduced_image(slide, grid)
     colours = colours_of(rgb)
     del rgb
+    found = stained_in(colours)
+    return found._replace(tissue=found.tissue | unread)
+
+
+def stained_in(colours: Colours) -> Stained:
+    """What has a saturation above Otsu's threshold."""
     stained, threshold = _above_otsu(colours.saturation)
     one_dye = float(colours.one_dye[stained].mean()) if stained.any() else 0.0
-    return Stained(stained | unread, threshold, colours.set_aside, one_dye)
+    return Stained(stained, threshold, colours.set_aside, one_dye)
 
 
 def colours_of(rgb: Pixels) -> Colours:
