@@ -63,7 +63,7 @@ def marked(glass: Pixels, colour: NDArray[np.int64]) -> Pixels:
     thickness = (
         0.7
         + 0.6
-        * np.asarray(Image.fromarray(small).resize((drawn.shape[1], drawn.shape[0]), Image.Resampling.BICUBIC))
+        * np.asarray(Image.fromarray(small).resize((glass.shape[1], glass.shape[0]), Image.Resampling.BICUBIC))
         / 255
     )
     ink = glass.copy()

@@ -27,7 +27,8 @@ _BLACK, _BLACK_CHROMA = 60, 20  # of 255: the brightest channel of black, and th
 _GREY_LEAST, _GREY_MOST, _GREY_BLUE, _GREY_TOTAL = -0.06, 0.07, 0.28, 2.4
 # Least absorbance of dense ink, and the most by which a share differs from the next pixel's where there is one dye.
 # Of tissue, which has two, up to a fifth is so dense and even; of ink, nearly all.
-_DENSE, _ONE_DYE = 2.0, 0.004
+# Of dark pixels, a grey level is more absorbance.
+_DENSE, _ONE_DYE, _DARK = 2.0, 0.004, 4.0
 _STEP = 3  # pixels: of those that are means of 3 × 3, every third says all
 
 
@@ -104,11 +105,12 @@ def is_black(rgb: Pixels, light: Absorbed) -> Bools:
 
 def is_one_dye(light: Absorbed) -> Bools:
     """Which of all but the outermost pixels [h − 2, w − 2] are dense, and of the same hue as the next two."""
-    even = light.total[1:-1, 1:-1] > _DENSE
+    total = light.total[1:-1, 1:-1]
+    even, most = total > _DENSE, _ONE_DYE * np.maximum(total / _DARK, 1)
     for channel in (light.red, light.blue):
         share = channel / np.maximum(light.total, _DENSE / 2)
         middle = share[1:-1, 1:-1]
-        even &= (np.abs(middle - share[1:-1, 2:]) < _ONE_DYE) & (np.abs(middle - share[2:, 1:-1]) < _ONE_DYE)
+        even &= (np.abs(middle - share[1:-1, 2:]) < most) & (np.abs(middle - share[2:, 1:-1]) < most)
     return even
 
 
