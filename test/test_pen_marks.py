@@ -9,12 +9,21 @@ from canvases import place, places, plain_canvas, sample_picture, tissue_of, wri
 from PIL import Image, ImageDraw
 
 from survfuse.slide.colour import saturation
+from survfuse.slide.stained import colours_of
 
 MARGIN = 900  # pixels
 GREEN, BLUE, BLACK, RED = (20, 120, 60), (20, 30, 160), (25, 25, 30), (200, 20, 30)
 # % of the slide that lies within two pixels of the reduced image, 14 px each, of the edges of the widest outline.
 EDGES = 4.0
 PENS = {"green": GREEN, "blue": BLUE, "black": BLACK, "red": RED}
+OTHER_PENS = [(190, 30, 50), (170, 20, 40), (150, 10, 20), (25, 25, 100), (50, 50, 140), (80, 70, 85), (60, 50, 55)]
+# Violet, navy and pink absorb as haematoxylin and eosin do.
+LIKE_STAINS = [(90, 30, 140), (20, 20, 70), (220, 60, 90)]
+# Absorbances of red, green and blue by haematoxylin and eosin (Ruifrok and Johnston 2001; Macenko et al. 2009).
+STAINS = {
+    "Ruifrok": [[0.65, 0.704, 0.286], [0.072, 0.99, 0.105]],
+    "Macenko": [[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]],
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +76,52 @@ def uneven(glass: np.ndarray, drawn: np.ndarray, colour: tuple[int, int, int]) -
     return marked
 
 
+def reduced(picture: np.ndarray) -> np.ndarray:
+    """The picture in which tissue is looked for, of 7 µm per pixel."""
+    return np.array(Image.fromarray(picture).reduce(14))
+
+
 @pytest.mark.parametrize(("ink", "width"), [(opaque, 120), (opaque, 480), (uneven, 120)])
 @pytest.mark.parametrize("pen", PENS)
 def test_marks_around_the_tissue_change_no_tile(glass, expected, tmp_path, pen, ink, width):
     marked = ink(glass, outline(glass, width), PENS[pen])
     assert places(tissue_of(write_slide(tmp_path / "s.tif", marked))) == expected
+
+
+@pytest.mark.parametrize("colour", OTHER_PENS, ids=str)
+def test_uneven_ink_of_other_pens_is_not_tissue(glass, expected, tmp_path, capsys, colour):
+    found = tissue_of(write_slide(tmp_path / "s.tif", uneven(glass, outline(glass, 480), colour)))
+    assert places(found) == expected
+    assert "dye" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("colour", LIKE_STAINS, ids=str)
+def test_ink_of_a_stains_colour_is_warned_of(glass, tmp_path, capsys, colour):
+    tissue_of(write_slide(tmp_path / "s.tif", uneven(glass, outline(glass, 480), colour)))
+    words = r"warning: s.tif: \d+% of what was taken for tissue is as even in hue as one dye, and may be pen ink; "
+    assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("eosin", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("haematoxylin", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("stains", STAINS)
+def test_tissue_of_any_stain_is_not_ink(stains, haematoxylin, eosin):
+    """The sample's amounts of both stains, times these, as other stains and scanners would show them."""
+    absorbances = -np.log((reduced(sample_picture()) + 1.0) / 256)
+    own = np.array(STAINS["Macenko"])
+    amounts = np.clip(absorbances @ np.linalg.pinv(own), 0, None) * (haematoxylin, eosin)
+    rgb = (256 * np.exp(-amounts @ np.array(STAINS[stains])) - 1).clip(0, 255).astype(np.uint8)
+    shown = colours_of(rgb)
+    assert shown.set_aside.ink + shown.set_aside.black < 0.01
+    assert shown.one_dye.mean() < 0.2
+
+
+def test_a_lake_of_blood_is_not_ink():
+    """Its red is that of ink, but it absorbs less."""
+    picture = reduced(sample_picture())
+    thickness = np.random.default_rng(0).uniform(0.7, 1.3, (64, 96, 1))
+    picture[64:128, 32:128] = 256 * (np.array([200, 60, 75]) / 256) ** thickness
+    assert (colours_of(picture).saturation[66:126, 34:126] > 100).mean() > 0.99
 
 
 @pytest.mark.parametrize("pen", ["green", "blue", "red"])

@@ -183,7 +183,7 @@ def test_saturation_follows_otsus_criterion_written_out(slide, grid):
     """Tissue by saturation against the same rule written with other libraries, on the whole slide at once."""
     from PIL import Image, ImageFilter
 
-    tissue, threshold, _ = stained_tissue(slide, grid)
+    tissue, threshold, *_ = stained_tissue(slide, grid)
     whole = slide.read((0, 0), tuple(map(float, slide.size)), (tissue.shape[1], tissue.shape[0]))
     smooth = Image.fromarray(whole).convert("HSV").getchannel("S").filter(ImageFilter.MedianFilter(7))
     values = np.asarray(smooth)

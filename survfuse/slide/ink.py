@@ -1,42 +1,135 @@
 """Pen ink on the glass, told from stained tissue by which colours it absorbs."""
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from survfuse.runtime.arrays import Bools, Pixels
 from survfuse.slide.colour import extremes
 
-# Shares of the absorbance that are red's, green's and blue's, summed over the three: haematoxylin, eosin and red cells
-# absorb green most, whatever their amounts (Ruifrok and Johnston 2001); blue and green inks absorb red more than green.
-_COOL = 0.05  # least excess of red's share over green's
+# Shares of the absorbance that are red's, green's and blue's, summed over the three, stay the same however thick a dye
+# lies (Lambert 1760). Haematoxylin, eosin and red cells absorb green most (Ruifrok and Johnston 2001), so that every
+# mixture of them does. The limits lie between what was measured of pens and of tissue in many stains (docs/method.md).
+_COOL = 0.05  # least excess of red's share over green's: blue and green inks
 _COOL_TOTAL, _COOL_CHROMA = 0.6, 25  # least total absorbance and range of the channels: fainter hues are uncertain
-# Red ink absorbs blue about as much as green, and next to no red. Eosin and red cells absorb less blue, or more red.
-_RED_BLUE, _RED_RED, _RED_TOTAL = 0.415, 0.08, 2.0
+# Blue inks that let no more green through than red let more blue through than haematoxylin does, unless it is pale; by
+# so much more if they are violet.
+_BLUE, _BLUE_BLUE = -0.02, 0.182  # least excess of red's share over green's, greatest share of blue's
+_VIOLET, _VIOLET_BLUE = -0.17, 0.155
+_BLUE_TOTAL = 2.5
+# Red inks let red through, and little else. Red cells may do so too, but a section is too thin for them to absorb as
+# much: such red absorbs 2.8 on average in tissue at most, and 3.4 in pens' ink at least.
+_RED, _RED_BLUE, _RED_TOTAL, _RED_MEAN = 0.115, 0.37, 2.0, 3.0
+_DENSE_RED, _DENSE_RED_BLUE, _DENSE_RED_TOTAL = 0.13, 0.27, 3.4  # what eosin and red cells never come to
 _BLACK, _BLACK_CHROMA = 60, 20  # of 255: the brightest channel of black, and the range of its channels
+# Faded black absorbs all colours alike. So does dense haematoxylin in some stains, but for blue.
+_GREY_LEAST, _GREY_MOST, _GREY_BLUE, _GREY_TOTAL = -0.06, 0.07, 0.28, 2.4
+# Least absorbance of dense ink, and the most by which a share differs from the next pixel's where there is one dye.
+# Of tissue, which has two, up to a fifth is so dense and even; of ink, nearly all.
+# Of dark pixels, a grey level is more absorbance.
+_DENSE, _ONE_DYE, _DARK = 2.0, 0.004, 4.0
+_STEP = 3  # pixels: of those that are means of 3 × 3, every third says all
 
 
-def is_ink(rgb: Pixels) -> Bools:
-    """Which pixels [...] of RGB [..., 3] have the colour of green, blue or red pens.
+class Absorbed(NamedTuple):
+    """Natural absorbances [...]."""
 
-    >>> is_ink(np.array([[20, 120, 60], [20, 30, 160], [200, 20, 30]], dtype=np.uint8)).tolist()
-    [True, True, True]
-    >>> is_ink(np.array([[90, 70, 150], [220, 130, 180], [150, 40, 50]], dtype=np.uint8)).tolist()
-    [False, False, False]
-    """
+    red: NDArray[np.float32]
+    green: NDArray[np.float32]
+    blue: NDArray[np.float32]
+    total: NDArray[np.float32]
+
+
+def absorbed(rgb: Pixels) -> Absorbed:
+    """What each pixel of RGB [..., 3] absorbs."""
     red, green, blue = (_ABSORBANCE[rgb[..., channel]] for channel in range(3))
-    total = red + green + blue
+    return Absorbed(red, green, blue, red + green + blue)
+
+
+def is_cool(rgb: Pixels, light: Absorbed) -> Bools:
+    """Which pixels [...] of RGB [..., 3], which absorb ``light``, have the colour of green or blue pens.
+
+    >>> rgb = np.array([[20, 120, 60], [20, 30, 160], [50, 50, 140], [90, 70, 150], [220, 130, 180]], dtype=np.uint8)
+    >>> is_cool(rgb, absorbed(rgb)).tolist()
+    [True, True, True, False, False]
+    """
     most, least = extremes(rgb)
-    chroma = most - least
-    cool = (red - green > _COOL * total) & (total > _COOL_TOTAL) & (chroma > _COOL_CHROMA)
-    warm = (blue > _RED_BLUE * total) & (red < _RED_RED * total) & (total > _RED_TOTAL)
-    ink: Bools = cool | warm
+    excess = light.red - light.green
+    cool = (excess > _COOL * light.total) & (light.total > _COOL_TOTAL) & (most - least > _COOL_CHROMA)
+    blue = (excess > _BLUE * light.total) & (light.blue < _BLUE_BLUE * light.total)
+    blue |= (excess > _VIOLET * light.total) & (light.blue < _VIOLET_BLUE * light.total)
+    blue &= light.total > _BLUE_TOTAL
+    ink: Bools = cool | blue
     return ink
 
 
-def is_black(rgb: Pixels) -> Bools:
-    """Which pixels [...] of RGB [..., 3] are black: ink, or what was not scanned. The densest nuclei are lighter."""
+def is_red(light: Absorbed) -> Bools:
+    """Which pixels [...] have the colour of red pens, or of the reddest blood.
+
+    >>> is_red(absorbed(np.array([[190, 30, 50], [220, 60, 70], [150, 40, 50]], dtype=np.uint8))).tolist()
+    [True, True, False]
+    """
+    red = (light.red < _RED * light.total) & (light.blue > _RED_BLUE * light.total)
+    red &= light.total > _RED_TOTAL
+    return red
+
+
+def is_dense_red(light: Absorbed) -> Bools:
+    """Which pixels [...] have the colour of red pens, and are denser than blood.
+
+    >>> is_dense_red(absorbed(np.array([[170, 20, 60], [220, 60, 70], [150, 40, 50]], dtype=np.uint8))).tolist()
+    [True, False, False]
+    """
+    red = (light.red < _DENSE_RED * light.total) & (light.blue > _DENSE_RED_BLUE * light.total)
+    red &= light.total > _DENSE_RED_TOTAL
+    return red
+
+
+def is_black(rgb: Pixels, light: Absorbed) -> Bools:
+    """Which pixels [...] of RGB [..., 3], which absorb ``light``, are black: ink, or what was not scanned.
+
+    The densest nuclei are lighter, or bluer than faded ink.
+
+    >>> rgb = np.array([[25, 25, 30], [80, 70, 85], [70, 45, 100]], dtype=np.uint8)
+    >>> is_black(rgb, absorbed(rgb)).tolist()
+    [True, True, False]
+    """
     most, least = extremes(rgb)
-    black: Bools = (most <= _BLACK) & (most - least <= _BLACK_CHROMA)
+    excess = light.red - light.green
+    grey = (excess > _GREY_LEAST * light.total) & (excess < _GREY_MOST * light.total)
+    grey &= (light.blue > _GREY_BLUE * light.total) & (light.total > _GREY_TOTAL)
+    black: Bools = grey | (most <= _BLACK) & (most - least <= _BLACK_CHROMA)
     return black
+
+
+def is_one_dye(light: Absorbed) -> Bools:
+    """Which of all but the outermost pixels [h − 2, w − 2] are dense, and of the same hue as the next two."""
+    total = light.total[1:-1, 1:-1]
+    even, most = total > _DENSE, _ONE_DYE * np.maximum(total / _DARK, 1)
+    for channel in (light.red, light.blue):
+        share = channel / np.maximum(light.total, _DENSE / 2)
+        middle = share[1:-1, 1:-1]
+        even &= (np.abs(middle - share[1:-1, 2:]) < most) & (np.abs(middle - share[2:, 1:-1]) < most)
+    return even
+
+
+class Reds:
+    """The mean absorbance of a slide's pixels with the colour of red pens, counted band by band."""
+
+    def __init__(self) -> None:
+        self._pixels, self._total = 0, 0.0
+
+    def count(self, rgb: Pixels) -> None:
+        """Count those of smoothed RGB [h, w, 3]."""
+        light = absorbed(rgb[::_STEP, ::_STEP])
+        totals = light.total[is_red(light)]
+        self._pixels += totals.size
+        self._total += float(totals.sum(dtype=np.float64))
+
+    def are_ink(self) -> bool:
+        """Whether they absorb more than blood."""
+        return self._total > _RED_MEAN * self._pixels
 
 
 _ABSORBANCE = -np.log((np.arange(256, dtype=np.float32) + 1.0) / 256.0)  # [256], of a channel's value

@@ -9,7 +9,7 @@ import numpy as np
 from survfuse.runtime.arrays import Bools, Pixels
 from survfuse.slide.colour import BRIGHT, STAINED, extremes, saturation
 from survfuse.slide.grid import Grid
-from survfuse.slide.ink import is_black, is_ink
+from survfuse.slide.ink import Absorbed, Reds, absorbed, is_black, is_cool, is_dense_red, is_one_dye, is_red
 from survfuse.slide.pixels import Slide
 from survfuse.slide.plain import PlainColours, is_plain
 from survfuse.slide.reduced import reduced_image
@@ -22,6 +22,7 @@ _SAID = 0.005  # share of the slide from which what is set aside is said
 # Of 255: a plain colour at least so bright, with at least this range of its channels, may be tissue after all.
 _NOT_DARK, _COLOURED = 60, 40
 _DOUBTFUL = 0.05  # share of the slide from which such a colour is warned of
+_ONE_DYE = 0.4  # share of the tissue found from which what looks like one dye is warned of
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,15 @@ class Stained(NamedTuple):
     tissue: Bools  # [h, w], stretched over the slide
     threshold: int  # of saturation, of 255
     set_aside: SetAside
+    one_dye: float  # share of the tissue that is as dense and as even in hue as ink
+
+
+class Colours(NamedTuple):
+    """What the colours of an image show."""
+
+    saturation: Pixels  # [h, w], of 255; 0 where it is plain background, black or ink
+    one_dye: Bools  # [h, w], as in Stained
+    set_aside: SetAside
 
 
 def stained_tissue(slide: Slide, grid: Grid) -> Stained:
@@ -55,34 +65,48 @@ def stained_tissue(slide: Slide, grid: Grid) -> Stained:
     tissue, so that its tiles are tried. Raises InputError if that is too much of the slide.
     """
     rgb, unread = reduced_image(slide, grid)
-    colours, set_aside = colour_of_tissue(rgb)
+    colours = colours_of(rgb)
     del rgb
-    stained, threshold = _above_otsu(colours)
-    return Stained(stained | unread, threshold, set_aside)
+    found = stained_in(colours)
+    return found._replace(tissue=found.tissue | unread)
 
 
-def colour_of_tissue(rgb: Pixels) -> tuple[Pixels, SetAside]:
-    """Saturation [h, w], of 255, of RGB [h, w, 3], 0 where it is plain background, black or ink; and how much is."""
-    plain_colours = PlainColours()
+def stained_in(colours: Colours) -> Stained:
+    """What has a saturation above Otsu's threshold."""
+    stained, threshold = _above_otsu(colours.saturation)
+    one_dye = float(colours.one_dye[stained].mean()) if stained.any() else 0.0
+    return Stained(stained, threshold, colours.set_aside, one_dye)
+
+
+def colours_of(rgb: Pixels) -> Colours:
+    """What the colours of RGB [h, w, 3] show."""
+    plain_colours, reds = PlainColours(), Reds()
     for _, _, smooth in _bands(rgb):
         plain_colours.count(smooth)
-    table = plain_colours.table()
+        reds.count(smooth)
+    table, red_is_ink = plain_colours.table(), reds.are_ink()
     colours = np.empty(rgb.shape[:2], dtype=np.uint8)
+    one_dye = np.empty(rgb.shape[:2], dtype=bool)
     pixels = np.zeros(4, dtype=np.int64)
     for rows, sharp, smooth in _bands(rgb):
-        colours[rows], counts = _colour_of_band(table, sharp, smooth)
+        light = absorbed(smooth)
+        one_dye[rows] = is_one_dye(light)
+        light = Absorbed(*(channel[1:-1, 1:-1] for channel in light))
+        ink = is_cool(smooth[1:-1, 1:-1], light) | is_dense_red(light)
+        if red_is_ink:
+            ink |= is_red(light)
+        colours[rows], counts = _colour_of_band(table, sharp, smooth, ink, is_black(smooth[1:-1, 1:-1], light))
         pixels += counts
-    return colours, SetAside(*(pixels / colours.size).tolist())
+    return Colours(colours, one_dye, SetAside(*(pixels / colours.size).tolist()))
 
 
-def _colour_of_band(table: Bools, sharp: Pixels, smooth: Pixels) -> tuple[Pixels, list[int]]:
-    """As ``colour_of_tissue``, of all but the outermost pixels of a band; pixels of each kind, as in SetAside."""
+def _colour_of_band(table: Bools, sharp: Pixels, smooth: Pixels, ink: Bools, black: Bools) -> tuple[Pixels, list[int]]:
+    """Saturation of all but the outermost pixels of a band, as in Colours; pixels of each kind, as in SetAside."""
     plain = is_plain(table, sharp) | is_plain(table, smooth)
     # Pixels beside a dark background are mixed with it, which leaves their hue.
     dark = _with_neighbours(plain & (extremes(smooth)[0] < BRIGHT))
     plain, sharp, smooth = plain[1:-1, 1:-1], sharp[1:-1, 1:-1], smooth[1:-1, 1:-1]
     most, least = extremes(smooth)
-    ink, black = is_ink(smooth), is_black(smooth)
     colour = np.where(plain | dark | ink | black, np.uint8(0), saturation(sharp))
     plain = (plain & ~ink & ((most < BRIGHT) | (saturation(smooth) > STAINED))) | dark & black
     coloured = plain & (most > _NOT_DARK) & (most - least > _COLOURED)
@@ -103,6 +127,8 @@ def doubt(found: Stained) -> str | None:
         return f"{set_aside.coloured:.0%} of the slide has one even colour and was not taken for tissue"
     if set_aside.ink >= _DOUBTFUL and set_aside.ink > found.tissue.mean():
         return f"{set_aside.ink:.0%} of the slide is pen ink, more than is tissue"
+    if found.one_dye >= _ONE_DYE:
+        return f"{found.one_dye:.0%} of what was taken for tissue is as even in hue as one dye, and may be pen ink"
     return None
 
 
