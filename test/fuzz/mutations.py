@@ -122,14 +122,27 @@ def changed_lines(data: bytes, chance: random.Random) -> bytes:
         place = chance.randrange(len(lines))
         key, equals, _ = lines[place].partition(b"=")
         if equals and chance.random() < 0.7:
-            lines[place] = key + equals + chance.choice(_VALUES)
+            lines[place] = key + equals + chance.choice(_SETTINGS)
         else:
             moved = lines[place] if chance.random() < 0.4 else lines.pop(place)
             lines.insert(chance.randrange(len(lines) + 1), chance.choice((moved, b"", b"[LEVEL]", b"=")))
     return b"\n".join(lines)
 
 
-_VALUES = (b"", b"0", b"1", b"-1", b"2147483648", b"1e300", b"nan", b"x", b"../s.mrxs", b"/dev/zero", b".", b"\xff\xfe")
+_SETTINGS = (
+    b"",
+    b"0",
+    b"1",
+    b"-1",
+    b"2147483648",
+    b"1e300",
+    b"nan",
+    b"x",
+    b"../s.mrxs",
+    b"/dev/zero",
+    b".",
+    b"\xff\xfe",
+)
 
 
 def changed_table(rows: list[list[str]], chance: random.Random) -> bytes:

@@ -295,7 +295,7 @@ TARGETS: Mapping[str, Target] = {
     "torch features": Target(_pt, _features, 0.08),
     "TIFF masks": Target(_mask, _covered, 0.1),
     "TIFF slides": Target(_slide, _opened, 0.06),
-    "slides in several files": Target(_slide_in_files, _opened, 0.04),
+    "DICOM, MIRAX, VMS": Target(_slide_in_files, _opened, 0.04),
 }
 
 
