@@ -24,7 +24,7 @@ from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import atomic_path
 from survfuse.runtime.torch_files import stored_plainly
 from survfuse.slide.registry import known_encoder
-from survfuse.slide.stated_tile import StatedTile, merged
+from survfuse.slide.stated_tile import StatedTile
 from survfuse.slide.suffixes import HDF5_SUFFIXES
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def open_bag(paths: Sequence[Path], cache: Path) -> Bag:
     cache.mkdir(parents=True, exist_ok=True)
     parts: list[Tensor] = []
     encoders: dict[str, str] = {}
-    tiles: dict[str, StatedTile] = {}
+    tiles: dict[StatedTile, str] = {}
     lengths: dict[int, str] = {}
     problems: list[str] = []
     for path in paths:
@@ -141,18 +141,15 @@ def open_bag(paths: Sequence[Path], cache: Path) -> Bag:
         lengths.setdefault(part.shape[1], path.name)
         if encoder is not None:
             encoders.setdefault(encoder, path.name)
-        if tile is not None:
-            tiles[path.name] = tile
-    widths: dict[StatedTile, str] = {}
-    for name, tile in merged(tiles).items():
-        widths.setdefault(tile, name)
-    for first_files, what in ((lengths, "lengths"), (encoders, "encoders"), (widths, "tiles")):
+        if tile is not None and not any(map(tile.is_same, tiles)):
+            tiles[tile] = path.name
+    for first_files, what in ((lengths, "lengths"), (encoders, "encoders"), (tiles, "tiles")):
         if len(first_files) > 1:
             each = ", ".join(f"{value} in {name}" for value, name in first_files.items())
             problems.append(f"slides with features of different {what}: {each}")
     if problems:
         raise InputError("; ".join(problems))
-    return Bag(parts, next(iter(encoders), None), next(iter(widths), None))
+    return Bag(parts, next(iter(encoders), None), next(iter(tiles), None))
 
 
 def _key(path: Path) -> str:

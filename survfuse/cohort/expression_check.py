@@ -79,16 +79,16 @@ def _check_unit(ids: Sequence[str], values: Floats) -> None:
     """Warn of patients whose expression stands apart from the others', as logged values do from raw ones."""
     logs = signed_log(values)
     spreads, levels = np.log(np.maximum(np.nanstd(logs, axis=1), 1e-3)), np.nanmean(logs, axis=1)
-    for numbers, ways, splits in (
-        (spreads, ("less widely spread over genes", "more widely spread over genes"), (_apart(spreads, _SPREAD_GAP),)),
-        (levels, ("lower", "higher"), (_apart(levels, _LEVEL_GAP), _group_apart(levels))),
+    for apart, numbers, less, more in (
+        (_apart(spreads, _SPREAD_GAP), spreads, "less widely spread over genes", "more widely spread over genes"),
+        (_apart(levels, _LEVEL_GAP), levels, "lower", "higher"),
+        (_group_apart(levels), levels, "lower", "higher"),
     ):
-        for apart in splits:
-            if apart.any():
-                difference = float(np.median(numbers[apart]) - np.median(numbers[~apart]))
-                how = f"{ways[difference > 0.0]} than the others', by a factor of {_factor(difference)}"
-                warn(f"{_who(ids, apart)} values {how}: {_ONE_UNIT}")
-                return
+        if apart.any():
+            difference = float(np.median(numbers[apart]) - np.median(numbers[~apart]))
+            how = f"{more if difference > 0.0 else less} than the others', by a factor of {_factor(difference)}"
+            warn(f"{_who(ids, apart)} values {how}: {_ONE_UNIT}")
+            return
 
 
 def _apart(numbers: Floats, factor: float, smallest: int = 1) -> Bools:

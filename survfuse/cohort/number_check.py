@@ -58,8 +58,8 @@ def _check_variable(name: str, stated: Mapping[str, object], words: Mapping[str,
         return
     has = f", which {numbers:,} {'patient has' if numbers == 1 else 'patients have'}" if numbers else ""
     for patient, value in other.items():
-        error = unexpected(f"clinical variable {name}: expected a plain number such as 12.5{has}", value)
-        problems.add(str(error), patient, shared=error.shared, found=error.found)
+        with problems.collect(patient):
+            raise unexpected(f"clinical variable {name}: expected a plain number such as 12.5{has}", value)
 
 
 def _are_numbers(values: Sequence[object]) -> bool:

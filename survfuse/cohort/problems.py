@@ -52,7 +52,8 @@ class _Collecting:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, InputError):
             return False
-        self.problems.add(str(error), self.patient, self.file, self.line, error.shared, error.found)
+        own = (self.patient, self.file, self.line)
+        self.problems.listed.append(Problem(str(error), *own, error.shared, error.found))
         return True
 
 
@@ -62,21 +63,9 @@ class Problems:
 
     listed: list[Problem] = field(default_factory=list)
 
-    def add(
-        self,
-        text: str,
-        patient: str | None = None,
-        file: str | None = None,
-        line: int | None = None,
-        shared: str = "",
-        found: str = "",
-    ) -> None:
-        """Add a problem: of ``patient``, and of ``line`` in ``file``, if given.
-
-        ``shared`` says what is wrong without the patient's particulars, for many patients of whom it is true, and
-        ``found`` what of this patient may be shown as an example.
-        """
-        self.listed.append(Problem(text, patient, file, line, shared, found))
+    def add(self, text: str, patient: str | None = None, file: str | None = None, line: int | None = None) -> None:
+        """Add a problem: of ``patient``, and of ``line`` in ``file``, if given."""
+        self.listed.append(Problem(text, patient, file, line))
 
     def collect(self, patient: str | None = None, file: str | None = None, line: int | None = None) -> "_Collecting":
         """A context that adds an InputError raised in its block, and continues after the block."""

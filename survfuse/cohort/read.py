@@ -233,10 +233,8 @@ class _PatientReader:
         values = self._object(name, path)
         if values is None:
             return
-        try:
+        with self.problems.collect(name, path.name):
             self.expression.add(values)
-        except InputError as error:
-            self.problems.add(str(error), name, path.name, shared=error.shared, found=error.found)
 
 
 def _common_origin(bags: Mapping[str, Bag], problems: Problems) -> tuple[str | None, StatedTile | None]:

@@ -20,16 +20,26 @@ _VIOLET, _VIOLET_BLUE = -0.17, 0.155
 _BLUE_TOTAL = 2.5
 # Red inks let red through, and little else. Red cells may do so too, but a section is too thin for them to absorb as
 # much: such red absorbs 2.8 on average in tissue at most, and 3.4 in pens' ink at least.
-_RED, _RED_BLUE, _RED_TOTAL, _RED_MEAN = 0.115, 0.37, 2.0, 3.0
-_DENSE_RED, _DENSE_RED_BLUE, _DENSE_RED_TOTAL = 0.13, 0.27, 3.4  # what eosin and red cells never come to
+_RED_MEAN = 3.0
 _BLACK, _BLACK_CHROMA = 60, 20  # of 255: the brightest channel of black, and the range of its channels
 # Faded black absorbs all colours alike. So does dense haematoxylin in some stains, but for blue.
 _GREY_LEAST, _GREY_MOST, _GREY_BLUE, _GREY_TOTAL = -0.06, 0.07, 0.28, 2.4
 # Least absorbance of dense ink, and the most by which a share differs from the next pixel's where there is one dye.
-# Of tissue, which has two, up to a fifth is so dense and even; of ink, nearly all.
-# Of dark pixels, a grey level is more absorbance.
+# Of tissue, which has two, up to a fifth is so dense and even; of ink, nearly all. In darker pixels a grey level is a
+# larger step of absorbance.
 _DENSE, _ONE_DYE, _DARK = 2.0, 0.004, 4.0
 _STEP = 3  # pixels: of those that are means of 3 × 3, every third says all
+
+
+class Red(NamedTuple):
+    """A range of reds, by shares of the absorbance and by its total."""
+
+    red: float  # greatest share
+    blue: float  # least share
+    total: float  # least
+
+
+PENS_OR_BLOOD, DENSER_THAN_BLOOD = Red(0.115, 0.37, 2.0), Red(0.13, 0.27, 3.4)
 
 
 class Absorbed(NamedTuple):
@@ -64,25 +74,18 @@ def is_cool(rgb: Pixels, light: Absorbed) -> Bools:
     return ink
 
 
-def is_red(light: Absorbed) -> Bools:
-    """Which pixels [...] have the colour of red pens, or of the reddest blood.
+def is_red(light: Absorbed, limits: Red) -> Bools:
+    """Which pixels [...] have the colour of red pens, within ``limits``.
 
-    >>> is_red(absorbed(np.array([[190, 30, 50], [220, 60, 70], [150, 40, 50]], dtype=np.uint8))).tolist()
+    >>> light = absorbed(np.array([[190, 30, 50], [220, 60, 70], [150, 40, 50]], dtype=np.uint8))
+    >>> is_red(light, PENS_OR_BLOOD).tolist()
     [True, True, False]
-    """
-    red = (light.red < _RED * light.total) & (light.blue > _RED_BLUE * light.total)
-    red &= light.total > _RED_TOTAL
-    return red
-
-
-def is_dense_red(light: Absorbed) -> Bools:
-    """Which pixels [...] have the colour of red pens, and are denser than blood.
-
-    >>> is_dense_red(absorbed(np.array([[170, 20, 60], [220, 60, 70], [150, 40, 50]], dtype=np.uint8))).tolist()
+    >>> light = absorbed(np.array([[170, 20, 60], [220, 60, 70], [150, 40, 50]], dtype=np.uint8))
+    >>> is_red(light, DENSER_THAN_BLOOD).tolist()
     [True, False, False]
     """
-    red = (light.red < _DENSE_RED * light.total) & (light.blue > _DENSE_RED_BLUE * light.total)
-    red &= light.total > _DENSE_RED_TOTAL
+    red = (light.red < limits.red * light.total) & (light.blue > limits.blue * light.total)
+    red &= light.total > limits.total
     return red
 
 
@@ -123,7 +126,7 @@ class Reds:
     def count(self, rgb: Pixels) -> None:
         """Count those of smoothed RGB [h, w, 3]."""
         light = absorbed(rgb[::_STEP, ::_STEP])
-        totals = light.total[is_red(light)]
+        totals = light.total[is_red(light, PENS_OR_BLOOD)]
         self._pixels += totals.size
         self._total += float(totals.sum(dtype=np.float64))
 

@@ -160,7 +160,7 @@ def _ends_at_tiles(mask: Pair, covers: Pair, px: Pair, rounded: Sequence[Callabl
     def at_the_slides(have: float, needed: float, length: float, side: int) -> bool:
         tile = side * needed / length
         padded = [tile * to_whole(length / side) for to_whole in rounded]
-        return tile >= _LEAST_TILE and any(abs(have - side) < 1.0 for side in padded)
+        return tile >= _LEAST_TILE and any(abs(have - end) < 1.0 for end in padded)
 
     return any(
         all(ends(*lengths, side) for lengths in zip(mask, covers, px, strict=True))

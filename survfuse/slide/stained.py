@@ -9,7 +9,17 @@ import numpy as np
 from survfuse.runtime.arrays import Bools, Pixels
 from survfuse.slide.colour import BRIGHT, STAINED, extremes, saturation
 from survfuse.slide.grid import Grid
-from survfuse.slide.ink import Absorbed, Reds, absorbed, is_black, is_cool, is_dense_red, is_one_dye, is_red
+from survfuse.slide.ink import (
+    DENSER_THAN_BLOOD,
+    PENS_OR_BLOOD,
+    Absorbed,
+    Reds,
+    absorbed,
+    is_black,
+    is_cool,
+    is_one_dye,
+    is_red,
+)
 from survfuse.slide.pixels import Slide
 from survfuse.slide.plain import PlainColours, is_plain
 from survfuse.slide.reduced import reduced_image
@@ -92,9 +102,9 @@ def colours_of(rgb: Pixels) -> Colours:
         light = absorbed(smooth)
         one_dye[rows] = is_one_dye(light)
         light = Absorbed(*(channel[1:-1, 1:-1] for channel in light))
-        ink = is_cool(smooth[1:-1, 1:-1], light) | is_dense_red(light)
+        ink = is_cool(smooth[1:-1, 1:-1], light) | is_red(light, DENSER_THAN_BLOOD)
         if red_is_ink:
-            ink |= is_red(light)
+            ink |= is_red(light, PENS_OR_BLOOD)
         colours[rows], counts = _colour_of_band(table, sharp, smooth, ink, is_black(smooth[1:-1, 1:-1], light))
         pixels += counts
     return Colours(colours, one_dye, SetAside(*(pixels / colours.size).tolist()))

@@ -39,10 +39,9 @@ def fit_unit(data: TrainingData, unit: WorkUnit, device: torch.device) -> list[T
         try:
             return _fit_unit(data, unit, device)
         except (RuntimeError, MemoryError) as cause:
-            failure = as_survfuse_error(cause) if memory_ran_out(cause) else None
-            if failure is None:
+            if not memory_ran_out(cause):
                 raise
-            raise EnvironmentFailure(f"{failure}; {_while_fitting(data, unit, device)}") from cause
+            raise EnvironmentFailure(f"{as_survfuse_error(cause)}; {_while_fitting(data, unit, device)}") from cause
 
 
 def _while_fitting(data: TrainingData, unit: WorkUnit, device: torch.device) -> str:
