@@ -5,6 +5,7 @@
 #                           requirements-cuda13.lock  torch 2.12.1, CUDA 13.0: NVIDIA driver 580 or newer
 #   SURVFUSE_REQUIRE_MODEL  1: without a bundle at /opt/ml/model a job ends with an error, as a submission must
 #   SURVFUSE_TIME_LIMIT     seconds that a job may take: the platform's limit, which containers are not told
+#   SURVFUSE_HEATMAP        slug of an image output that a heat map is written to; none by default
 #   SURVFUSE_UNUSABLE_SLIDE omit: a slide that cannot be read is left out, if the bundle was trained for that
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
@@ -59,12 +60,13 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG SURVFUSE_REQUIRE_MODEL=
 ARG SURVFUSE_TIME_LIMIT=
 ARG SURVFUSE_UNUSABLE_SLIDE=
+ARG SURVFUSE_HEATMAP=
 ARG VERSION=
 ARG REVISION=
 # podman before 5 looks for a cached ENV or LABEL by its text, whatever its arguments are now, but for a RUN with them.
-RUN : "${SURVFUSE_REQUIRE_MODEL} ${SURVFUSE_TIME_LIMIT} ${SURVFUSE_UNUSABLE_SLIDE} ${VERSION} ${REVISION}"
+RUN : "${SURVFUSE_REQUIRE_MODEL} ${SURVFUSE_TIME_LIMIT} ${SURVFUSE_UNUSABLE_SLIDE} ${SURVFUSE_HEATMAP} ${VERSION} ${REVISION}"
 ENV SURVFUSE_REQUIRE_MODEL=${SURVFUSE_REQUIRE_MODEL} SURVFUSE_TIME_LIMIT=${SURVFUSE_TIME_LIMIT} \
-    SURVFUSE_UNUSABLE_SLIDE=${SURVFUSE_UNUSABLE_SLIDE}
+    SURVFUSE_UNUSABLE_SLIDE=${SURVFUSE_UNUSABLE_SLIDE} SURVFUSE_HEATMAP=${SURVFUSE_HEATMAP}
 LABEL org.opencontainers.image.title=survfuse \
     org.opencontainers.image.description="Months to recurrence from a slide, bulk expression and clinical variables" \
     org.opencontainers.image.licenses=Apache-2.0 \

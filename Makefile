@@ -102,6 +102,7 @@ bench: setup
 	$(PY) benchmarks/speed.py growth
 	$(PY) benchmarks/speed.py deadline
 	$(PY) benchmarks/speed.py share --turns 3
+	$(PY) benchmarks/speed.py explain --turns 3
 
 # The rest, an hour: a ViT-L, LazySlide on the same tiles, more sizes of slide. LazySlide gets a separate environment
 # that sees this one's torch.

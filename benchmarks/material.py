@@ -215,7 +215,8 @@ def features_case(tiles: int, suffix: str = ".h5") -> Path:
             torch.save(torch.from_numpy(values), folder / "case.pt")
         else:
             with h5py.File(folder / "case.h5", "w") as file:
-                file["features"], file["coords"] = values, np.zeros((tiles, 2), dtype=np.int64)
+                places = np.arange(tiles)
+                file["features"], file["coords"] = values, 448 * np.stack([places % 150, places // 150], axis=1)
                 file.attrs["encoder"] = "uni"
         _full_size_variables(root, tiles)
 

@@ -1,6 +1,6 @@
 """How long a job takes, how much memory, and what of either is its own: figures of README.md.
 
-    python benchmarks/speed.py cold | slide | memory | growth | deadline | share | settings
+    python benchmarks/speed.py cold | slide | memory | growth | deadline | share | explain | settings
     python benchmarks/speed.py slide --encoder uni --tiles 96     (some minutes)
     python benchmarks/speed.py memory --all                       (some minutes)
     python benchmarks/speed.py field --lazyslide PYTHON           (a Python that has lazyslide and this project's torch)
@@ -27,6 +27,8 @@ from encode_alone import ENCODE_ALONE
 
 ROOT = material.ROOT
 OUTPUT = material.FOLDER / "output"
+WHY = material.FOLDER / "why"
+OTHERS = ("settings", "field")  # that `make bench` leaves out
 IMPORT_TORCH = [sys.executable, "-c", "import torch"]
 
 
@@ -46,7 +48,7 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cold", "slide", "memory", "growth", "deadline", "share", "settings", "field"))
+    parser.add_argument("what", choices=("cold", "slide", "memory", "growth", "deadline", "share", "explain", *OTHERS))
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--encoder", choices=("efficientnet-lite0", "uni"), default="efficientnet-lite0")
     parser.add_argument("--tiles", type=int, help="of the mosaic's 1,005 (default: all)")
@@ -63,6 +65,7 @@ def main() -> None:
         "growth": growth,
         "deadline": deadline,
         "share": lambda: share(options.turns),
+        "explain": lambda: explain(options.turns),
         "settings": lambda: settings(options.encoder),
         "field": lambda: field(options.lazyslide, options.turns),
     }[options.what]()
@@ -231,6 +234,28 @@ def _beside_two(go: Callable[[], Run]) -> Run:
         for process in neighbours:
             process.kill()
             process.wait()
+
+
+def explain(turns: int) -> None:
+    """What an explanation adds to a job: on a slide, and on many tiles' features at full size."""
+    rows = []
+    for name, case, bundle in (
+        ("slide, 1,005 tiles", material.mosaic(), material.DEMONSTRATION),
+        ("features of 20,000 tiles, full size", material.features_case(20_000), material.full_size_bundle()),
+    ):
+        found = in_turn({"job": lambda: job(case, bundle), "explained": lambda: explained(case, bundle)}, turns)  # noqa: B023
+        plain, why = found["job"], found["explained"]
+        added = [(b.seconds - a.seconds) / a.seconds for a, b in zip(plain, why, strict=True)]
+        peaks = [max(run.megabytes for run in runs) for runs in (plain, why)]
+        page = (WHY / "case.html").stat().st_size / 1e6
+        memory = f"{peaks[0]:,.0f} → {peaks[1]:,.0f}"
+        rows.append((name, seconds(plain), seconds(why), middle(added), memory, f"{page:.1f}"))
+    table(("", "job, s", "explained, s", "added / job", "peak, MB", "page, MB"), rows)
+    print("\ntargets: added / job 0.3, 300 MB more on the slide, 4,000 MB in all for 20,000 tiles, page 12 MB")
+
+
+def explained(case: Path, bundle: Path) -> Run:
+    return run([*command(case, bundle), "--explain", str(WHY)])
 
 
 def settings(encoder: str) -> None:

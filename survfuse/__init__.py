@@ -3,6 +3,7 @@
     import survfuse
     model = survfuse.load("model")                    # or survfuse.demonstration()
     prediction = model.predict("test/input/interf0")  # or survfuse.Case(slide=…, mask=…, rna={…}, clinical={…})
+    model.explain("test/input/interf0", out="explanation")  # why: a page, maps of tiles, a table
     prediction.months, prediction.risk, prediction.terms, prediction.survival([12, 24, 60]), prediction.warnings
 
 Names are imported when they are first used, so that a job starts without what only training needs.
@@ -12,18 +13,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from survfuse.api import demonstration, evaluate, extract, load, train
+    from survfuse.api import demonstration, evaluate, explain, extract, load, train
+    from survfuse.explanation.explanation import Explanation
     from survfuse.inputs.case import Case
-    from survfuse.prediction.model import Model
+    from survfuse.model import Model
     from survfuse.prediction.prediction import Prediction
     from survfuse.runtime.errors import BundleError, EnvironmentFailure, InputError, NoTissueError, SurvfuseError
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    **dict.fromkeys(("load", "demonstration", "train", "evaluate", "extract"), "survfuse.api"),
+    **dict.fromkeys(("load", "demonstration", "train", "evaluate", "extract", "explain"), "survfuse.api"),
     "Case": "survfuse.inputs.case",
-    "Model": "survfuse.prediction.model",
+    "Explanation": "survfuse.explanation.explanation",
+    "Model": "survfuse.model",
     "Prediction": "survfuse.prediction.prediction",
     **dict.fromkeys(
         ("SurvfuseError", "InputError", "NoTissueError", "BundleError", "EnvironmentFailure"),
@@ -34,6 +37,7 @@ __all__ = [
     "BundleError",
     "Case",
     "EnvironmentFailure",
+    "Explanation",
     "InputError",
     "Model",
     "NoTissueError",
@@ -41,6 +45,7 @@ __all__ = [
     "SurvfuseError",
     "demonstration",
     "evaluate",
+    "explain",
     "extract",
     "load",
     "train",

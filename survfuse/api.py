@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from survfuse.bundle.demonstration import DEMONSTRATION_BUNDLE, announce_demonstration
 from survfuse.bundle.load import load as load_bundle
 from survfuse.bundle.place import check_place
-from survfuse.prediction.model import Model
+from survfuse.model import Model
 from survfuse.runtime.device_choice import check_device
-from survfuse.runtime.errors import InputError, check_extra
+from survfuse.runtime.errors import BundleError, InputError, check_extra
 from survfuse.runtime.log import stage
 from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder
 from survfuse.slide.parts import is_slide_folder
@@ -71,6 +71,7 @@ def extract(
     mpp: float = SlideSettings.mpp,
     min_coverage: float = SlideSettings.min_coverage,
     assume_mpp: float | None = None,
+    preview: str | Path | None = None,
     device: str | None = None,
 ) -> Path:
     """Write the tile features [N, D] of a slide, or of every slide of a cohort, as HDF5 that CLAM and TRIDENT read.
@@ -82,7 +83,9 @@ def extract(
     ``mask`` is a slide's tissue mask, .tif or .mha; without one, tissue is found by colour. ``weights`` is the
     encoder's weight file, which every encoder but efficientnet-lite0 needs. ``mpp`` is the resolution of a tile in µm
     per pixel, ``min_coverage`` the share of a tile that must be tissue, ``assume_mpp`` the µm per level-0 pixel of a
-    slide that states none. ``device`` is auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto).
+    slide that states none. ``preview`` is a JPEG to write of the slide with its tissue and the tiles kept; for a cohort
+    it is a folder of these, ``<slide>.jpg``, also of slides that are skipped, unless theirs is there. ``device`` is
+    auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto).
 
     Returns the path of the HDF5 file or, for a cohort, the folder that the features were written to. Raises InputError
     for a slide without tissue, one that cannot be read, and for wrong arguments; for a cohort it lists every slide
@@ -107,7 +110,10 @@ def extract(
     if source.is_dir() and not is_slide_folder(source):
         if mask is not None:
             raise InputError("a mask belongs to one slide; a cohort's masks lie next to its slides")
-        return _extract_cohort(source, Path(out) if out is not None else None, settings, weight_file, device)
+        previews = Path(preview) if preview is not None else None
+        if previews is not None and previews.exists():
+            check_is_folder(previews)
+        return _extract_cohort(source, Path(out) if out is not None else None, settings, weight_file, previews, device)
     if out is None:
         raise InputError("--out is missing: a slide's features need a file to be written to, such as --out slide.h5")
     file = Path(out)
@@ -117,11 +123,30 @@ def extract(
     mask_file = Path(mask) if mask is not None else None
     if mask_file is not None:
         check_is_file(mask_file)
-    return _extract_slide(source, mask_file, file, settings, weight_file, device)
+    picture = Path(preview) if preview is not None else None
+    if picture is not None:
+        _check_picture(picture, file)
+    return _extract_slide(source, mask_file, file, settings, weight_file, picture, device)
+
+
+def _check_picture(picture: Path, features: Path) -> None:
+    """Raise InputError unless a slide's preview can be written to ``picture``."""
+    from survfuse.slide.preview import check_preview
+
+    check_preview(picture)
+    check_is_folder(picture.parent)
+    if picture.is_dir() or picture == features:
+        raise InputError(f"{picture}: expected a file of its own for the preview")
 
 
 def _extract_slide(
-    slide: Path, mask: Path | None, out: Path, settings: SlideSettings, weights: Path | None, device: str | None
+    slide: Path,
+    mask: Path | None,
+    out: Path,
+    settings: SlideSettings,
+    weights: Path | None,
+    preview: Path | None,
+    device: str | None,
 ) -> Path:
     from survfuse.cohort.extract import write_extracted
     from survfuse.runtime.device import chosen_device
@@ -129,6 +154,7 @@ def _extract_slide(
     from survfuse.slide.encoders import load_encoder
     from survfuse.slide.extract import extract
     from survfuse.slide.parts import slide_file
+    from survfuse.slide.preview import write_preview
 
     opened = slide_file(slide)
     encoder = load_encoder(settings.encoder, weights, chosen_device(device))  # before the slide, which takes longer
@@ -136,16 +162,24 @@ def _extract_slide(
     digest = sha256(weights) if weights is not None else None
     write_extracted(out, slide.stem, settings, extracted, digest, mask)
     stage("written", str(out))
+    if preview is not None:
+        write_preview(preview, opened, mask, settings, extracted.origins)
+        stage("written", str(preview))
     return out
 
 
 def _extract_cohort(
-    cohort: Path, out: Path | None, settings: SlideSettings, weights: Path | None, device: str | None
+    cohort: Path,
+    out: Path | None,
+    settings: SlideSettings,
+    weights: Path | None,
+    previews: Path | None,
+    device: str | None,
 ) -> Path:
     from survfuse.cohort.extract import extract_cohort
     from survfuse.runtime.device import chosen_device
 
-    extract_cohort(cohort, out, settings, weights, chosen_device(device))
+    extract_cohort(cohort, out, settings, weights, chosen_device(device), previews=previews)
     return out or cohort
 
 
@@ -256,6 +290,55 @@ def evaluate(predictions: str | Path, outcomes: str | Path, *, draws: int = 1000
     from survfuse.evaluation.evaluate import evaluate
 
     return evaluate(predicted, observed, draws, seed)
+
+
+def explain(
+    source: str | Path,
+    out: str | Path,
+    *,
+    model: str | Path,
+    modalities: Sequence[str] | None = None,
+    omit_unusable_slide: bool = False,
+    cache: str | Path | None = None,
+    device: str | None = None,
+) -> Path:
+    """Write why each case at ``source`` has its risk: a page, maps of the tiles and a table of contributions.
+
+    ``source`` is a case in the platform's layout, a folder of such cases, or a cohort. The files of a single case are
+    written to the folder ``out``, those of several to folders in it that are named after them; all or none. An earlier
+    explanation in ``out`` is replaced. ``model`` is a bundle's folder, ``modalities`` are those to use (default: all of
+    the bundle's). With ``omit_unusable_slide`` a slide that cannot be read is left out if the bundle scores such cases.
+    Copies of a cohort's features that cannot be mapped go to ``cache`` (default: a temporary folder). ``device`` is as
+    in ``load``.
+
+    Returns ``out``. Raises InputError for cases that cannot be used, all of them in one error, and for an ``out`` that
+    holds anything but explanations; BundleError for a bundle that cannot be used.
+
+    >>> from contextlib import redirect_stdout
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder, redirect_stdout(None):
+    ...     out = explain("test/input/interf1", f"{folder}/why", model="resources/demonstration", device="cpu")
+    ...     files = sorted(path.name for path in out.iterdir())
+    >>> files[:3]
+    ['case.html', 'case.json', 'contributions.csv']
+    """
+    check_is_folder(Path(source))
+    check_is_folder(Path(model), BundleError)
+    check_device(device)
+    if modalities is not None:
+        check_modalities(modalities, DEFAULT.modalities)
+    from survfuse.explanation.explain import explain
+
+    explain(
+        Path(source),
+        Path(model),
+        Path(out),
+        cache=Path(cache) if cache is not None else None,
+        modalities=modalities,
+        device=device,
+        omit_unusable_slide=omit_unusable_slide,
+    )
+    return Path(out)
 
 
 def _check_draws(draws: int) -> None:

@@ -16,7 +16,7 @@ import survfuse.container.job as job
 from survfuse.api import demonstration
 from survfuse.bundle.manifest import MANIFEST, SELF, manifest_digest
 from survfuse.cli.main import main as survfuse
-from survfuse.prediction.model import Model
+from survfuse.model import Model
 from survfuse.tasks.chimera3 import TASK
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -121,7 +121,10 @@ def test_the_module_is_the_command():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "InputError: expected a command: extract, train, verify, predict, evaluate, simulate, import-reference"),
+        (
+            [],
+            "InputError: expected a command: extract, train, verify, predict, explain, evaluate, simulate, import-ref",
+        ),
         (["trian"], "InputError: unknown command 'trian'; expected one of extract, train, "),
         (["--verison"], "InputError: no such option: --verison; did you mean --version?"),
         (["train"], "InputError: train: missing argument 'COHORT'; --help lists the options"),

@@ -34,11 +34,13 @@ from survfuse.bundle.manifest import RESEARCH
 from survfuse.networks.families import families_of
 from survfuse.slide.registry import ENCODERS
 from survfuse.slide.weights import build_network
+from survfuse.tasks.modalities import all_combinations, combination_name
 from survfuse.tasks.registry import DEFAULT
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
 RUN, MARKED = ("sh", "python", "diff"), {"sh image": "image", "sh long": "long"}
 FAMILIES = families_of(DEFAULT.modalities)
+COMBINATIONS = all_combinations(DEFAULT.modalities)
 CONTENT = ("sh make", "text output", "text", "json")
 IMAGE = "survfuse-docs:test"
 # Not part of a checkout, or of no use to a page.
@@ -406,6 +408,18 @@ def test_every_key_and_column_that_is_written_is_described(ran):
         with path.open(newline="") as file:
             header = next(csv.reader(file))
         assert {name for name in header if not name.isdigit()} <= described, path.name
+
+
+def test_every_key_and_column_of_an_explanation_is_described(ran):
+    folder, _ = ran("docs/explaining.md")
+    described = {word for code in inline_code("docs/file-formats.md") for word in (code, *re.split(r"[.<>/ ]", code))}
+    named = frozenset({"slide", "rna", "clinical", *FAMILIES, *map(combination_name, COMBINATIONS)})
+    assert keys(json.loads((folder / "why/case.json").read_text()), named) <= described
+    (tile, *_) = json.loads((folder / "why/tiles.geojson").read_text())["features"]
+    assert {*tile["properties"], *tile["properties"]["measurements"]} <= described
+    with (folder / "why/contributions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {*rows[0], *(row["kind"] for row in rows)} <= described
 
 
 def test_every_attribute_of_a_feature_file_is_described(ran):

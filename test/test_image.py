@@ -286,3 +286,20 @@ def test_a_slide_that_cannot_be_read_may_be_left_out_by_the_environment(tmp_path
     done = job_in(volumes, "--env", "SURVFUSE_UNUSABLE_SLIDE=omit")
     assert done.returncode == 0 and "warning: the slide is left out" in done.stderr
     assert [path.name for path in (tmp_path / "output").iterdir()] == [OUTPUT_FILE]
+
+
+def test_the_image_explains_and_writes_a_heat_map_without_a_word_on_stderr(places, tmp_path):
+    """In an image that can be written to nowhere but there, as test/run.sh runs it."""
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch").chmod(0o777)
+    flags = ["--read-only", "--volume", f"{tmp_path / 'scratch'}:/tmp", "--env", "SURVFUSE_HEATMAP=risk-heatmap"]
+    command = ["run", "--rm", "--network", "none", *flags, *places, os.environ["SURVFUSE_IMAGE"]]
+    done = engine(*command, "--explain", "/tmp/why", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    files = ("case.html", "case.json", "contributions.csv", "heatmap-rgba.tif", "heatmap.tif", "tiles.geojson")
+    assert written == {
+        *(f"scratch/why/{name}" for name in files),
+        "output/images/risk-heatmap/heatmap.tif",
+        f"output/{OUTPUT_FILE}",
+    }

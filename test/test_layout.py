@@ -23,7 +23,9 @@ LEVELS = (
     ("inputs", "networks"),  # files → vectors; vectors → risk
     ("bundle", "cohort"),  # what is frozen; many patients on disk
     ("prediction", "evaluation", "reference"),  # what is done with a bundle, with predictions, with others' models
+    ("explanation",),  # why a case has its risk
     ("container", "training"),  # the platform's job; from a cohort to a bundle
+    ("model.py",),  # a bundle for use in Python
     ("api.py",),  # the package as a library
     ("__init__.py",),  # hands the library's names on, lazily
     ("cli",),  # the commands call the library

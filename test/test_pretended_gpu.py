@@ -10,9 +10,11 @@ from pretended_gpu import H100, T4, pretended_gpu
 
 from survfuse.bundle.load import load
 from survfuse.cohort.bags import Bag
+from survfuse.explanation.attribution import attribute
+from survfuse.explanation.reference_patient import ReferencePatient
 from survfuse.inputs.case import Case
 from survfuse.networks.build import build
-from survfuse.networks.ensemble import Ensemble, Member
+from survfuse.networks.ensemble import Ensemble, Member, Tensors
 from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.weighting import MemberWeight, RiskScale
@@ -80,6 +82,28 @@ def test_a_case_is_scored_on_a_gpu_by_members_of_every_family(family, half):
         case = {"slide": torch.zeros(1500, 6), "rna": torch.zeros(7), "clinical": torch.zeros(5)}
         given = [case[modality] if modality in FAMILIES[family].modalities else None for modality in MODALITIES]
         assert ensemble(*given, half=half).member_risks.device.type == "cpu"
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if "slide" in family.modalities])
+def test_tiles_are_explained_on_a_gpu_by_members_of_every_family(family, half, monkeypatch):
+    """Gradients, which the pretended GPU has none of, are always of what lies on the CPU."""
+
+    def gradient(function, start, *_):
+        assert function(start.unsqueeze(0)).device.type == "cpu"
+        return torch.ones_like(start).double()
+
+    monkeypatch.setattr("survfuse.explanation.member_parts.average_gradient", gradient)
+    with pretended_gpu() as gpu:
+        name = combination_name(FAMILIES[family].modalities)
+        state = dict(build(FAMILIES[family], SIZES).state_dict())
+        member = Member(FAMILIES[family], SIZES, {name: MemberWeight(1.0, 0.0, 1.0)}, state)
+        ensemble = Ensemble([member, member], {name: RiskScale(0.0, 1.0)}, gpu)
+        values = {"slide": torch.ones(1500, 6), "rna": torch.ones(7), "clinical": torch.ones(5)}
+        case = Tensors(*(values[one] if one in FAMILIES[family].modalities else None for one in MODALITIES))
+        other = ReferencePatient(ensemble.absent_slides(), torch.zeros(7), torch.zeros(5), "zeros")
+        found = attribute(ensemble, case, ensemble.pools(case.tiles, half), other, [2, 3])
+        assert found.tiles.values.shape == found.tiles.spread.shape == found.attention.shape == (1500,)
 
 
 @pytest.mark.parametrize("capability", [T4, H100])

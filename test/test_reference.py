@@ -418,7 +418,7 @@ def test_bundle_says_where_it_comes_from(tmp_path, sides, capsys):
     out, card = capsys.readouterr().out, (root / "model-card.md").read_text()
     for policy in manifest.provenance["policies"].values():
         assert policy in out and policy in card
-    for text in (sha256(path), "in-sample", "optimistic", "Research", "a\\|b.pt", "1 network "):
+    for text in (sha256(path), "in-sample", "optimistic", "Research", "a&#124;b.pt", "1 network "):
         assert text in card
     assert "in-sample" in manifest.notice
 

@@ -72,7 +72,8 @@ def test_cases_that_cannot_be_used_are_named_and_threads_are_as_before(model):
 
 
 def inputs(name: str, tiles: int) -> Inputs:
-    return Inputs(name, None, None, SlideTiles(torch.zeros(tiles, 4), False, None), Record())
+    features = torch.zeros(tiles, 4)
+    return Inputs(survfuse.Case(features=features, name=name), None, None, SlideTiles(features, False, None), Record())
 
 
 class Told:
@@ -100,7 +101,7 @@ def test_only_small_cases_with_the_same_modalities_are_scored_together():
     sizes = [10, 20, 256, 257, 8, 3, 9, 200, 200, 200, 200, 200, 200]
     cases = [inputs(f"{place}", tiles) for place, tiles in enumerate(sizes)]
     cases.insert(2, UnusableCase("bad", InputError("bad")))
-    cases.append(Inputs("no slide", None, torch.zeros(3), None, Record()))
+    cases.append(Inputs(survfuse.Case(clinical={"age": 71}, name="no slide"), None, torch.zeros(3), None, Record()))
     told = Told()
     with on_threads(2):
         names = [outcome.name for outcome in scored(told, cases, 100)]

@@ -25,14 +25,14 @@ def script(body: str) -> str:
         import ctypes, os, signal, sys, time
         from pathlib import Path
         import survfuse.container.supervisor as supervisor
-        from survfuse.runtime.watch import reading, tell_output
+        from survfuse.runtime.watch import reading, tell_outputs
         from survfuse.container.supervisor import supervised
 
         supervisor.PATIENCE, supervisor._LOOK_EVERY = 1.0, 0.2
         output = Path(sys.argv[1]) / "number.json"
 
         def job():
-            tell_output(output)
+            tell_outputs([output])
     """
     return textwrap.dedent(start) + textwrap.indent(textwrap.dedent(body), "    ") + "\nos._exit(supervised(job))"
 

@@ -7,6 +7,7 @@
     genes.json               expression transform, if a member reads expression: inputs.expression.Expression
     clinical.json            clinical vocabulary, if a member reads variables: inputs.clinical.Vocabulary
     survival.json            risk → survival curve of each combination, if known: survival.curves.SurvivalCurve
+    averages.safetensors     the average reference patient, if known: bundle.averages.Averages
     model-card.md            for people: cohort, protocol, held-out figures, intended use, limits
     encoder/weights.*        optionally the tile encoder's weights
 

@@ -24,7 +24,8 @@ CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD = (
     "survival.json",
     "model-card.md",
 )
-TABLES = (CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD)  # the first is always there
+AVERAGES = "averages.safetensors"
+TABLES = (CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD, AVERAGES)  # the first is always there
 DEMONSTRATION = "demonstration"
 RESEARCH = "research"
 # Files that may lie beside a bundle without being part of it.

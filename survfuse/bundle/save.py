@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from survfuse import __version__
+from survfuse.bundle.averages import Averages
 from survfuse.bundle.manifest import (
+    AVERAGES,
     CALIBRATION,
     CARD,
     CLINICAL,
@@ -37,10 +39,11 @@ class Tables:
     vocabulary: Vocabulary | None
     curves: Mapping[str, SurvivalCurve] | None  # by combination, as in "slide+rna+clinical"
     card: str | None
+    averages: Averages | None = None  # of the reference patients
 
     def present(self) -> tuple[str, ...]:
         """Names of the tables that are present."""
-        every = (self.calibration, self.expression, self.vocabulary, self.curves, self.card)
+        every = (self.calibration, self.expression, self.vocabulary, self.curves, self.card, self.averages)
         return tuple(name for name, table in zip(TABLES, every, strict=True) if table is not None)
 
 
@@ -69,6 +72,8 @@ def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], ta
         write_json(root / SURVIVAL, curves, indent=None)
     if tables.card is not None:
         write_text(root / CARD, tables.card)
+    if tables.averages is not None:
+        tables.averages.save(root / AVERAGES)
     value = {
         "schema_version": SCHEMA_VERSION,
         "written_by": f"survfuse {__version__}",

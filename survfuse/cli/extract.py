@@ -25,6 +25,12 @@ def extract(
             "PATH",
         ),
     ] = None,
+    preview: Annotated[
+        Path | None,
+        options.output_option(
+            "Picture of the slide with its tissue and the tiles kept, .jpg. For a cohort: a folder of these.", "PATH"
+        ),
+    ] = None,
     encoder: options.EncoderName = "efficientnet-lite0",
     weights: options.WeightFile = None,
     mpp: options.TileMpp = SlideSettings.mpp,
@@ -41,5 +47,6 @@ def extract(
         mpp=mpp,
         min_coverage=min_coverage,
         assume_mpp=assume_mpp,
+        preview=preview,
         device=device,
     )

@@ -16,6 +16,7 @@ from typer.main import get_command
 import survfuse
 from survfuse.cli.arguments import arranged, command_name, option_kinds
 from survfuse.cli.evaluate import evaluate
+from survfuse.cli.explain import explain
 from survfuse.cli.extract import extract
 from survfuse.cli.import_reference import import_reference
 from survfuse.cli.predict import predict
@@ -41,6 +42,7 @@ for _name, _command in (
     ("train", train),
     ("verify", verify),
     ("predict", predict),
+    ("explain", explain),
     ("evaluate", evaluate),
     ("simulate", simulate),
     ("import-reference", import_reference),

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from survfuse.prediction.unusable_slide import UNUSABLE_SLIDE
 from survfuse.runtime.device_choice import DEVICES
 from survfuse.runtime.errors import BundleError, InputError
 from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder, unknown
@@ -154,4 +155,17 @@ Modalities = Annotated[
     several_of(
         "modality", DEFAULT.modalities, f"Modalities to read: {', '.join(DEFAULT.modalities)} (default: all).", INPUTS
     ),
+]
+UnusableSlide = Annotated[
+    str,
+    one_of(
+        "choice",
+        UNUSABLE_SLIDE,
+        "If a slide cannot be read: refuse the case, or omit the slide if the bundle was trained for that.",
+        INPUTS,
+    ),
+]
+FeatureCache = Annotated[
+    Path | None,
+    output_option("Folder for copies of features that cannot be mapped (default: a temporary one).", "FOLDER", MACHINE),
 ]

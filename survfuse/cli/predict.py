@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from survfuse.cli import options
-from survfuse.cli.options import INPUTS, MACHINE
-from survfuse.prediction.unusable_slide import OMIT, REFUSE, UNUSABLE_SLIDE
+from survfuse.prediction.unusable_slide import OMIT, REFUSE
 from survfuse.runtime.errors import InputError
 
 
@@ -14,27 +13,12 @@ def predict(
     *,
     model: options.BundleOption,
     modalities: options.Modalities = None,
-    unusable_slide: Annotated[
-        str,
-        options.one_of(
-            "choice",
-            UNUSABLE_SLIDE,
-            "If a slide cannot be read: refuse the case, or omit the slide if the bundle was trained for that.",
-            INPUTS,
-        ),
-    ] = REFUSE,
+    unusable_slide: options.UnusableSlide = REFUSE,
     out: Annotated[Path, options.output_option("Predictions: case_id, risk, months, baseline, terms.", "CSV")],
     survival: Annotated[
         Path | None, options.output_option("Survival curves: case_id, one column per year.", "CSV")
     ] = None,
-    cache: Annotated[
-        Path | None,
-        options.output_option(
-            "Folder for copies of features that cannot be mapped (default: a temporary one).",
-            "FOLDER",
-            MACHINE,
-        ),
-    ] = None,
+    cache: options.FeatureCache = None,
     device: options.Device = None,
 ) -> None:
     """Score a case, a folder of cases or a cohort with a bundle."""

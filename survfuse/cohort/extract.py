@@ -14,13 +14,14 @@ import torch
 
 from survfuse.cohort.layout import misplaced_slides, patients_folders
 from survfuse.inputs.features import write_features
-from survfuse.runtime.errors import BundleError, InputError
+from survfuse.runtime.errors import BundleError, InputError, SurvfuseError
 from survfuse.runtime.files import sha256
 from survfuse.runtime.log import count, progress, stage, warn
 from survfuse.slide.dicom import series_of
 from survfuse.slide.encoders import Encoder, load_encoder
 from survfuse.slide.extract import Extracted, extract
 from survfuse.slide.parts import is_slide_folder, slide_file
+from survfuse.slide.preview import write_preview
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.suffixes import FEATURE_SUFFIXES, MASK_SUFFIXES, SLIDE_SUFFIXES
 from survfuse.tasks.registry import DEFAULT
@@ -55,12 +56,14 @@ def extract_cohort(
     weights: Path | None,
     device: torch.device,
     task: Task = DEFAULT,
+    previews: Path | None = None,
 ) -> None:
     """Write the features of every slide under ``root`` to the same layout under ``out`` (``root`` if None).
 
     ``weights`` is the encoder's weight file, None for the embedded encoder. The layout is the first of ``task``. A
     slide is skipped if its features are complete and were made with the same settings, weights and mask. If a slide
-    fails, it is named and the others are still extracted.
+    fails, it is named and the others are still extracted. ``previews`` is a folder for a preview of each slide,
+    <slide>.jpg, made with its features; of a slide that is skipped, only if there is none yet.
 
     Raises InputError that lists all failures at the end, or at once if there are no slides or the encoder cannot be
     loaded; EnvironmentFailure, at once, if the machine fails.
@@ -77,9 +80,12 @@ def extract_cohort(
     digest = sha256(weights) if weights is not None else None
     todo = [slide for slide in slides if not _is_done(folder, slide, settings, digest)]
     stage("slides", f"{count(len(slides), 'slide')}, {len(slides) - len(todo):,} already extracted")
+    if previews is not None:
+        previews.mkdir(parents=True, exist_ok=True)
+        failures += _preview_all([slide for slide in slides if slide not in todo], folder, settings, previews)
     if todo:
         encoder = load_encoder(settings.encoder, weights, device)
-        failures += _extract_all(todo, folder, settings, weights, digest, encoder)
+        failures += _extract_all(todo, folder, settings, weights, digest, encoder, previews)
     _summarise(root, len(slides), len(todo), failures)
 
 
@@ -211,6 +217,7 @@ def _extract_all(
     weights: Path | None,
     digest: str | None,
     encoder: Encoder,
+    previews: Path | None,
 ) -> list[Failure]:
     """Write the features of ``slides`` into ``folder``; the slides that failed. ``digest`` is that of ``weights``."""
     failures = []
@@ -220,15 +227,42 @@ def _extract_all(
         try:
             opened = slide_file(slide.path)
             extracted = extract(opened, slide.mask, settings, weights, encoder.device, InputError, lambda: encoder)
+            write_extracted(path, slide.path.stem, settings, extracted, digest, slide.mask)
+            if previews is not None:
+                write_preview(_preview(previews, slide), opened, slide.mask, settings, extracted.origins)
         except (InputError, BundleError) as error:  # this slide's fault; a failure of the machine ends the run
-            warn(f"{slide.path.name} failed: {error}")
-            failures.append(Failure(f"{slide.path.parent.name}/{slide.path.name}", str(error)))
+            failures.append(_failure(slide, error))
             continue
-        write_extracted(path, slide.path.stem, settings, extracted, digest, slide.mask)
         for other in (path.with_suffix(suffix) for suffix in FEATURE_SUFFIXES):
             if other != path and other.exists():
                 warn(f"{other.name} lies next to {path.name}; a cohort takes one file per slide")
     return failures
+
+
+def _preview_all(slides: list[CohortSlide], folder: Path, settings: SlideSettings, previews: Path) -> list[Failure]:
+    """Write the previews that ``slides`` with features in ``folder`` do not have yet; the slides that failed."""
+    failures = []
+    missing = [slide for slide in slides if not _preview(previews, slide).exists()]
+    for slide in progress(missing, len(missing), "previews"):
+        with h5py.File(folder / f"{slide.path.stem}.h5", "r") as file:
+            origins = file["coords"][()].astype(np.int64)
+        try:
+            write_preview(_preview(previews, slide), slide_file(slide.path), slide.mask, settings, origins)
+        except InputError as error:
+            failures.append(_failure(slide, error))
+    if missing:
+        stage("previews", f"{len(missing) - len(failures):,} of {count(len(missing), 'slide')} already extracted")
+    return failures
+
+
+def _preview(previews: Path, slide: CohortSlide) -> Path:
+    return previews / f"{slide.path.stem}.jpg"
+
+
+def _failure(slide: CohortSlide, error: SurvfuseError) -> Failure:
+    """What is said at the end of a slide that failed, which is also warned of at once."""
+    warn(f"{slide.path.name} failed: {error}")
+    return Failure(f"{slide.path.parent.name}/{slide.path.name}", str(error))
 
 
 def _summarise(root: Path, slides: int, todo: int, failures: list[Failure]) -> None:

@@ -25,6 +25,7 @@ from survfuse.runtime.files import read_object
 from survfuse.runtime.log import count, listing, progress, stage
 from survfuse.runtime.suggestions import unknown
 from survfuse.slide.stated_tile import StatedTile, merged
+from survfuse.slide.suffixes import HDF5_SUFFIXES
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import CohortLayout, Task
 
@@ -47,6 +48,7 @@ class Cohort:
     task: Task = DEFAULT
     tile: StatedTile | None = None  # that the tile features are of, if a file states it
     outcome_variables: tuple[str, ...] = ()  # clinical variables that were left out, since their names are outcomes'
+    coordinates: tuple[Path | None, ...] = ()  # n, files with the places of the tiles of patients with one slide
     kept_variables: tuple[str, ...] = ()  # that the user knows not to state the outcome
 
 
@@ -108,9 +110,20 @@ def read_cohort(
         encoder=encoder,
         tile=tile,
         task=task,
+        coordinates=tuple(_coordinates(root, layout, slides.get(name, ())) for name in ids),
         outcome_variables=tuple(stated),
         kept_variables=tuple(keep_variables),
     )
+
+
+def _coordinates(root: Path, layout: CohortLayout, slides: Sequence[Path]) -> Path | None:
+    """The file that says where the tiles of a patient's only slide lie; None if there is none."""
+    if len(slides) != 1:
+        return None
+    if slides[0].suffix.lower() in HDF5_SUFFIXES:
+        return slides[0]
+    beside = root / layout.coordinates / f"{slides[0].stem}.npy"
+    return beside if layout.coordinates and beside.is_file() else None
 
 
 def _outcome_variables(clinical: Sequence[Mapping[str, object]], task: Task, keep: Sequence[str]) -> list[str]:

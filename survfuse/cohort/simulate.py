@@ -48,6 +48,7 @@ class SimulatedBag(NamedTuple):
 
     features: NDArray[np.float32]  # [N, D]
     coordinates: NDArray[np.int64]  # [N, 2] level-0 pixels
+    kinds: NDArray[np.int64]  # [N] the phenotype of each tile; 0 is the aggressive one
 
 
 @dataclass(frozen=True)
@@ -200,12 +201,18 @@ def _symbols(number: int | None) -> list[str]:
     return known[:number] + [f"SIMULATED{place}" for place in range(1, number - len(known) + 1)]
 
 
-def _expression(patients: Patients, genes: int, random: np.random.Generator) -> Floats:
-    """Unnormalised expression [n, genes] ≥ 0: log-normal around the programmes, times the patient's library size."""
+def gene_structure(genes: int) -> tuple[Floats, Floats]:
+    """The genes' mean levels [genes] and their loadings [PROGRAMMES, genes]; each belongs to one programme."""
     structure = np.random.default_rng(_STRUCTURE_SEED)
     level = structure.normal(3.0, 1.5, genes)
     loading = np.zeros((PROGRAMMES, genes))
     loading[structure.integers(PROGRAMMES, size=genes), np.arange(genes)] = structure.normal(0.0, 0.5, genes)
+    return level, loading
+
+
+def _expression(patients: Patients, genes: int, random: np.random.Generator) -> Floats:
+    """Unnormalised expression [n, genes] ≥ 0: log-normal around the programmes, times the patient's library size."""
+    level, loading = gene_structure(genes)
     number = len(patients.age)
     logged = level + patients.programmes @ loading + 0.4 * random.standard_normal((number, genes))
     library = random.normal(0.0, 0.15, (number, 1))
@@ -281,4 +288,4 @@ def _bag(aggressive: float, tiles: int, phenotypes: Sequence[Floats], random: np
         features[row] = mix * first + (1.0 - mix) * second + jitter
     across = int(np.ceil(np.sqrt(number)))
     places = np.arange(number)
-    return SimulatedBag(features, 448 * np.stack([places % across, places // across], axis=1))
+    return SimulatedBag(features, 448 * np.stack([places % across, places // across], axis=1), kinds)

@@ -53,9 +53,9 @@ def supervised(job: Callable[[], int]) -> int:
     if not child:
         _be_child(job, parent, before)
     code, failure = _wait(child, status)
-    if code and status.output:
+    for output in status.outputs if code else ():
         with suppress(OSError):
-            discard(Path(status.output))
+            discard(Path(output))
     if code >= 0:
         return code
     return report(failure or _failure(signal.Signals(-code), status.oldest()[0], killed=_memory_kills() > kills))

@@ -1,20 +1,18 @@
 """The drawings of the training report, as SVG."""
 
-import io
-import re
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import TypedDict
 
-import matplotlib
 import numpy as np
 from lifelines import KaplanMeierFitter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from survfuse.evaluation.summary import HeldOut, MemberCurve, Summary, predicted_at
+from survfuse.evaluation.svg import HIGH, LOW, QUIET, month_ticks, style, svg_element
 from survfuse.runtime.log import count
-from survfuse.survival.estimates import Estimate, high_risk, number_text
+from survfuse.survival.estimates import Estimate, high_risk
+from survfuse.survival.numbers import number_text
 
 CAPTIONS = {
     "folds": "Concordance within each outer fold (dots; dashed: their mean) and of all held-out risks pooled, with "
@@ -29,40 +27,19 @@ CAPTIONS = {
 _MOST_GROUPS = 5  # of patients in a calibration plot
 _GROUP = 30  # minimum number of patients in a group
 
-HIGH, LOW, QUIET = "#b5432a", "#2b6a99", "#8a8f98"
-
 
 def drawings(held: HeldOut, curves: Sequence[MemberCurve], figures: Summary) -> dict[str, str]:
     """Name → SVG element of every drawing for which there are data."""
-    with _style():
+    with style():
         drawn = {
             "folds": fold_drawing(held, figures),
             "groups": group_drawing(held, figures),
             "calibration": calibration_drawing(held),
             "losses": loss_drawing(curves),
         }
-        return {name: _svg(name, drawing) for name, drawing in drawn.items() if drawing is not None}
-
-
-def _style() -> AbstractContextManager[None]:
-    """matplotlib's settings for all drawings, for as long as the context lasts."""
-    return matplotlib.rc_context(
-        {
-            "svg.hashsalt": "survfuse",  # without it, ids are random
-            "svg.fonttype": "none",  # text stays text: smaller, searchable and readable aloud
-            "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-            "font.size": 9,
-            "text.parse_math": False,  # a family's name may contain a dollar sign
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": "#555b66",
-            "axes.titlesize": 10,
-            "axes.titleweight": "bold",
-            "legend.frameon": False,
-            "xtick.color": "#333a45",
-            "ytick.color": "#333a45",
+        return {
+            name: svg_element(name, drawing, CAPTIONS[name]) for name, drawing in drawn.items() if drawing is not None
         }
-    )
 
 
 def fold_drawing(held: HeldOut, figures: Summary) -> Figure:
@@ -123,7 +100,7 @@ def group_drawing(held: HeldOut, figures: Summary) -> Figure:
     axes.set(ylim=(0, 1.02), ylabel="event-free survival", xlim=(0, float(held.times.max()) * 1.02))
     axes.set_title(f"log-rank p {number_text(figures['log_rank_p'], '.2g')}", loc="right", fontweight="normal")
     axes.legend(loc="lower left")
-    axes.set_xticks(_month_ticks(float(held.times.max())))
+    axes.set_xticks(month_ticks(float(held.times.max())))
     for row, (_, mask, colour) in enumerate(groups):
         for at in axes.get_xticks():
             table.text(
@@ -139,17 +116,6 @@ def group_drawing(held: HeldOut, figures: Summary) -> Figure:
     table.tick_params(axis="x", labelbottom=False)
     axes.set_xlabel("months")
     return drawing
-
-
-def _month_ticks(last: float) -> list[float]:
-    """Whole years up to the month ``last``, with larger steps if there would be more than about ten.
-
-    >>> _month_ticks(40.0)
-    [0.0, 12.0, 24.0, 36.0]
-    """
-    step = 12.0 * max(1, int(np.ceil(last / 120.0)))
-    ticks: list[float] = np.arange(0.0, last + 1e-9, step).tolist()
-    return ticks
 
 
 def calibration_drawing(held: HeldOut) -> Figure:
@@ -234,18 +200,3 @@ def _draw_losses(axes: Axes, curve: MemberCurve) -> None:
     axes.plot(range(1, len(curve.inner) + 1), curve.inner, **_INNER)
     if 1 <= curve.best_epoch <= len(curve.inner):
         axes.plot([curve.best_epoch], [curve.inner[curve.best_epoch - 1]], **_KEPT)
-
-
-def _svg(name: str, drawing: Figure) -> str:
-    """The drawing as an element of a page: without metadata and namespaces, and with ids that begin with ``name``.
-
-    The prefix keeps the ids of several drawings on a page distinct.
-    """
-    buffer = io.StringIO()
-    drawing.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    label = re.sub(r"<.*?>", "", CAPTIONS[name])
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

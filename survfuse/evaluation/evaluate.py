@@ -10,8 +10,9 @@ from survfuse.cohort.problems import Problems
 from survfuse.evaluation.predictions import PredictionsTable, read_predictions
 from survfuse.runtime.arrays import Floats, Rows
 from survfuse.runtime.log import count
-from survfuse.survival.estimates import Estimate, discrimination, estimates, high_risk, log_rank_p, null, number_text
+from survfuse.survival.estimates import Estimate, discrimination, estimates, high_risk, log_rank_p
 from survfuse.survival.metrics import challenge_concordance
+from survfuse.survival.numbers import null, number_text
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import Task
 

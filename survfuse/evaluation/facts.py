@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from survfuse.survival.estimates import null
+from survfuse.survival.numbers import null
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | None"
 

@@ -6,7 +6,8 @@ from survfuse.evaluation.drawings import CAPTIONS
 from survfuse.evaluation.facts import Json, fact_html, table_html
 from survfuse.evaluation.summary import CandidateFigures, FoldFigures, Summary
 from survfuse.runtime.log import count
-from survfuse.survival.estimates import Estimate, number_text
+from survfuse.survival.estimates import Estimate
+from survfuse.survival.numbers import number_text
 
 _NOTICE = "notice"  # the fact that comes first on the page
 

@@ -8,6 +8,7 @@ from survfuse.cohort.problems import Problems
 from survfuse.cohort.tables import read_table
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import finite_number
+from survfuse.runtime.spreadsheet import content
 
 
 class Predicted(NamedTuple):
@@ -27,7 +28,8 @@ class PredictionsTable:
 
 
 def read_predictions(path: Path, problems: Problems) -> PredictionsTable:
-    """The columns case_id, risk and months of a CSV file; other columns are ignored.
+    """The columns case_id, risk and months of a CSV file; other columns are ignored. An apostrophe
+    that ``predict`` put before a case_id is not part of it.
 
     Whatever is wrong goes to ``problems``: a missing column, a case_id that is empty or repeated, a risk or months
     that is not a finite number, months below 0.
@@ -44,6 +46,7 @@ def read_predictions(path: Path, problems: Problems) -> PredictionsTable:
         return predictions
     for row in table.rows:
         case, risk, months = (row.cells[places[name]] for name in ("case_id", "risk", "months"))
+        case = content(case).strip()  # as the other table's cells, without blanks
         if not case:
             problems.add("no case_id", file=path.name, line=row.line)
         elif case in predictions.cases:

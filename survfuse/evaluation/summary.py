@@ -9,7 +9,7 @@ from lifelines import KaplanMeierFitter
 from numpy.typing import NDArray
 
 from survfuse.runtime.arrays import Bools, Floats, Rows
-from survfuse.survival.estimates import Estimate, discrimination, estimate, high_risk, log_rank_p, null
+from survfuse.survival.estimates import Estimate, discrimination, estimate, high_risk, log_rank_p
 from survfuse.survival.metrics import (
     challenge_concordance,
     concordance,
@@ -18,6 +18,7 @@ from survfuse.survival.metrics import (
     integrated_brier,
     resampled,
 )
+from survfuse.survival.numbers import null
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Case:
     clinical: Path | Mapping[str, object] | None
     name: str
     found_by: str  # where the inputs came from, for the log: "memory", "inputs.json", …
+    coordinates: "Path | NDArray[np.integer] | None"  # of features: a file that has them, or [N, 2] level-0 pixels
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Case:
         clinical: "FilePath | Values | None" = None,
         name: str = "",
         found_by: str = "memory",
+        coordinates: "FilePath | NDArray[np.integer] | None" = None,
     ) -> None:
         """Collect a patient's inputs.
 
@@ -87,6 +89,7 @@ class Case:
         self._set("clinical", _path_or_mapping(clinical, "clinical"))
         self._set("name", name or (file.stem if isinstance(file, Path) else UNNAMED))
         self._set("found_by", found_by)
+        self._set("coordinates", _coordinates(coordinates, feature_values))
         if not self.given:
             raise InputError(
                 "a case needs a slide, tile features, expression or clinical variables, found none of them"
@@ -95,13 +98,20 @@ class Case:
     def _set(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)
 
+    def _with(self, **changes: object) -> "Case":
+        """The same case with other fields."""
+        changed = object.__new__(Case)
+        for field, value in (vars(self) | changes).items():
+            changed._set(field, value)
+        return changed
+
     def called(self, name: str) -> "Case":
         """The same case under a different name.
 
         >>> Case(rna={"TP53": 3.0}).called("P17").name
         'P17'
         """
-        return Case(self.slide, self.mask, self.features, self.rna, self.clinical, name, self.found_by)
+        return self._with(name=name)
 
     def loaded(self) -> "Case":
         """The same case with its JSON files read; raises InputError for one that is not an object.
@@ -117,7 +127,7 @@ class Case:
         if not isinstance(self.rna, Path) and not isinstance(self.clinical, Path):
             return self
         rna, clinical = self.values("rna"), self.values("clinical")
-        return Case(self.slide, self.mask, self.features, rna, clinical, self.name, self.found_by)
+        return self._with(rna=rna, clinical=clinical)
 
     @property
     def given(self) -> Combination:
@@ -161,6 +171,15 @@ class Case:
         slide = "features given, no mask needed" if self.features is not None else None
         slide = slide or ("slide with mask" if self.mask else "slide without mask" if self.slide else "no slide")
         return ", ".join([slide, *(f"no {name}" for name in ("rna", "clinical") if name not in self.given)])
+
+
+def _coordinates(
+    value: "FilePath | NDArray[np.integer] | None", features: object
+) -> "Path | NDArray[np.integer] | None":
+    """Where tiles lie, as a path or an array; raises InputError for coordinates without features."""
+    if value is not None and features is None:
+        raise InputError("coordinates belong to tile features, found none")
+    return Path(value) if isinstance(value, (str, os.PathLike)) else value
 
 
 def _path(value: "FilePath | None") -> Path | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survfuse.runtime.errors import InputError, is_machine_failure
+from survfuse.runtime.files import is_number, spelt_number
 from survfuse.runtime.log import count, listing
 
 if TYPE_CHECKING:
@@ -168,6 +169,14 @@ def stated(names: Sequence[str], *holders: "h5py.HLObject") -> object:
                 # HDF5 has strings of fixed and of variable length.
                 return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
     return None
+
+
+def stated_number(name: str, *holders: "h5py.HLObject") -> float:
+    """The number above 0 that an attribute states; 0 if it states none."""
+    value = stated((name,), *holders)
+    if isinstance(value, str):
+        value = spelt_number(value)
+    return float(value) if is_number(value) and value > 0 else 0.0
 
 
 def tile_coordinates(file: "h5py.File", rows: int) -> NDArray[np.int64] | None:

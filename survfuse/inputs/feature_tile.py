@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from survfuse.inputs.feature_hdf5 import own_object, stated
+from survfuse.inputs.feature_hdf5 import own_object, stated, stated_number
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.files import is_number, spelt_number
 from survfuse.slide.stated_tile import StatedTile
 
 if TYPE_CHECKING:
@@ -26,26 +25,18 @@ def stated_tile(path: Path, file: "h5py.File", dataset: "h5py.Dataset") -> State
     if kind not in (None, "tile"):
         raise InputError(f"{path.name}: expected features of tiles, found those of a {str(kind)[:40]}")
     holders = [holder for holder in (dataset, file, own_object(file, "coords")) if holder is not None]
-    px, mpp = _number("tile_px", *holders), _number("tile_mpp", *holders)
+    px, mpp = stated_number("tile_px", *holders), stated_number("tile_mpp", *holders)
     if px and mpp:
         return StatedTile(px, mpp)
     for pixels, magnification in (
         ("patch_size", "target_magnification"),
         ("patch_size_level0", "level0_magnification"),
     ):
-        px, times = _number(pixels, *holders), _number(magnification, *holders)
+        px, times = stated_number(pixels, *holders), stated_number(magnification, *holders)
         if px and times:
             return StatedTile(px, _MPP_AT_1X / times)
-    width = _number("tile_size_um", *holders)
+    width = stated_number("tile_size_um", *holders)
     if not width and stated(("unit",), *holders) == "um":
-        width = _number("tile_size", *holders)
-    px = _number("tile_size_px", *holders) if width else 0.0
+        width = stated_number("tile_size", *holders)
+    px = stated_number("tile_size_px", *holders) if width else 0.0
     return (StatedTile(px, width / px) if px else StatedTile(None, width)) if width else None
-
-
-def _number(name: str, *holders: "h5py.HLObject") -> float:
-    """The number above 0 that an attribute states; 0 if it states none."""
-    value = stated((name,), *holders)
-    if isinstance(value, str):
-        value = spelt_number(value)
-    return float(value) if is_number(value) and value > 0 else 0.0

@@ -45,10 +45,14 @@ class GatedAttention(nn.Module):
 
     def gated(self, tiles: Tensor, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
         """tiles [..., N, tile] → z [..., N, bag] and the gates [..., N, attention] that the scores are made of."""
-        z = drop(torch.relu(self.project(tiles)), keep, "bag", self.rate)
+        z = drop(self.vectors(tiles), keep, "bag", self.rate)
         gate = torch.tanh(self.tanh_branch(z)) * torch.sigmoid(self.sigmoid_branch(z))
         # Dropout on both branches equals dropout of their product at every place that either drops.
         return z, drop(gate, keep, "gate", union_rate(self.rate))
+
+    def vectors(self, tiles: Tensor) -> Tensor:
+        """tiles [..., tile] → z [..., bag]."""
+        return torch.relu(self.project(tiles))
 
     def scores(self, gate: Tensor) -> Tensor:
         """Gates [..., N, attention] → scores [..., N], in the precision of the last layer."""

@@ -40,6 +40,14 @@ class LinearCox(Network):
         """An empty bag whose shares of tile clusters are counted on ``device``."""
         return SharesPool(self.centres.to(device))
 
+    def rna_entry(self) -> tuple[Tensor, Tensor] | None:
+        """Weight [K, genes] and bias [K] of the map to components; None without one."""
+        return (self.expression.weight, self.expression.bias) if self.sizes.components else None
+
+    def rna_vector(self, entered: Tensor) -> Tensor:
+        """Components, or genes, as they are [B, width]."""
+        return entered
+
     def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         return cluster_shares(tiles, present, self.centres)
 
@@ -86,3 +94,8 @@ class SharesPool(Pool):
         """Shares of clusters [1, K] and the same attention [1, N] for every tile."""
         share = self._counts.cpu().to(self._centres.dtype) / self._tiles
         return share.unsqueeze(0), torch.full((1, self._tiles), 1.0 / self._tiles, dtype=self._centres.dtype)
+
+    def along(self, tiles: Tensor, direction: Tensor) -> Tensor:
+        """The entry of ``direction`` [K] that belongs to the cluster of each of the tiles [n, tile]: [n]."""
+        nearest = _nearest(tiles.to(self._centres.dtype), self._centres)
+        return direction.to(nearest.device)[nearest].cpu()

@@ -1,14 +1,15 @@
 """All members in one pass over the tiles, and their weighted sum on the scale of the reference risks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from survfuse.networks.build import build_with
 from survfuse.networks.families import Family
-from survfuse.networks.network import Fused, Network
+from survfuse.networks.network import Network
 from survfuse.networks.online_softmax import Pool
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.terms import Term, in_order
@@ -46,6 +47,9 @@ class EnsembleRisk:
     attention: Tensor | None  # [N], weighted mean over the members that look at the slide; sums to 1
 
 
+_FIELDS = {"slide": "tiles", "rna": "rna", "clinical": "clinical"}  # of Tensors, by modality
+
+
 @dataclass(frozen=True)
 class Tensors:
     """One case: tiles [N, D] of any floating type, rna [G], clinical [C] in float32; None if it lacks that modality."""
@@ -57,18 +61,30 @@ class Tensors:
     @property
     def given(self) -> Combination:
         """The modalities that it has."""
-        values = {"slide": self.tiles, "rna": self.rna, "clinical": self.clinical}
-        return tuple(name for name, value in values.items() if value is not None)
+        return tuple(name for name, field in _FIELDS.items() if getattr(self, field) is not None)
 
     @property
     def length(self) -> int:
         """N; 0 without a slide."""
         return len(self.tiles) if self.tiles is not None else 0
 
+    def only(self, modalities: Combination) -> "Tensors":
+        """The same case without its other modalities."""
+        kept = {name: getattr(self, field) if name in modalities else None for name, field in _FIELDS.items()}
+        return Tensors(kept["slide"], kept["rna"], kept["clinical"])
+
     @staticmethod
     def batch(vector: Tensor | None) -> Tensor | None:
         """A batch [1, …] of one vector."""
         return vector.unsqueeze(0) if vector is not None else None
+
+
+class Scoring(NamedTuple):
+    """A member that scores a combination of modalities."""
+
+    place: int  # among the ensemble's members
+    network: Network
+    weight: MemberWeight
 
 
 class Ensemble:
@@ -122,27 +138,75 @@ class Ensemble:
         For cases of a few tiles: a network's layers over tiles run once for all of them.
         """
         combination = ordered(cases[0].given, self.modalities)
-        scale = self._scale(combination)
-        scoring = [
-            (network, weight)
-            for network, member in zip(self._networks, self.members, strict=True)
-            if (weight := member.standings.get(combination_name(combination)))
+        scale = self.scale(combination)
+        scoring = self.scoring(combination)
+        pools = self.pooled([each.network for each in scoring], [c.tiles for c in cases if c.tiles is not None], half)
+        sums = [_Sums(combination, self.modalities, case.length) for case in cases]
+        for each, own in zip(scoring, pools, strict=True):
+            for place, case in enumerate(cases):
+                sums[place].add(each, case, own[place] if own else None)
+        return [each.scaled(scale) for each in sums]
+
+    @torch.inference_mode()
+    def pools(self, tiles: Tensor | None, half: bool = False) -> list[Pool | None]:
+        """The bag of ``tiles`` [N, D] as each member pools it; None for those that do not look at the slide.
+
+        With them ``fused`` scores a case under several combinations, and its tiles pass through the networks once.
+        """
+        pools = self.pooled(self._networks, [tiles] if tiles is not None else [], half)
+        return [own[0] if own else None for own in pools]
+
+    @torch.inference_mode()
+    def fused(self, case: Tensors, pools: Sequence[Pool | None]) -> EnsembleRisk:
+        """Score a case whose tiles are in ``pools``, one for each member, as ``together`` scores it.
+
+        Raises InputError for a combination of modalities that the ensemble was not trained to score.
+        """
+        combination = ordered(case.given, self.modalities)
+        scale, sums = self.scale(combination), _Sums(combination, self.modalities, case.length)
+        for each in self.scoring(combination):
+            sums.add(each, case, pools[each.place] if case.tiles is not None else None)
+        return sums.scaled(scale)
+
+    def absent_slides(self) -> list[Tensor | None]:
+        """The slide vector [width] that each member takes for a case without a slide: its stand-in, or zeros.
+
+        None for members that do not look at slides.
+        """
+        return [network.absent("slide") if "slide" in network.modalities else None for network in self._networks]
+
+    def scoring(self, combination: Combination) -> list[Scoring]:
+        """The members that score cases with the modalities of ``combination``."""
+        name = combination_name(combination)
+        members = enumerate(zip(self._networks, self.members, strict=True))
+        return [
+            Scoring(place, network, weight)
+            for place, (network, member) in members
+            if (weight := member.standings.get(name))
         ]
-        networks = [network for network, _ in scoring]
-        bags = [case.tiles for case in cases if case.tiles is not None]
+
+    def pooled(self, networks: list[Network], bags: Sequence[Tensor], half: bool = False) -> list[list[Pool]]:
+        """Each network's bags, one for each of ``bags`` [N, D]; none if it does not look at the slide.
+
+        Without ``half``, and wherever half precision overflows, in float32.
+        """
         pools = self._pooled(networks, bags, half)
         if half and not all(pool.result()[0].isfinite().all() for own in pools for pool in own):
             pools = self._pooled(networks, bags, False)
-        sums = [_Sums(combination, self.modalities, case.length) for case in cases]
-        for (network, weight), own in zip(scoring, pools, strict=True):
-            for place, case in enumerate(cases):
-                pool = own[place] if own else None
-                vectors, attention = network.encode(None, case.batch(case.rna), case.batch(case.clinical), pool=pool)
-                sums[place].add(network.fuse(vectors, attention), network.terms, weight)
-        return [each.scaled(scale) for each in sums]
+        return pools
+
+    def parts_of(self, tiles: Tensor) -> Iterator[Tensor]:
+        """Tiles [N, D] in parts that are processed at once, where layers over tiles run.
+
+        A part is valid until the next: on a CPU half precision is widened into the same memory.
+        """
+        wide = None
+        if self.device.type == "cpu" and tiles.element_size() == 2:
+            wide = torch.empty(TILES_AT_A_TIME, tiles.shape[1])
+        for part in torch.split(tiles, TILES_AT_A_TIME):
+            yield part.to(self.device) if wide is None else wide[: len(part)].copy_(part)
 
     def _pooled(self, networks: list[Network], bags: Sequence[Tensor], half: bool) -> list[list[Pool]]:
-        """Each network's bags, one for each of ``bags``; none if it does not look at the slide."""
         if not bags:
             return [[] for _ in networks]
         pools = [
@@ -153,18 +217,14 @@ class Ensemble:
             for own in filter(None, pools):
                 own[0].add_each(own[1:], bags)
             return pools
-        (tiles,) = bags
-        # On a CPU half precision is widened once for all pools, and always into the same memory.
-        wide = None
-        if self.device.type == "cpu" and tiles.element_size() == 2:
-            wide = torch.empty(TILES_AT_A_TIME, tiles.shape[1])
-        for part in torch.split(tiles, TILES_AT_A_TIME):
-            placed = part.to(self.device) if wide is None else wide[: len(part)].copy_(part)
+        for part in self.parts_of(bags[0]):  # placed, and widened, once for all pools
             for own in filter(None, pools):
-                own[0].add(placed)
+                own[0].add(part)
         return pools
 
-    def _scale(self, combination: Combination) -> RiskScale:
+    def scale(self, combination: Combination) -> RiskScale:
+        """What puts the members' sum on the reference risks' scale; raises InputError for a combination that the
+        ensemble was not trained to score."""
         name = combination_name(combination)
         if name not in self.combinations:
             trained = ", ".join(sorted(self.combinations, key=len, reverse=True))
@@ -182,12 +242,15 @@ class _Sums:
         self._risks: list[Tensor] = []
         self._attention, self._looking = torch.zeros(tiles, dtype=torch.float64), 0.0
 
-    def add(self, fused: Fused, terms: Sequence[Term], weight: MemberWeight) -> None:
-        """Add one member's risk, by its ``terms``."""
+    def add(self, scoring: Scoring, case: Tensors, pool: Pool | None) -> None:
+        """Add one member's risk of ``case``, whose tiles are in ``pool``, by the network's terms."""
+        network, weight = scoring.network, scoring.weight
+        encoded = network.encode(None, case.batch(case.rna), case.batch(case.clinical), pool=pool)
+        fused = network.fuse(*encoded)
         factor = weight.weight / weight.scale
         self._risks.append(fused.risk.double())
         self._constant += factor * (float(fused.bias) - weight.location)
-        for term, value in zip(terms, fused.terms[0].tolist(), strict=True):
+        for term, value in zip(network.terms, fused.terms[0].tolist(), strict=True):
             self._terms[term] = self._terms.get(term, 0.0) + factor * value
         if fused.attention.shape[-1]:
             self._attention += weight.weight * fused.attention[0].double()

@@ -41,6 +41,11 @@ class Family:
         """Whether it is Cox's linear model, which is fitted as such and not by gradient steps."""
         return self.fusion == COX
 
+    @property
+    def multilinear(self) -> bool:
+        """Whether the risk is affine in each modality's vector, given those of the others."""
+        return self.fusion in (BILINEAR, CONCAT, LOW_RANK_TENSOR, COX)
+
 
 @cache
 def families_of(modalities: Combination) -> Mapping[str, Family]:

@@ -40,9 +40,14 @@ class RnaEncoder(nn.Module):
 
     def forward(self, rna: Tensor, keep: Keep | None) -> Tensor:
         """rna [B, components or genes] → [B, sizes.rna[-1]]."""
-        for number, layer in enumerate(self.layers):
-            rna = drop(torch.relu(layer(rna)), keep, f"rna.{number}", self.rate)
-        return rna
+        return self.after_first(self.layers[0](rna), keep)
+
+    def after_first(self, entered: Tensor, keep: Keep | None) -> Tensor:
+        """What the first layer gives [B, sizes.rna[0]] → [B, sizes.rna[-1]]."""
+        hidden = drop(torch.relu(entered), keep, "rna.0", self.rate)
+        for number, layer in enumerate(self.layers[1:], start=1):
+            hidden = drop(torch.relu(layer(hidden)), keep, f"rna.{number}", self.rate)
+        return hidden
 
 
 class FixedLinear(nn.Module):
@@ -184,6 +189,23 @@ class Network(nn.Module):
         if half:
             bag.use_half_precision()
         return GatedPool(bag.to(device), tiles)
+
+    def absent(self, modality: str) -> Tensor:
+        """The vector [width] in place of a modality that a case lacks: its stand-in, zeros without one."""
+        has_one = self.sizes.stand_ins or self.family.linear
+        return self._stand_in(modality) if has_one else torch.zeros(self.sizes.vector(modality))
+
+    def rna_entry(self) -> tuple[Tensor, Tensor] | None:
+        """Weight [K, genes] and bias [K] of the affine layer by which expression enters; None if none is between."""
+        if self.sizes.components:
+            return self.expression.weight, self.expression.bias
+        first = self.rna.layers[0]
+        assert isinstance(first, nn.Linear)
+        return first.weight, first.bias
+
+    def rna_vector(self, entered: Tensor) -> Tensor:
+        """What ``rna_entry`` gives [B, K] → expression's vector [B, width]."""
+        return self._encode_rna(entered, None) if self.sizes.components else self.rna.after_first(entered, None)
 
     def _encode_slide(self, tiles: Tensor, present: Tensor | None, keep: Keep | None) -> tuple[Tensor, Tensor]:
         vector, attention = self.bag(tiles, present, keep)

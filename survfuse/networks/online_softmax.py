@@ -23,6 +23,13 @@ class Pool:
         """Slide vector [1, width] and attention [1, N] of all tiles so far, in float32 at least, on the CPU."""
         raise NotImplementedError
 
+    def along(self, tiles: Tensor, direction: Tensor) -> Tensor:
+        """direction · z_n of tiles [n, tile], for ``direction`` [width] in float64: [n] in float64, on the CPU.
+
+        z_n are the vectors of which the slide's vector is the mean, weighted by attention.
+        """
+        raise NotImplementedError
+
     def add_each(self, others: "Sequence[Pool]", bags: Sequence[Tensor]) -> None:
         """Take the next tiles of this network's bags of several cases, of which this one is the first."""
         for pool, tiles in zip((self, *others), bags, strict=True):
@@ -70,3 +77,8 @@ class GatedPool(Pool):
         """Slide vector [1, bag] and attention [1, N]."""
         attention = torch.exp(self._scores - self._highest) / self._weight
         return (self._sum / self._weight).cpu().unsqueeze(0), attention.cpu().unsqueeze(0)
+
+    def along(self, tiles: Tensor, direction: Tensor) -> Tensor:
+        """direction · z_n of tiles [n, tile]: [n]."""
+        z = self._bag.vectors(tiles.to(self._bag.project.weight.dtype))
+        return (z.double() @ direction.to(z.device)).cpu()

@@ -15,6 +15,15 @@ class Term:
     parts: tuple["str | Term", ...]
     label: str = ""  # a name to use instead of one made of the parts
 
+    @property
+    def modalities(self) -> frozenset[str]:
+        """The modalities that it depends on.
+
+        >>> sorted(Term((Term(("slide", "rna")), Term(("slide", "clinical")))).modalities)
+        ['clinical', 'rna', 'slide']
+        """
+        return frozenset().union(*({part} if isinstance(part, str) else part.modalities for part in self.parts))
+
     def name(self, given: Container[str]) -> str | None:
         """The term's name for a case that has the modalities ``given``; None if it depends on none of them.
 

@@ -36,7 +36,7 @@ def predicted(
         except InputError as error:
             return UnusableCase(case.name, error)
 
-    inputs = (read(case, said) for case, said in _recorded(cases))
+    inputs = (read(case, said) for case, said in with_records(cases))
     results: Iterable[Prediction | UnusableCase] = scored(predictor, inputs, number)
     if show_progress:
         results = progress(results, number, "scoring")
@@ -47,11 +47,11 @@ def predicted(
         else:
             predictions.append(result)
     if problems:
-        raise _of_all(problems, number) from problems[0].error
+        raise error_of_all(problems, number) from problems[0].error
     return predictions
 
 
-def _recorded(cases: Iterable[Case | UnusableCase]) -> Iterator[tuple[Case | UnusableCase, Record]]:
+def with_records(cases: Iterable[Case | UnusableCase]) -> Iterator[tuple[Case | UnusableCase, Record]]:
     """Each case with what was said while it was read."""
     source = iter(cases)
     while True:
@@ -62,7 +62,7 @@ def _recorded(cases: Iterable[Case | UnusableCase]) -> Iterator[tuple[Case | Unu
         yield case, said
 
 
-def _of_all(problems: Sequence[UnusableCase], number: int) -> InputError:
+def error_of_all(problems: Sequence[UnusableCase], number: int) -> InputError:
     """One error for all problems; equal ones are counted."""
     if len(problems) == 1:
         return InputError(f"{problems[0].name}: {problems[0].reason}")

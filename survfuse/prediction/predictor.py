@@ -34,11 +34,21 @@ BEYOND_ALL_RANGE = "features, expression or clinical variables are far out of ra
 class Inputs:
     """One case's inputs as the networks take them, None for what the case lacks; and what was said of them."""
 
-    name: str  # the case's
+    case: Case
     rna: "torch.Tensor | None"  # [G]
     clinical: "torch.Tensor | None"  # [C]
     tiles: SlideTiles | None
     said: Record
+
+    @property
+    def name(self) -> str:
+        """The case's."""
+        return self.case.name
+
+    @property
+    def half(self) -> bool:
+        """Whether its tiles are of half precision."""
+        return self.tiles is not None and self.tiles.half
 
     @property
     def tensors(self) -> "Tensors":
@@ -141,8 +151,11 @@ class Predictor:
 
         Safe from several threads at once, on as many of torch's threads as the calling one is set to.
         """
-        half = self._on_gpu and any(case.tiles is not None and case.tiles.half for case in cases)
-        return self.ensemble.together([case.tensors for case in cases], half)
+        return self.ensemble.together([case.tensors for case in cases], self.computes_in_half(cases))
+
+    def computes_in_half(self, cases: Sequence[Inputs]) -> bool:
+        """Whether layers over the tiles of ``cases`` run in half precision: on a GPU, for such tiles."""
+        return self._on_gpu and any(case.half for case in cases)
 
     def concluded(self, inputs: Inputs, risk: "EnsembleRisk", show: bool = False) -> Prediction:
         """The second half: the prediction for an ensemble's risk; raises InputError for one that is not finite."""
@@ -189,7 +202,7 @@ class Predictor:
                 self._leave_slide_out(problem, given, used, omit)
             else:
                 tiles = as_tiles(slide, bundle)
-        return Inputs(case.name, rna_values, clinical_values, tiles, record)
+        return Inputs(case, rna_values, clinical_values, tiles, record)
 
     def _check_scored(self, given: Combination, used: Combination) -> None:
         """Note what is not ``given`` of what is ``used``; raise InputError if the bundle cannot score the rest."""

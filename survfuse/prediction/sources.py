@@ -1,8 +1,10 @@
 """Where cases come from: one case in the platform's layout, a folder of such cases, or a cohort."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +47,17 @@ class Cases:
                 yield self.read(index)
             except InputError as error:
                 yield UnusableCase(name, error)
+
+
+@contextmanager
+def cache_folder(given: Path | None, out: Path) -> Iterator[Path]:
+    """The folder ``given``, or one beside ``out`` that is removed at the end."""
+    if given is not None:
+        yield given
+        return
+    out = out.absolute()
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        yield Path(folder)
 
 
 def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Path) -> Cases:
@@ -93,4 +106,5 @@ def _cohort_case(cohort: "Cohort", row: int) -> Case:
         clinical=cohort.clinical[row] if any(cohort.clinical) else None,
         name=cohort.ids[row],
         found_by="the cohort",
+        coordinates=cohort.coordinates[row] if cohort.bags is not None and cohort.coordinates else None,
     )

@@ -2,15 +2,14 @@
 
     case_id, risk, months, baseline, then one column for each term that the bundle's cases can have
 
-risk = baseline + the sum of the terms; a term that a case does not have is an empty cell.
+risk = baseline + the sum of the terms; a term that a case does not have is an empty cell. A case_id that a spreadsheet
+could compute begins with an apostrophe.
 """
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -20,10 +19,11 @@ from survfuse.networks.terms import ascii_name
 from survfuse.prediction.many import predicted, say_notes
 from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.predictor import Predictor, announce
-from survfuse.prediction.sources import UnusableCase, cases_in
+from survfuse.prediction.sources import UnusableCase, cache_folder, cases_in
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import write_text
 from survfuse.runtime.log import count, stage
+from survfuse.runtime.spreadsheet import cell
 
 Columns = Mapping[str, str | float]  # of one case, by name
 
@@ -55,7 +55,7 @@ def predict(
     announce(bundle)
     predictor = Predictor(bundle, device)
     chosen = predictor.chosen(modalities)
-    with _cache_folder(cache, out) as folder:
+    with cache_folder(cache, out) as folder:
         cases = cases_in(source, bundle, chosen, folder)
         stage("cases", f"{count(len(cases.names), 'case')}, scored with {', '.join(chosen)}")
         if cases.single:
@@ -77,16 +77,6 @@ def _shown(predictor: Predictor, case: Case | UnusableCase, modalities: Sequence
     return predictor.predict(case, modalities=modalities, omit_unusable_slide=omit, show=True)
 
 
-@contextmanager
-def _cache_folder(given: Path | None, out: Path) -> Iterator[Path]:
-    """The folder ``given``, or one beside ``out`` that is removed at the end."""
-    if given is not None:
-        yield given
-        return
-    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        yield Path(folder)
-
-
 def _row(prediction: Prediction, names: Sequence[str]) -> Columns:
     terms = {ascii_name(name): prediction.terms.get(name, "") for name in names}
     numbers = {"risk": prediction.risk, "months": prediction.months, "baseline": prediction.baseline}
@@ -102,10 +92,12 @@ def _yearly(bundle: Bundle, prediction: Prediction) -> dict[str, float]:
 
 
 def _write_table(path: Path, rows: Sequence[Columns]) -> None:
-    """Write ``rows`` as CSV, with every column that any of them has."""
+    """Write ``rows`` as CSV, with every column that any of them has; texts as ``cell`` makes them harmless."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+        {name: cell(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+    )
     write_text(path, table.getvalue())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from survfuse.inputs.features import Features
     from survfuse.slide.encoders import Encoder
     from survfuse.slide.extract import Extracted
+    from survfuse.slide.tile_places import TilePlaces
 
 
 def expression_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":
@@ -62,6 +63,7 @@ class SlideTiles:
     features: "torch.Tensor"  # [N, D]
     half: bool  # whether they are of half precision
     coordinates: "NDArray[np.int64] | None"  # [N, 2], level-0 pixels
+    places: "TilePlaces | None" = None  # if they come from a slide
 
 
 def read_slide(
@@ -93,7 +95,7 @@ def as_tiles(slide: "Features | Extracted", bundle: Bundle) -> SlideTiles:
     from survfuse.inputs.features import Features
 
     if not isinstance(slide, Features):
-        return SlideTiles(slide.features, slide.half, slide.origins)
+        return SlideTiles(slide.features, slide.half, slide.origins, slide.places)
     settings = bundle.manifest.slide
     settings.check_features(slide.values.shape[1], slide.encoder, slide.name, slide.tile)
     named_by = f"from {slide.encoder}" if slide.encoder else f"assumed to be from {settings.encoder}"

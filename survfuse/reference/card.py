@@ -1,8 +1,12 @@
 """The model card of an imported bundle."""
 
+import re
+
 from survfuse.bundle.manifest import Manifest
 from survfuse.runtime.log import count
 from survfuse.survival.calibration import Calibration
+
+_SIGNS = re.compile(r"[^\w\s.+,-]")
 
 
 def imported_card(manifest: Manifest, calibration: Calibration) -> str:
@@ -49,5 +53,5 @@ def imported_card(manifest: Manifest, calibration: Calibration) -> str:
 
 
 def _cell(text: str) -> str:
-    """A file's name as one cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """A file's name as one cell of a Markdown table: its signs that Markdown or HTML would act on are only shown."""
+    return _SIGNS.sub(lambda sign: f"&#{ord(sign[0])};", " ".join(text.split()))

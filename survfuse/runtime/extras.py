@@ -7,7 +7,6 @@ EXTRAS = {
     "train": {
         "joblib": "joblib",
         "lifelines": "lifelines",
-        "matplotlib": "matplotlib",
         "pandas": "pandas",
         "scipy": "scipy",
         "sklearn": "scikit-learn",

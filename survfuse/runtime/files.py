@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections import Counter
@@ -129,7 +130,7 @@ def sha256(path: Path) -> str:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``: renamed to ``path`` if the block succeeds, removed if it fails."""
-    temporary = path.with_name(_temporary_name(path.name, uuid.uuid4().hex[:8]))
+    temporary = temporary_path(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -137,11 +138,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def temporary_path(path: Path) -> Path:
+    """A new path beside ``path``, for a file or folder that is to replace it once it is whole."""
+    return path.with_name(_temporary_name(path.name, uuid.uuid4().hex[:8]))
+
+
 def discard(path: Path) -> None:
-    """Remove ``path`` and the temporary files that killed writers of it left beside it, if there are any."""
-    path.unlink(missing_ok=True)
+    """Remove the file ``path`` and what killed writers of it left beside it, if there is any.
+
+    A folder ``path`` stays: it was moved there whole.
+    """
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
     for left in path.parent.glob(_temporary_name(glob.escape(path.name), "?" * 8)):
-        left.unlink(missing_ok=True)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

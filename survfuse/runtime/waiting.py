@@ -1,6 +1,8 @@
 """How threads wait for each other."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def wait_asleep() -> None:
@@ -11,3 +13,16 @@ def wait_asleep() -> None:
     """
     if "GOMP_SPINCOUNT" not in os.environ:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread: for small operations, whose threads would mostly wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

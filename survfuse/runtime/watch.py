@@ -5,7 +5,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from pathlib import Path
 class SharedStatus:
     """A job's status in memory that it shares with its parent.
 
-    It holds the path of the output and, for each library call in progress, the file being read and the time at which
+    It holds the paths of the outputs and, for each library call in progress, the file being read and the time at which
     the call, or its current part, began.
     """
 
-    _PATH, _SLOT, _SLOTS = 4096, 256, 64  # bytes of the path, bytes of a slot, and slots
+    _PATH, _SLOT, _SLOTS = 16384, 256, 64  # bytes of the paths, bytes of a slot, and slots
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, self._PATH + self._SLOT * self._SLOTS)
@@ -25,14 +25,14 @@ class SharedStatus:
         self._lock = threading.Lock()
 
     @property
-    def output(self) -> str:
-        """The path of the job's output; empty until the job has set it."""
-        return self._text(0, self._PATH)
+    def outputs(self) -> tuple[str, ...]:
+        """The paths of the job's outputs; none until the job has set them."""
+        return tuple(filter(None, self._text(0, self._PATH).split("\0")))
 
-    @output.setter
-    def output(self, path: str) -> None:
-        """Set it."""
-        self._set_text(0, self._PATH, path)
+    @outputs.setter
+    def outputs(self, paths: tuple[str, ...]) -> None:
+        """Set them."""
+        self._set_text(0, self._PATH, "\0".join(paths))
 
     def begin(self, name: str) -> int | None:
         """Reserve a slot for a library call; None if none is free (the call is then not monitored)."""
@@ -93,10 +93,10 @@ def is_supervised() -> bool:
     return _status is not None
 
 
-def tell_output(path: Path) -> None:
-    """Tell the parent which file a failed job must not leave behind."""
+def tell_outputs(paths: Iterable[Path]) -> None:
+    """Tell the parent which files and folders a failed job must not leave behind, whole or in part."""
     if _status is not None:
-        _status.output = str(path.absolute())
+        _status.outputs = tuple(str(path.absolute()) for path in paths)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from survfuse.slide.overflow import without_overflow
 from survfuse.slide.pixels import Slide
 from survfuse.slide.registry import find_spec
 from survfuse.slide.settings import SlideSettings
+from survfuse.slide.tile_places import TilePlaces
 from survfuse.slide.tissue import find_tissue
 from survfuse.slide.weights import embedded_digest
 
@@ -34,6 +35,11 @@ class Extracted:
     grid: Grid
     mpp: tuple[float, float]  # µm per level-0 pixel, x and y
     half: bool  # whether the encoder computed in half precision
+
+    @property
+    def places(self) -> TilePlaces:
+        """Where the tiles lie."""
+        return TilePlaces(self.origins, self.grid.side, (self.grid.width, self.grid.height), self.mpp)
 
 
 def extract(

@@ -12,14 +12,14 @@ from survfuse.slide.pixels import Slide
 _READ = 2048  # pixels, across and down, that are read of a slide at once
 
 
-def reduced_image(slide: Slide, grid: Grid) -> tuple[Pixels, Bools]:
+def reduced_image(slide: Slide, grid: Grid, most_unread: float = MOST_DAMAGED) -> tuple[Pixels, Bools]:
     """The slide as RGB [h, w, 3], PIXELS_PER_TILE pixels per tile, and which pixels [h, w] cannot be read.
 
-    Those are white. Raises InputError if that is too much of the slide.
+    Those are white. Raises InputError if more than the share ``most_unread`` of the slide cannot be read.
     """
     step = (grid.side[0] / PIXELS_PER_TILE, grid.side[1] / PIXELS_PER_TILE)  # level-0 pixels per pixel read
     size = (max(1, round(slide.size[0] / step[0])), max(1, round(slide.size[1] / step[1])))
-    reduced = _Reduced(slide, size)
+    reduced = _Reduced(slide, size, most_unread)
     # A slide of one level is read at full resolution, and therefore in smaller parts.
     block = max(1, int(_READ / min(slide.excess(min(reduced.step)), 16 * PIXELS_PER_TILE)))
     for top in range(0, size[1], block):
@@ -31,8 +31,8 @@ def reduced_image(slide: Slide, grid: Grid) -> tuple[Pixels, Bools]:
 class _Reduced:
     """A slide in ``size`` (width, height) pixels, and which of these could not be read."""
 
-    def __init__(self, slide: Slide, size: tuple[int, int]) -> None:
-        self._slide = slide
+    def __init__(self, slide: Slide, size: tuple[int, int], most_unread: float) -> None:
+        self._slide, self._most_unread = slide, most_unread
         self.step = (slide.size[0] / size[0], slide.size[1] / size[1])  # level-0 pixels per pixel
         self.rgb = np.full((size[1], size[0], 3), 255, dtype=np.uint8)
         self.unread = np.zeros((size[1], size[0]), dtype=bool)
@@ -50,8 +50,8 @@ class _Reduced:
                         self.read(left + x, top + y, part_width, part_height)
                 return
             self.unread[place] = True
-            if self.unread.mean() > MOST_DAMAGED:
-                share = f"{MOST_DAMAGED:.0%} of the slide"
+            if self.unread.mean() > self._most_unread:
+                share = f"{self._most_unread:.0%} of the slide"
                 raise InputError(f"{self._slide.name}: more than {share} cannot be read; {problem}") from problem
 
 

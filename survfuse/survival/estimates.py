@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from survfuse.runtime.arrays import Bools, Floats, Rows
 from survfuse.survival.metrics import auc_at, concordance, percentile_interval, resampled, uno_concordance
+from survfuse.survival.numbers import null
 
 
 class Estimate(TypedDict):
@@ -69,21 +70,3 @@ def log_rank_p(times: ArrayLike, events: ArrayLike, high: Bools) -> float:
     if high.all() or not high.any() or not events.any():
         return float("nan")
     return float(logrank_test(times[high], times[~high], events[high], events[~high]).p_value)
-
-
-def null(value: float) -> float | None:
-    """``value`` for JSON, which has no NaN and no infinity: None stands for them.
-
-    >>> null(0.5), null(float("nan"))
-    (0.5, None)
-    """
-    return float(value) if np.isfinite(value) else None
-
-
-def number_text(value: float | None, form: str = ".3f") -> str:
-    """``value`` formatted by ``form``, or "undefined" for None.
-
-    >>> number_text(0.61234), number_text(None)
-    ('0.612', 'undefined')
-    """
-    return "undefined" if value is None else format(value, form)

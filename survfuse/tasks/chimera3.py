@@ -32,7 +32,12 @@ TASK = Task(
     horizons=(12.0, 24.0, 60.0),
     layouts=(
         CohortLayout(
-            "published", ("data",), "data/{id}/{id}_CD.json", "data/{id}/{id}_RNA.json", ("features/features",)
+            "published",
+            ("data",),
+            "data/{id}/{id}_CD.json",
+            "data/{id}/{id}_RNA.json",
+            ("features/features",),
+            coordinates="features/coordinates",
         ),
         # CLAM writes the same features into both folders; torch files can be mapped as they lie.
         CohortLayout(

@@ -48,6 +48,7 @@ class CohortLayout:
     expression: str
     features: tuple[str, ...]  # folders; of two files of one slide in different ones, the first folder's is read
     table: bool = False  # whether one CSV of outcomes at the root belongs to the layout
+    coordinates: str = ""  # the folder of tiles' coordinates, <slide>.npy, that belong to torch files
 
     @property
     def own_folders(self) -> bool:

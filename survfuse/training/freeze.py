@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from survfuse.bundle.encoder_weights import carry_weights
@@ -15,6 +16,7 @@ from survfuse.cohort.read import Cohort
 from survfuse.evaluation.summary import Summary
 from survfuse.inputs.expression import Expression
 from survfuse.networks.families import Family
+from survfuse.networks.sizes import Sizes
 from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.runtime.arrays import Rows
 from survfuse.runtime.log import count, stage
@@ -22,6 +24,7 @@ from survfuse.slide.settings import SlideSettings
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import SurvivalCurve
 from survfuse.tasks.modalities import Combination, combination_name
+from survfuse.training.averages import averages
 from survfuse.training.member import TrainedMember
 from survfuse.training.model_card import model_card
 from survfuse.training.provenance import NOTICES, purpose
@@ -38,11 +41,12 @@ def freeze(
     settings: SlideSettings,
     root: Path,
     weights: Path | None,
+    device: torch.device,
 ) -> None:
     """Write the ensemble of ``stacks`` to ``root`` as a bundle, whole or not at all.
 
     ``facts`` come from ``provenance``, ``figures`` from the report; ``weights`` is a tile encoder's weight file to copy
-    into the bundle.
+    into the bundle; ``device`` is where the average patient's slide vectors are computed.
     """
     # A split's members together: they share their input maps.
     members = sorted(members, key=lambda member: member.split.name)
@@ -51,7 +55,7 @@ def freeze(
     genes = _genes_used(data, kept)
     reads = {name for member in kept for name in member.family.modalities}
     entries = tuple(
-        MemberEntry(member_file(number), member.family.name, _sizes(data, member.family, genes), own)
+        MemberEntry(member_file(number), member.family.name, _sizes(data, member.family, genes).to_json(), own)
         for number, (member, own) in enumerate(weighted)
     )
     scales = {
@@ -64,9 +68,13 @@ def freeze(
         carried = carry_weights(settings, partial, weights) if "slide" in reads else settings
         manifest = Manifest(purpose(data), NOTICES[purpose(data)], provenance, carried, scales, entries, ())
         tables = _tables(data, stacks, reads, genes, model_card(manifest, figures, data.cohort.task))
+        families = [(member.family, _sizes(data, member.family, genes)) for member in kept]
+        expression = (tables.expression, genes) if tables.expression is not None else None
+        mean = averages(data, families, _states(data, kept, genes), expression, device)
+        tables = replace(tables, averages=mean)
         save(partial, replace(manifest, tables=tables.present()), _states(data, kept, genes), tables)
-    families = ", ".join(dict.fromkeys(member.family.name for member in kept))
-    stage("frozen", f"{root}: {count(len(kept), 'member')} of {families}")
+    names = ", ".join(dict.fromkeys(member.family.name for member in kept))
+    stage("frozen", f"{root}: {count(len(kept), 'member')} of {names}")
 
 
 def _tables(
@@ -99,8 +107,8 @@ def _standings(member: TrainedMember, stacks: Mapping[Combination, Stacked]) -> 
     }
 
 
-def _sizes(data: TrainingData, family: Family, genes: Rows) -> dict[str, object]:
-    return replace(data.family_sizes(family), genes=max(1, len(genes))).to_json()
+def _sizes(data: TrainingData, family: Family, genes: Rows) -> Sizes:
+    return replace(data.family_sizes(family), genes=max(1, len(genes)))
 
 
 def _genes_used(data: TrainingData, members: Sequence[TrainedMember]) -> Rows:

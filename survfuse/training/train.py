@@ -82,7 +82,7 @@ def train(
         if weights is not None:
             load_encoder(settings.encoder, weights, torch.device("cpu"))  # an unusable file fails before training
         members = Trainer(data, state, where).members()
-        _write(data, state, members, settings, out, work, weights, draws)
+        _write(data, state, members, settings, out, work, weights, draws, where.device)
     state.clear()
     stage("written", str(out))
 
@@ -96,6 +96,7 @@ def _write(
     work: Path,
     weights: Path | None,
     draws: int,
+    device: torch.device,
 ) -> None:
     """Write the report on ``members``, then the bundle."""
     cohort = data.cohort
@@ -105,7 +106,7 @@ def _write(
     notice = {"notice": NOTICES[purpose(data)]}
     figures = write_report(work, held, _loss_curves(members), notice | facts, draws)
     stage("report", f"{work / 'report.html'}; held-out C {concordance(held.times, held.events, held.risks):.3f}")
-    freeze(data, members, stacks, facts, figures, settings, out, weights)
+    freeze(data, members, stacks, facts, figures, settings, out, weights, device)
 
 
 def _loss_curves(members: Sequence[TrainedMember]) -> list[MemberCurve]:

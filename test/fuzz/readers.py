@@ -25,12 +25,14 @@ from fuzz.mutations import (
     json_bytes,
 )
 
+from survfuse.bundle.averages import load_averages
 from survfuse.bundle.load import load, load_members
-from survfuse.bundle.manifest import MANIFEST, SELF, manifest_digest
+from survfuse.bundle.manifest import AVERAGES, MANIFEST, SELF, manifest_digest
 from survfuse.cohort.outcomes import read_outcomes
 from survfuse.cohort.problems import Problems
 from survfuse.inputs.clinical import Vocabulary
 from survfuse.inputs.expression import Expression
+from survfuse.inputs.feature_places import file_places
 from survfuse.inputs.features import read_features
 from survfuse.inputs.sockets import read_case
 from survfuse.runtime.errors import BundleError, InputError, SurvfuseError
@@ -127,7 +129,7 @@ def _table(chance: random.Random, folder: Path) -> Path:
 
 def _member(chance: random.Random, folder: Path) -> Path:
     root = copied_bundle(folder)
-    name = f"members/{chance.randrange(70):03}.safetensors"
+    name = AVERAGES if chance.random() < 0.3 else f"members/{chance.randrange(70):03}.safetensors"
     data = (root / name).read_bytes()
     header = 8 + struct.unpack("<Q", data[:8])[0]
     _written(root, name, changed_head(data, chance, header) if chance.random() < 0.6 else changed_bytes(data, chance))
@@ -164,6 +166,7 @@ def _bundle(root: Path) -> None:
     months = bundle.calibration.months(np.linspace(-3.0, 3.0, 7)).months
     assert (months >= 0.0).all() and np.isfinite(months).all()
     load_members(bundle)
+    load_averages(bundle)
 
 
 def _tables(root: Path) -> None:
@@ -190,7 +193,7 @@ def _h5(chance: random.Random, folder: Path) -> Path:
 
 
 _ATTRIBUTES = ("encoder", "extractor", "feat_type", "tile_px", "tile_mpp", "patch_size", "target_magnification")
-_ATTRIBUTES += ("tile_size_px", "tile_size_um")
+_ATTRIBUTES += ("tile_size_px", "tile_size_um", "patch_size_level0", "level0_width")
 _STATED = ("uni", b"tile", "slide", "", 224, 1.0, 0, -1.0, 1e300, float("nan"), np.arange(3), np.array(["a", "b"], "S"))
 
 
@@ -203,6 +206,9 @@ def _features(path: Path) -> None:
     settings = SlideSettings("efficientnet-lite0", 1280)
     settings.check_features(features.values.shape[1], features.encoder, path.name, features.tile)
     assert features.values.ndim == 2 and features.values.isfinite().all()
+    if path.suffix != ".pt" and (found := file_places(path)) is not None:
+        assert found[0].origins.shape == (len(features.values), 2) and min(found[0].side) > 0
+        assert np.isfinite(found[0].corners()).all()
 
 
 def read_small_features(path: Path) -> None:

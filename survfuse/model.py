@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from survfuse.bundle.load import Bundle
 from survfuse.inputs.case import UNNAMED, Case
@@ -13,6 +14,9 @@ from survfuse.prediction.predictor import Predictor
 from survfuse.prediction.sources import UnusableCase
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import recorded
+
+if TYPE_CHECKING:
+    from survfuse.explanation.explanation import Explanation
 
 
 class Model:
@@ -68,6 +72,43 @@ class Model:
         with recorded(show=False) as said:
             given = self._case(case)
         return self._predictor.predict(given, modalities=modalities, said=said)
+
+    def explain(
+        self,
+        case: "Case | str | os.PathLike[str]",
+        *,
+        out: "str | os.PathLike[str] | None" = None,
+        modalities: Sequence[str] | None = None,
+    ) -> "Explanation":
+        """Predict one case, as ``predict`` does, and divide its risk among its tiles, genes and variables.
+
+        With ``out``, the explanation's files are written to that folder, all or none; an earlier explanation there is
+        replaced. Raises what ``predict`` raises, and InputError for an ``out`` that holds anything else.
+
+        >>> import survfuse
+        >>> from contextlib import redirect_stdout
+        >>> with redirect_stdout(None):
+        ...     model = survfuse.demonstration(device="cpu")
+        >>> explanation = model.explain(survfuse.Case(clinical={"age": 71, "sex": "Male", "stage": "T1HG"}))
+        >>> bool(abs(explanation.attribution.total - explanation.prediction.risk) < 1e-5)
+        True
+        """
+        from survfuse.explanation.explanation import Explainer
+
+        folder = Path(out) if out is not None else None
+        if folder is not None:
+            from survfuse.explanation.out_folder import check_out
+
+            check_out(folder)
+        with recorded(show=False) as said:
+            given = self._case(case)
+        explanation = Explainer(self._predictor).explain(given, modalities=modalities, said=said)
+        if folder is not None:
+            from survfuse.explanation.files import write_explanation
+
+            with recorded(show=False):
+                write_explanation(folder, explanation)
+        return explanation
 
     def predict_many(
         self,

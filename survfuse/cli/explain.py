@@ -1,0 +1,33 @@
+"""``survfuse explain``: why a case has its risk, as a page, maps of its tiles and a table."""
+
+from pathlib import Path
+from typing import Annotated
+
+from survfuse import api
+from survfuse.cli import options
+from survfuse.prediction.unusable_slide import OMIT, REFUSE
+
+
+def explain(
+    source: options.CaseOrCohort,
+    *,
+    model: options.BundleOption,
+    modalities: options.Modalities = None,
+    unusable_slide: options.UnusableSlide = REFUSE,
+    out: Annotated[
+        Path,
+        options.output_option("Explanation: the files of a case, or a folder for each of several cases.", "FOLDER"),
+    ],
+    cache: options.FeatureCache = None,
+    device: options.Device = None,
+) -> None:
+    """Show why a case, or each of several cases, has its risk."""
+    api.explain(
+        source,
+        out,
+        model=model,
+        modalities=modalities,
+        omit_unusable_slide=unusable_slide == OMIT,
+        cache=cache,
+        device=device,
+    )

@@ -1,0 +1,121 @@
+"""The part of an explanation's page on what the risk is made of: the sum, the modalities, genes and variables."""
+
+from survfuse.evaluation.facts import table_html
+from survfuse.explanation.bars import Row, bar_table
+from survfuse.explanation.record_types import GIVEN, MISSING, Part, Record, VariablePart
+from survfuse.explanation.words import joined, signed
+from survfuse.networks.terms import TIMES
+from survfuse.runtime.log import count
+from survfuse.tasks.modalities import parse_combination
+
+_PLACES = 3  # decimals of risks in a table
+
+READING = """
+<div class="note"><p><b>What a contribution is.</b> The risk of this case is the sum of the reference patient’s risk
+and of all contributions on this page, up to rounding. Each says how much one input moves <em>the model’s</em> risk away
+from that of the reference patient. Unit: standard deviations of the reference patients’ risks.</p>
+<p><b>What it is not.</b> It describes the model, not the disease. It does not say that a tile shows a tumour, that a
+gene drives it, or that changing a variable would change the outcome. Inputs that go together share what they
+contribute. A contribution marked <abbr>≈ 0</abbr> is not told from zero: it is no larger than its spread (±), the
+standard deviation over members of a family, which were fitted to different patients.</p>
+<p><b>Attention explains nothing by itself.</b> It says how much of a tile the model takes in, not in which direction
+the tile moves the risk, nor whether it does.</p></div>
+"""
+
+
+def sum_of_parts(written: Record) -> str:
+    """The risk as a sum that begins with the reference patient's."""
+    groups = {"tile": written["tiles"], "gene": written["genes"], "clinical variable": written["variables"]}
+    rows = [Row((f"the reference patient: {written['reference']}",), written["baseline"]["value"])]
+    for noun, group in groups.items():
+        if group is not None:
+            rows.append(Row((f"{count(group['number'], noun)} of this case",), group["sum"]))
+    rows += [
+        Row((f"jointly: {_joint(part['name'])}",), part["value"], part["sd"], part["told_from_zero"])
+        for part in written["joint"]
+    ]
+    rows.append(Row(("this case’s risk",), written["prediction"]["risk"], total=True))
+    return "<h2>What the risk is made of</h2>" + bar_table(
+        ("part",), rows, "Contributions relative to the reference patient; they add up to the risk."
+    )
+
+
+def _joint(name: str) -> str:
+    return " and ".join(joined([each]) for each in name.split(TIMES))
+
+
+def modalities(written: Record) -> str:
+    """The risks without some of the modalities, and what each is worth; empty if there is nothing to leave out."""
+    whole, *rest = written["risks"].items()
+    used = parse_combination(whole[0])
+    if not rest:
+        return ""
+    rows = [("with everything", signed(whole[1], places=_PLACES), "")]
+    for name, risk in rest:
+        lacking = [modality for modality in used if modality not in parse_combination(name)]
+        texts = [signed(number, places=_PLACES) for number in (risk, risk - whole[1])]
+        rows.append((f"without {joined(lacking)}", texts[0], texts[1]))
+    single = [
+        f"{name} it would be {risk}"
+        for (name, risk, _), (key, _) in zip(rows[1:], rest, strict=True)
+        if len(parse_combination(key)) == len(used) - 1
+    ]
+    parts = [
+        "<h2>If something were missing</h2>",
+        "<p>The same case, scored without some of its inputs by the members that do without them: "
+        f"{', '.join(single)}.</p>",
+        table_html(("scored", "risk", "difference"), rows),
+    ]
+    values = written["modality_values"]
+    if values is not None:
+        worth = [Row(("nothing known of the patient",), written["expected"])]
+        worth += [Row((joined([name]),), value) for name, value in values.items()]
+        worth.append(Row(("this case’s risk",), written["prediction"]["risk"], total=True))
+        parts.append("<h3>What each is worth</h3>")
+        caption = (
+            "Exact Shapley values: the mean effect of adding the input, over all orders of adding them, beginning "
+            "where nothing is known."
+        )
+        parts.append(bar_table(("input",), worth, caption))
+    return "\n".join(parts)
+
+
+def genes_table(written: Record) -> str:
+    """The genes that raise and lower the risk most; empty if the risk has no parts of genes."""
+    genes = written["genes"]
+    if genes is None:
+        return ""
+    tables = "".join(
+        bar_table(("gene",), map(_row, listed), f"The {count(len(listed), 'gene')} that {kind} the risk most")
+        for listed, kind in ((genes["raising"], "raise"), (genes["lowering"], "lower"))
+        if listed
+    )
+    return (
+        f"<h2>Genes</h2><p>{genes['told_from_zero']:,} of {count(genes['number'], 'gene')} told from zero; together "
+        f'{signed(genes["sum"])}.</p><div class="pair tables">{tables}</div>'
+    )
+
+
+def _row(part: Part) -> Row:
+    return Row((part["name"],), part["value"], part["sd"], part["told_from_zero"])
+
+
+def variables_table(written: Record) -> str:
+    """Each clinical variable with the patient's value; empty if the risk has no parts of variables."""
+    variables = written["variables"]
+    if variables is None:
+        return ""
+    rows = [
+        Row((each["name"], _stated(each)), each["value"], each["sd"], each["told_from_zero"])
+        for each in variables["all"]
+    ]
+    return "<h2>Clinical variables</h2>" + bar_table(
+        ("variable", "patient’s value"), rows, "A missing value contributes what the model makes of its being missing."
+    )
+
+
+def _stated(variable: VariablePart) -> str:
+    """A variable's value as the page shows it."""
+    if variable["state"] == MISSING:
+        return "missing"
+    return f"{variable['stated']}{'' if variable['state'] == GIVEN else ' (unknown, counted as missing)'}"
