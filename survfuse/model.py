@@ -99,7 +99,7 @@ class Model:
         if folder is not None:
             from survfuse.explanation.out_folder import check_out
 
-            check_out(folder)
+            check_out(folder, {"the bundle": self.bundle.root})
         with recorded(show=False) as said:
             given = self._case(case)
         explanation = Explainer(self._predictor).explain(given, modalities=modalities, said=said)

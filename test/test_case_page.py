@@ -217,8 +217,7 @@ def test_months_before_the_last_event_are_no_mere_ranking(explanation):
 
 
 def test_warnings_come_before_the_figures(explanation):
-    warned = replace(explanation.prediction, warnings=("the mask is empty",))
-    text = Elements(written(replace(explanation, prediction=warned))).text
+    text = Elements(written(replace(explanation, warnings=("the mask is empty",)))).text
     assert text.index("the mask is empty") < text.index("Predicted time")
 
 

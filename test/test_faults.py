@@ -92,7 +92,7 @@ def test_an_output_on_a_full_device_ends_in_code_4(tmp_path, output, capsys, mon
     monkeypatch.setattr("survfuse.runtime.files._temporary_name", lambda *_: "full")
     output.mkdir()
     (output / "full").symlink_to("/dev/full")
-    monkeypatch.setattr("survfuse.container.job.discard", lambda path: path.unlink(missing_ok=True))
+    monkeypatch.setattr("survfuse.container.outputs.discard", lambda path: path.unlink(missing_ok=True))
     code = main(["--input", str(CASES / "interf1"), "--output", str(output)])
     assert code == 4 and not (output / OUTPUT_FILE).exists()
     assert "cannot be written (No space left on device)" in capsys.readouterr().err

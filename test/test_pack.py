@@ -243,7 +243,7 @@ def test_job_reads_and_writes_where_the_template_does(template, monkeypatch):
     monkeypatch.setattr(job, "run", lambda *options: given.append(options))
     assert job.main([]) == 0
     ((input_root, output_root, model, *others),) = given
-    assert model is None and others == [None, None]
+    assert model is None and others == [None, None, None]
     package = PurePosixPath(copied((ROOT / "Dockerfile").read_text())["survfuse"])
     resources = package.parent / RESOURCES.relative_to(ROOT)
     ours = {str(path) for path in (input_root, output_root, MOUNTED_MODEL, resources)}

@@ -44,8 +44,9 @@ def test_simulated_expression_and_bags_carry_the_hidden_state():
     centres = np.stack([examples.mean(axis=0) for examples in phenotypes])
     shares = []
     for aggressive in patients.aggressive[:100]:
-        bag, coordinates = simulation._bag(aggressive, 40, phenotypes, random)
+        bag, coordinates, kinds = simulation._bag(aggressive, 40, phenotypes, random)
         nearest = np.linalg.norm(bag[:, None] - centres, axis=-1).argmin(axis=1)
+        assert (nearest == kinds).all()
         shares.append((nearest == 0).mean())
         assert len(np.unique(coordinates, axis=0)) == len(bag)
     assert spearmanr(shares, patients.aggressive[:100]).statistic > 0.8

@@ -75,6 +75,21 @@ def test_other_arrays_are_refused(tmp_path, values, message):
         read_coordinates(tmp_path / "x.npy")
 
 
+def test_archives_and_places_beyond_any_slide_are_refused(tmp_path):
+    np.savez(tmp_path / "several.npz", a=GRID)
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    (tmp_path / "broken.npy").write_bytes(b"PK\x03\x04 no archive")
+    np.save(tmp_path / "far.npy", [[0.0, 1e300]])
+    for name, message in (
+        ("several", r"found several arrays"),
+        ("broken", "cannot be read as coordinates"),
+        ("far", "expected coordinates of at most 2,097,152 px"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_coordinates(tmp_path / f"{name}.npy")
+    assert places_of(np.array([[0, 0], [448, 0], [10**9, 448]])) is None
+
+
 def tiles(number: int) -> SlideTiles:
     return SlideTiles(torch.zeros(number, 8), False, None)
 

@@ -87,7 +87,9 @@ def run(
     if explanation is not None:
         from survfuse.explanation.out_folder import check_out
 
-        check_out(explanation)  # before earlier results are deleted: what else lies there must stay
+        # Before earlier results are deleted: what else lies there must stay.
+        apart = {"the case": input_root, "the bundle": model, "the output": output_root}
+        explanation = check_out(explanation, apart)
     outputs = [output_root / DEFAULT.output_file, *filter(None, (heatmap, explanation))]
     with fresh_outputs(output_root, outputs):
         case = read_case(input_root)

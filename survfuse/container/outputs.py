@@ -17,14 +17,18 @@ _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)  # of a socket on the pl
 def heatmap_file(output_root: Path) -> Path | None:
     """The one image of the socket that SURVFUSE_HEATMAP names; None if it is unset or empty.
 
-    Raises EnvironmentFailure for anything but a socket's slug.
+    Raises EnvironmentFailure for anything but a socket's slug, and if another file lies there: a socket has one image.
     """
     slug = os.environ.get(HEATMAP_VARIABLE, "")
     if not slug:
         return None
     if not _SLUG.fullmatch(slug):
         raise EnvironmentFailure(f"{HEATMAP_VARIABLE}={slug[:80]}: expected an image socket's slug, as in risk-heatmap")
-    return output_root / "images" / slug / "heatmap.tif"
+    image = output_root / "images" / slug / "heatmap.tif"
+    others = [path.name for path in image.parent.glob("*") if path != image and not path.name.startswith(".")]
+    if others:
+        raise EnvironmentFailure(f"{image.parent}: holds {others[0][:80]}; expected nothing beside the heat map")
+    return image
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def average_gradient(
     for halving in range(_MOST_HALVINGS + 1):
         gradients, errors, size = _by_piece(function, start, end, left, right)
         enough = errors <= max(tolerance / (2.0 * len(left)), _ROUNDING * size)
-        if halving == _MOST_HALVINGS or errors.sum() <= tolerance / 2.0:
+        if halving == _MOST_HALVINGS or not errors.sum() > tolerance / 2.0 or not errors.isfinite().all():
             enough = torch.ones_like(enough)
         total += ((right - left)[enough, None] * gradients[enough]).sum(0)
         left, right, tolerance = left[~enough], right[~enough], tolerance - float(errors[enough].sum())

@@ -22,7 +22,7 @@ def case_places(case: Case, tiles: SlideTiles | None) -> TilePlaces | None:
         return tiles.places if tiles is not None else None
     found = _stated(case)
     if found is None:
-        text = "the places of the tiles are not known: no map of them"
+        text = "the tiles' places, or their width, are not known: no map of them"
         stage("map", Note(text, (text,)))
         return None
     places, side_from = found

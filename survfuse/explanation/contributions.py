@@ -8,7 +8,7 @@ from pathlib import Path
 from survfuse.explanation.attribution import Parts
 from survfuse.explanation.explanation import Explanation
 from survfuse.networks.terms import TIMES, ascii_name
-from survfuse.runtime.files import write_text
+from survfuse.runtime.files import encodable, write_text
 from survfuse.runtime.spreadsheet import cell
 
 HEADING = ("kind", "name", "value", "sd")
@@ -21,14 +21,14 @@ def write_contributions(path: Path, explanation: Explanation) -> None:
     """Write every part of the risk to ``path``, whole or not at all; the values sum to the risk.
 
     A row has a kind (baseline, tile, gene, variable, pair or triple of modalities), a name, a value in units of the
-    risk, and its standard deviation over the ensemble's members, empty if there is only one. Tiles are named by their
+    risk, and its spread over members of a family, empty if no family has several. Tiles are named by their
     number from 1, as in tiles.geojson. Names that a spreadsheet could compute begin with an apostrophe.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(HEADING)
     writer.writerows(rows(explanation))
-    write_text(path, table.getvalue())
+    write_text(path, encodable(table.getvalue()))
 
 
 def rows(explanation: Explanation) -> Iterator[Row]:

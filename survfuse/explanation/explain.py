@@ -1,10 +1,11 @@
 """A bundle's explanations of a case, a folder of cases or a cohort: a folder of files for each case."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from survfuse.bundle.load import load
-from survfuse.explanation.explanation import Explainer
+from survfuse.explanation.explanation import INCOMPLETE, Explainer
 from survfuse.explanation.files import write_explanation, write_files
 from survfuse.explanation.out_folder import check_out, new_out_folder
 from survfuse.inputs.case import Case
@@ -13,7 +14,7 @@ from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.predictor import Predictor, announce
 from survfuse.prediction.sources import Cases, UnusableCase, cache_folder, cases_in
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import Record, count, progress, recorded, stage
+from survfuse.runtime.log import Note, Record, count, progress, recorded, stage
 
 
 def explain(
@@ -34,7 +35,7 @@ def explain(
     Raises InputError for cases that cannot be read, do not fit the bundle or cannot be predicted, all of them in one
     error, and for an ``out`` that holds something else.
     """
-    check_out(out)
+    out = check_out(out, {"the cases": source, "the bundle": model, "the cache": cache})
     bundle = load(model)
     announce(bundle)
     explainer = Explainer(Predictor(bundle, device))
@@ -91,4 +92,6 @@ def _explained(
             write_files(folder, explanation)
     except InputError as error:
         return UnusableCase(case.name, error)
-    return explanation.prediction
+    prediction = explanation.prediction
+    own = [Note(text, (INCOMPLETE,)) for text in explanation.warnings[len(prediction.warnings) :]]
+    return replace(prediction, notes=explanation.notes, warning_notes=(*prediction.warning_notes, *own))

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from survfuse.bundle.load import Bundle
 from survfuse.explanation.attribution import Attribution, Parts, attribute
 from survfuse.explanation.case_places import case_places
@@ -14,6 +16,7 @@ from survfuse.inputs.case import Case
 from survfuse.networks.ensemble import Tensors
 from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.predictor import Inputs, Predictor
+from survfuse.runtime.errors import BundleError
 from survfuse.runtime.log import Note, Record, count, recorded, stage, warn
 from survfuse.slide.tile_places import TilePlaces
 from survfuse.tasks.modalities import all_combinations, combination_name, ordered, parse_combination
@@ -21,6 +24,7 @@ from survfuse.tasks.modalities import all_combinations, combination_name, ordere
 if TYPE_CHECKING:
     from survfuse.networks.online_softmax import Pool
 
+INCOMPLETE = "the parts do not add up to the risk"
 COMPLETE = 1e-3  # largest difference of the parts' sum from the risk, relative to max(1, |risk|)
 
 
@@ -50,7 +54,8 @@ class Explanation:
     genes: tuple[str, ...]  # G names
     variables: tuple[str, ...]  # V names, clinical
     places: TilePlaces | None  # of the N tiles, if they are known
-    notes: tuple[tuple[str, Note], ...]  # what was said of the explanation, as in ``prediction.notes``
+    notes: tuple[tuple[str, Note], ...]  # what was said of case and explanation, as in ``prediction.notes``
+    warnings: tuple[str, ...]  # likewise
     case: Case = field(repr=False)
     bundle: Bundle = field(repr=False)
 
@@ -109,7 +114,8 @@ class Explainer:
             genes=tuple(bundle.expression.genes) if bundle.expression is not None else (),
             variables=tuple(each.name for each in bundle.vocabulary.variables) if bundle.vocabulary is not None else (),
             places=places,
-            notes=tuple(record.notes),
+            notes=(*prediction.notes, *record.notes),
+            warnings=(*prediction.warnings, *(note.text for note in record.warnings)),
             case=inputs.case,
             bundle=bundle,
         )
@@ -135,9 +141,14 @@ class Explainer:
 
 
 def _check_sum(attribution: Attribution, risk: float) -> None:
-    """Warn if the parts do not add up to the risk: integrals may converge slowly for weights of extreme size."""
+    """Warn if the parts do not add up to the risk: integrals may converge slowly for weights of extreme size.
+
+    Raises BundleError if they are not finite.
+    """
+    if not np.isfinite(attribution.total):
+        raise BundleError("the parts of the risk are not finite: the bundle's weights or averages are out of range")
     if not abs(attribution.total - risk) <= COMPLETE * max(1.0, abs(risk)):
-        warn(f"the parts add up to {attribution.total:.6g}, not to the risk, {risk:.6g}")
+        warn(Note(f"{INCOMPLETE}: to {attribution.total:.6g} instead of {risk:.6g}", (INCOMPLETE,)))
 
 
 def _described(attribution: Attribution) -> list[str]:

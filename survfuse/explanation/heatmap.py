@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from survfuse import __version__
 from survfuse.explanation.colours import COLOURS, LOWERS, NEUTRAL, NOT_TOLD, PALER, RAISES, colour_limit, diverging
 from survfuse.explanation.explanation import Explanation
-from survfuse.explanation.heatmap_raster import HeatMap, Raster, heat_map
+from survfuse.explanation.heatmap_raster import TILE, HeatMap, Raster, heat_map
 from survfuse.runtime.files import atomic_path
 
 UNIT = "standard deviations of the reference risks (log relative hazard)"
 
 VALUES, COLOURED = "heatmap.tif", "heatmap-rgba.tif"
 
-_TILE = 256  # px across and down
 _MICRONS = 1e4  # in a centimetre
 
 
@@ -90,11 +89,11 @@ def _coloured(level: HeatMap, limit: float) -> Iterator[NDArray[np.uint8]]:
     """The TIFF's tiles [256, 256, 4], row by row, each coloured when it is written."""
     height, width = level.values.shape
     told = level.told
-    for top in range(0, height, _TILE):
-        for left in range(0, width, _TILE):
-            part = slice(top, top + _TILE), slice(left, left + _TILE)
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            part = slice(top, top + TILE), slice(left, left + TILE)
             rgba = diverging(level.values[part], told[part], limit)
-            yield np.pad(rgba, ((0, _TILE - rgba.shape[0]), (0, _TILE - rgba.shape[1]), (0, 0)))
+            yield np.pad(rgba, ((0, TILE - rgba.shape[0]), (0, TILE - rgba.shape[1]), (0, 0)))
 
 
 def _add(
@@ -113,7 +112,7 @@ def _add(
         dtype=np.uint8 if coloured else np.float32,
         photometric="rgb" if coloured else "minisblack",
         extrasamples=("unassalpha",) if coloured else None,
-        tile=(_TILE, _TILE),
+        tile=(TILE, TILE),
         compression="adobe_deflate",
         resolution=_per_centimetre(mpp, level.downsample) if mpp is not None else None,
         resolutionunit="CENTIMETER" if mpp is not None else None,

@@ -12,6 +12,7 @@ from survfuse.slide.tile_places import TilePlaces
 
 Raster = NDArray[np.float32]  # [H, W], NaN where no tile lies
 
+TILE = 256  # px across and down, of the image's own tiles
 LEAST_TILE = 8  # px of the map that a tile is wide, at least
 MOST_PIXELS = 2**26  # of a map; a slide of 100,000 × 80,000 px in tiles of 224 has 31 million
 SMALLEST = 256  # px: a level this wide and high is the last
@@ -82,9 +83,14 @@ def _downsample(places: TilePlaces) -> int:
     downsample = 1
     while min(places.side) >= 2 * downsample * LEAST_TILE:
         downsample *= 2
-    while (-(-places.size[0] // downsample)) * (-(-places.size[1] // downsample)) > MOST_PIXELS:
+    while _padded(places.size[0], downsample) * _padded(places.size[1], downsample) > MOST_PIXELS:
         downsample *= 2
     return downsample
+
+
+def _padded(length: int, downsample: int) -> int:
+    """Pixels along a side of an image of whole tiles."""
+    return -(-length // (downsample * TILE)) * TILE
 
 
 def _mean(numbers: Floats, boxes: list[tuple[slice, slice]], times: NDArray[np.unsignedinteger]) -> Raster:

@@ -31,7 +31,7 @@ def sum_of_parts(written: Record) -> str:
         if group is not None:
             rows.append(Row((f"{count(group['number'], noun)} of this case",), group["sum"]))
     rows += [
-        Row((f"jointly: {_joint(part['name'])}",), part["value"], part["sd"], part["told_from_zero"])
+        Row((f"jointly: {_joint(part['name'])}",), part["value"], part["sd"], part["told_from_zero"] is not False)
         for part in written["joint"]
     ]
     rows.append(Row(("this case’s risk",), written["prediction"]["risk"], total=True))
@@ -85,19 +85,23 @@ def genes_table(written: Record) -> str:
     genes = written["genes"]
     if genes is None:
         return ""
-    tables = "".join(
-        bar_table(("gene",), map(_row, listed), f"The {count(len(listed), 'gene')} that {kind} the risk most")
-        for listed, kind in ((genes["raising"], "raise"), (genes["lowering"], "lower"))
-        if listed
+    tables = (
+        "".join(
+            bar_table(("gene",), map(_row, listed), f"The {len(listed)} genes that {kind} the risk most")
+            for listed, kind in ((genes["raising"], "raise"), (genes["lowering"], "lower"))
+            if listed
+        )
+        .replace("The 1 genes that raise", "The gene that raises")
+        .replace("The 1 genes that lower", "The gene that lowers")
     )
-    return (
-        f"<h2>Genes</h2><p>{genes['told_from_zero']:,} of {count(genes['number'], 'gene')} told from zero; together "
-        f'{signed(genes["sum"])}.</p><div class="pair tables">{tables}</div>'
-    )
+    told = count(genes["number"], "gene")
+    if genes["told_from_zero"] is not None:
+        told = f"{genes['told_from_zero']:,} of {told} told from zero"
+    return f'<h2>Genes</h2><p>{told}; together {signed(genes["sum"])}.</p><div class="pair tables">{tables}</div>'
 
 
 def _row(part: Part) -> Row:
-    return Row((part["name"],), part["value"], part["sd"], part["told_from_zero"])
+    return Row((part["name"],), part["value"], part["sd"], part["told_from_zero"] is not False)
 
 
 def variables_table(written: Record) -> str:
@@ -106,7 +110,7 @@ def variables_table(written: Record) -> str:
     if variables is None:
         return ""
     rows = [
-        Row((each["name"], _stated(each)), each["value"], each["sd"], each["told_from_zero"])
+        Row((each["name"], _stated(each)), each["value"], each["sd"], each["told_from_zero"] is not False)
         for each in variables["all"]
     ]
     return "<h2>Clinical variables</h2>" + bar_table(

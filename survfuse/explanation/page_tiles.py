@@ -44,6 +44,8 @@ def tiles_html(explanation: Explanation, written: Record, pictures: Pictures | N
 
 def _told(tiles: Tiles) -> str:
     """How many tiles are told from zero, in a sentence."""
+    if tiles["told_from_zero"] is None:
+        return "How well they are known is not known: no family of the ensemble has several members."
     if not tiles["told_from_zero"]:
         return "None of them is told from zero: no contribution exceeds its spread."
     return f"Told from zero, with a contribution that exceeds its spread: {tiles['told_from_zero']:,}."
@@ -64,7 +66,7 @@ def _cards(kind: str, listed: Sequence[TilePart], tiles: Tiles, pictures: Pictur
         if pictures is not None:
             picture = f'<img src="{data_uri(pictures.tiles[row])}" alt="Tile {row + 1}" width="224" height="224">'
             picture += _scale_bar(tiles)
-        untold = "" if tile["told_from_zero"] else " <abbr title='not told from zero'>≈ 0</abbr>"
+        untold = "" if tile["told_from_zero"] is not False else " <abbr title='not told from zero'>≈ 0</abbr>"
         button = f' <button type="button" data-tile="{row + 1}">show</button>' if mapped else ""
         cards.append(
             f'<li><div class="edge {kind}">{picture}<p><b>{signed(tile["value"], tile["sd"])}</b>{untold}<br>'

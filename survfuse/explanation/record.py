@@ -11,6 +11,7 @@ from survfuse.bundle.load import Bundle
 from survfuse.bundle.manifest import MANIFEST, SELF
 from survfuse.explanation.attribution import Parts
 from survfuse.explanation.explanation import Explanation
+from survfuse.explanation.out_folder import SCHEMA
 from survfuse.explanation.ranking import lowering, raising, ranks, told_from_zero
 from survfuse.explanation.record_types import (
     GIVEN,
@@ -33,7 +34,6 @@ from survfuse.runtime.errors import BundleError
 from survfuse.runtime.files import read_object
 from survfuse.survival.numbers import null
 
-SCHEMA = "survfuse-explanation-1"
 TOP = 10  # parts that raise, and that lower the risk, of which each is listed
 _LONGEST_VALUE = 60  # characters of a variable's value
 
@@ -55,10 +55,8 @@ def record(explanation: Explanation) -> Record:
         "genes": _genes(explanation.genes, parts.genes) if parts.genes is not None else None,
         "variables": _variables(explanation, parts.variables) if parts.variables is not None else None,
         "joint": [_part(name, part, 0) for name, part in parts.joint.items()],
-        "notes": [
-            {"stage": stage, "text": note.text} for stage, note in (*explanation.prediction.notes, *explanation.notes)
-        ],
-        "warnings": list(explanation.prediction.warnings),
+        "notes": [{"stage": stage, "text": note.text} for stage, note in explanation.notes],
+        "warnings": list(explanation.warnings),
     }
 
 
@@ -110,7 +108,7 @@ def _part(name: str, parts: Parts, row: int) -> Part:
         "name": name,
         "value": float(parts.values[row]),
         "sd": float(parts.spread[row]) if parts.spread is not None else None,
-        "told_from_zero": bool(told_from_zero(parts)[row]),
+        "told_from_zero": bool(told_from_zero(parts)[row]) if parts.spread is not None else None,
     }
 
 
@@ -118,7 +116,7 @@ def _group(parts: Parts) -> Group:
     return {
         "number": len(parts.values),
         "sum": float(parts.values.sum()),
-        "told_from_zero": int(told_from_zero(parts).sum()),
+        "told_from_zero": int(told_from_zero(parts).sum()) if parts.spread is not None else None,
     }
 
 

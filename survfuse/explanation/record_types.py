@@ -11,7 +11,7 @@ class Part(TypedDict):
     name: str
     value: float
     sd: float | None  # spread over members of a family; None if no family has several
-    told_from_zero: bool
+    told_from_zero: bool | None  # None if the spread is not known
 
 
 class TilePart(Part):
@@ -35,7 +35,7 @@ class Group(TypedDict):
 
     number: int
     sum: float
-    told_from_zero: int
+    told_from_zero: int | None  # how many
 
 
 class Genes(Group):

@@ -56,7 +56,7 @@ def viewer_html(places: TilePlaces, parts: Parts, attention: Floats | None, pict
         '<canvas id="view" tabindex="0" role="application" aria-label="Map of the tiles on the slide" '
         'aria-describedby="view-keys"></canvas>'
         f'{picture}<p id="view-tile" class="readout" aria-live="polite">No tile chosen.</p>'
-        f"{_legend(limit, scale)}"
+        f"{_legend(limit, scale, parts.spread is not None)}"
         f'<p id="view-keys" class="small controls-note">{escape(_KEYS)}</p></div>'
         f'<script type="application/json" id="tile-data">{script_json(data)}</script>'
     )
@@ -118,15 +118,18 @@ def _attention_scale(attention: Floats | None) -> float | None:
     return max(_LEAST_SCALE, float(attention.max()) * len(attention)) if attention is not None else None
 
 
-def _legend(limit: float, attended: float | None) -> str:
+def _legend(limit: float, attended: float | None, spread: bool) -> str:
     edge = signed(limit).removeprefix("+")
     contribution = (
         '<div class="key"><span class="scale contribution" aria-hidden="true"></span>'
         f'<span class="ends"><span>−{edge}</span><span>0</span><span>+{edge}</span></span>'
         "<span>contribution to the risk: blue lowers it, red raises it</span></div>"
-        '<div class="key"><span class="swatches" aria-hidden="true"><i class="told"></i><i class="pale"></i></span>'
-        "<span>framed: told from zero; paler, without a frame: not told from zero</span></div>"
     )
+    if spread:
+        contribution += (
+            '<div class="key"><span class="swatches" aria-hidden="true"><i class="told"></i><i class="pale"></i></span>'
+            "<span>framed: told from zero; paler, without a frame: not told from zero</span></div>"
+        )
     if attended is None:
         return f'<div class="legend">{contribution}</div>'
     return (

@@ -1,6 +1,7 @@
 """Where the tiles of a feature file lie on their slide, as the file states it or as their spacing shows."""
 
 import math
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 from survfuse.inputs.feature_hdf5 import as_hdf5, features_dataset, own_object, stated, stated_number, tile_coordinates
 from survfuse.runtime.errors import InputError, brief
 from survfuse.runtime.watch import reading
+from survfuse.slide.settings import PLAUSIBLE_MPP
 from survfuse.slide.suffixes import HDF5_SUFFIXES
 from survfuse.slide.tile_places import TilePlaces
 
 if TYPE_CHECKING:
     import h5py
 
+MOST_PX = 2**21  # of a slide's side; 76 mm at 0.1 µm per pixel are 760,000
 STATED, BY_SPACING = "as the file states it", "the usual distance between tiles"
 
 
@@ -51,12 +54,13 @@ def places_of(
     """
     words = STATED if side else BY_SPACING
     side = side or _usual_distance(origins)
-    if not side or origins.min() < 0:
+    if not side or origins.min() < 0 or origins.max() > MOST_PX or not 1.0 <= side <= MOST_PX:
         return None
     last = origins.max(axis=0)
     # A last tile may extend beyond the slide, but begins on it.
     width, height = (
-        given if begin < given else math.ceil(begin + side) for given, begin in zip(size, last.tolist(), strict=True)
+        given if begin < given <= MOST_PX else math.ceil(begin + side)
+        for given, begin in zip(size, last.tolist(), strict=True)
     )
     return TilePlaces(origins, (side, side), (width, height)), words
 
@@ -65,10 +69,18 @@ def read_coordinates(path: Path) -> NDArray[np.int64]:
     """Level-0 coordinates [N, 2] of tiles in a .npy file; raises InputError for anything else."""
     try:
         values = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as cause:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as cause:
         raise InputError(f"{path.name}: cannot be read as coordinates ({brief(str(cause), 200)})") from cause
-    if values.ndim != 2 or values.shape[1] != 2 or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-        raise InputError(f"{path.name}: expected coordinates [N, 2], found {values.dtype} {list(values.shape)}")
+    if (
+        not isinstance(values, np.ndarray)
+        or values.ndim != 2
+        or values.shape[1] != 2
+        or values.dtype.kind not in "iuf"
+        or not np.isfinite(values).all()
+    ):
+        raise InputError(f"{path.name}: expected coordinates [N, 2], found {_described(values)}")
+    if len(values) and max(abs(float(values.min())), abs(float(values.max()))) > MOST_PX:
+        raise InputError(f"{path.name}: expected coordinates of at most {MOST_PX:,} px")
     coordinates: NDArray[np.int64] = np.rint(values).astype(np.int64)
     return coordinates
 
@@ -86,8 +98,13 @@ def _stated(file: "h5py.File") -> tuple[float, tuple[int, int]]:
 def _stated_mpp(file: "h5py.File") -> tuple[float, float] | None:
     """µm per level-0 pixel, x and y, as this package states it."""
     value = np.asarray(stated(("mpp",), file))
-    sound = value.shape == (2,) and value.dtype.kind == "f" and bool((np.isfinite(value) & (value > 0.0)).all())
+    low, high = PLAUSIBLE_MPP
+    sound = value.shape == (2,) and value.dtype.kind == "f" and bool(((value >= low) & (value <= high)).all())
     return (float(value[0]), float(value[1])) if sound else None
+
+
+def _described(values: object) -> str:
+    return f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else "several arrays"
 
 
 def _usual_distance(origins: NDArray[np.int64]) -> float:

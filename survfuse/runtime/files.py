@@ -165,6 +165,15 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def encodable(text: str) -> str:
+    r"""``text`` with what UTF-8 cannot spell as escapes: JSON and file names may hold half a character.
+
+    >>> encodable("stage \ud800")
+    'stage \\ud800'
+    """
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
 def write_json(path: Path, value: object, indent: int | None = 1) -> None:
     """Write ``value`` to ``path`` as JSON, whole or not at all; raises ValueError for NaN and Infinity."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
