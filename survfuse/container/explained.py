@@ -13,7 +13,7 @@ from survfuse.inputs.case import Case
 from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.predictor import Predictor
 from survfuse.runtime.errors import EnvironmentFailure, InputError
-from survfuse.runtime.files import atomic_path
+from survfuse.runtime.files import write_bytes
 from survfuse.runtime.log import stage
 
 if TYPE_CHECKING:
@@ -73,9 +73,6 @@ def _place(path: Path, data: bytes) -> None:
     """Write an output image, whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_bytes(path, data)
     except OSError as cause:
         raise EnvironmentFailure(f"{path}: cannot be written ({cause.strerror})") from cause

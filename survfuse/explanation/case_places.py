@@ -34,11 +34,14 @@ def case_places(case: Case, tiles: SlideTiles | None) -> TilePlaces | None:
 
 
 def _stated(case: Case) -> tuple[TilePlaces, str] | None:
+    """The places that the case's coordinates, or else its file of features, state; and where the side comes from."""
     source = case.coordinates
     if source is None and isinstance(case.features, Path) and case.features.suffix.lower() in HDF5_SUFFIXES:
         source = case.features
-    if source is None or isinstance(source, Path):
-        return file_places(source) if source is not None else None
+    if source is None:
+        return None
+    if isinstance(source, Path):
+        return file_places(source)
     values = np.asarray(source)
     if values.ndim != 2 or values.shape[1] != 2 or values.dtype.kind not in "iu":
         raise InputError(f"{case.name}: expected coordinates [N, 2] of whole numbers, found {values.dtype}")

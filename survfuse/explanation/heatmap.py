@@ -18,11 +18,10 @@ from survfuse import __version__
 from survfuse.explanation.colours import COLOURS, LOWERS, NEUTRAL, NOT_TOLD, PALER, RAISES, colour_limit, diverging
 from survfuse.explanation.explanation import Explanation
 from survfuse.explanation.heatmap_raster import TILE, HeatMap, Raster, heat_map
+from survfuse.explanation.out_folder import COLOURED, HEATMAP
 from survfuse.runtime.files import atomic_path
 
 UNIT = "standard deviations of the reference risks (log relative hazard)"
-
-VALUES, COLOURED = "heatmap.tif", "heatmap-rgba.tif"
 
 _MICRONS = 1e4  # in a centimetre
 
@@ -39,7 +38,7 @@ def write_heatmaps(folder: Path, explanation: Explanation) -> None:
     """
     assert explanation.mapped is not None
     whole = heat_map(*explanation.mapped)
-    with atomic_path(folder / VALUES) as temporary, temporary.open("wb") as file:
+    with atomic_path(folder / HEATMAP) as temporary, temporary.open("wb") as file:
         _write_values(file, explanation, whole)
     with atomic_path(folder / COLOURED) as temporary, temporary.open("wb") as file:
         _write_colours(file, explanation, whole)

@@ -13,8 +13,8 @@ from survfuse.runtime.suggestions import check_is_folder
 
 SCHEMA = "survfuse-explanation-1"
 RECORD, PAGE, CONTRIBUTIONS, TILES = "case.json", "case.html", "contributions.csv", "tiles.geojson"
-HEATMAP, COLOURS = "heatmap.tif", "heatmap-rgba.tif"
-FILES = (PAGE, CONTRIBUTIONS, TILES, HEATMAP, COLOURS, RECORD)  # of one case; the last says that it is whole
+HEATMAP, COLOURED = "heatmap.tif", "heatmap-rgba.tif"
+FILES = (PAGE, CONTRIBUTIONS, TILES, HEATMAP, COLOURED, RECORD)  # of one case; the last says that it is whole
 
 
 def check_out(out: Path, apart: Mapping[str, Path | None]) -> Path:

@@ -85,19 +85,20 @@ def genes_table(written: Record) -> str:
     genes = written["genes"]
     if genes is None:
         return ""
-    tables = (
-        "".join(
-            bar_table(("gene",), map(_row, listed), f"The {len(listed)} genes that {kind} the risk most")
-            for listed, kind in ((genes["raising"], "raise"), (genes["lowering"], "lower"))
-            if listed
-        )
-        .replace("The 1 genes that raise", "The gene that raises")
-        .replace("The 1 genes that lower", "The gene that lowers")
+    tables = "".join(
+        bar_table(("gene",), map(_row, listed), _most(len(listed), kind))
+        for listed, kind in ((genes["raising"], "raise"), (genes["lowering"], "lower"))
+        if listed
     )
     told = count(genes["number"], "gene")
     if genes["told_from_zero"] is not None:
         told = f"{genes['told_from_zero']:,} of {told} told from zero"
     return f'<h2>Genes</h2><p>{told}; together {signed(genes["sum"])}.</p><div class="pair tables">{tables}</div>'
+
+
+def _most(number: int, kind: str) -> str:
+    """The caption of the ``number`` genes that most raise or lower the risk."""
+    return f"The gene that {kind}s the risk most" if number == 1 else f"The {number} genes that {kind} the risk most"
 
 
 def _row(part: Part) -> Row:

@@ -75,7 +75,7 @@ class Predicted(TypedDict):
     last_event: float | None  # month of the last event of the reference patients
     follow_up: float  # last month of the reference patients' follow-up
     risk: float
-    risk_sd: float | None  # likewise
+    risk_sd: float | None  # its spread, as of a part
     combination: str
     percentile: float  # share of the reference risks below, in percent
     reference_risks: int  # how many

@@ -159,8 +159,13 @@ def discard(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` in UTF-8, whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
