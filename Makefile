@@ -46,7 +46,7 @@ test-lowest: setup
 	$(PY) -m venv $(LOWEST)
 	$(call sees_venv,$(LOWEST))
 	$(VENV)/bin/uv pip compile --quiet --resolution lowest-direct --no-deps --no-header --no-annotate pyproject.toml \
-		--extra train --output-file $(LOWEST)/requirements.txt
+		--extra train --extra tables --output-file $(LOWEST)/requirements.txt
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(LOWEST)/requirements.txt
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(LOWEST)/bin/python -m pytest --numprocesses 2 --dist loadfile \
 		--ignore test/test_locks.py
@@ -79,7 +79,7 @@ lock: setup
 	sed 's/^torch==.*/torch==2.12.1/; s/^torchvision==.*/torchvision==0.27.1/' requirements.txt | \
 		$(VENV)/bin/$(IMAGE_LOCK) - --output-file requirements-cuda13.lock
 	echo cyclonedx-bom==7.5.0 | $(VENV)/bin/$(IMAGE_LOCK) - --output-file requirements-sbom.lock
-	$(VENV)/bin/$(LOCK) --universal --no-emit-package pip pyproject.toml --extra train --extra test \
+	$(VENV)/bin/$(LOCK) --universal --no-emit-package pip pyproject.toml --extra train --extra tables --extra test \
 		--constraint requirements.lock --output-file requirements-dev.lock
 
 # Mutated inputs: 20,000 through every reader, 300 whole jobs, 20,000 for each of three readers guided by coverage. Six
@@ -103,6 +103,7 @@ bench: setup
 	$(PY) benchmarks/speed.py deadline
 	$(PY) benchmarks/speed.py share --turns 3
 	$(PY) benchmarks/speed.py explain --turns 3
+	$(PY) benchmarks/bootstrap.py
 
 # The rest, an hour: a ViT-L, LazySlide on the same tiles, more sizes of slide. LazySlide gets a separate environment
 # that sees this one's torch.

@@ -31,16 +31,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(ENCODERS))
     parser.add_argument("--tiles", type=int, default=35)
     options = parser.parse_args()
-    with Slide(SLIDE) as slide:
-        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
-        origins = grid.origins(np.ones((len(grid.y), len(grid.x)), dtype=bool))
-        origins = origins[np.linspace(0, len(origins) - 1, options.tiles).astype(int)]
-        read = [slide.read((int(x), int(y)), grid.side, (224, 224)) for x, y in origins]
-    tiles = torch.from_numpy(np.stack(read))
-    print(f"{len(tiles)} tiles, {torch.get_num_threads()} threads")
+    print(f"{options.tiles} tiles, {torch.get_num_threads()} threads")
     print(f"{'encoder':<20}{'least cosine':>14}{'mean cosine':>14}{'fp32 s/tile':>14}{'bf16 s/tile':>14}")
     for name in options.names:
         encoder = loaded(name)
+        tiles = sample_tiles(ENCODERS[name].input_px, options.tiles)
         features, seconds = {}, {}
         for precision in (torch.float32, torch.bfloat16):
             encoder.precision = precision
@@ -52,6 +47,16 @@ def main() -> None:
         cosine = nn.functional.cosine_similarity(*features.values())
         columns = f"{cosine.min():>14.5f}{cosine.mean():>14.5f}"
         print(f"{name:<20}{columns}{seconds[torch.float32]:>14.3f}{seconds[torch.bfloat16]:>14.3f}", flush=True)
+
+
+def sample_tiles(side: int, count: int) -> torch.Tensor:
+    """``count`` of the sample slide's tiles of 224 µm, each of ``side`` × ``side`` pixels: [count, side, side, 3]."""
+    with Slide(SLIDE) as slide:
+        grid = Grid.over(slide.size, slide.mpp, side, 224 / side)
+        origins = grid.origins(np.ones((len(grid.y), len(grid.x)), dtype=bool))
+        origins = origins[np.linspace(0, len(origins) - 1, count).astype(int)]
+        read = [slide.read((int(x), int(y)), grid.side, (side, side)) for x, y in origins]
+    return torch.from_numpy(np.stack(read))
 
 
 def loaded(name: str) -> Encoder:

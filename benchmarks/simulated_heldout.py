@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from survfuse.bundle.load import Bundle, load
 from survfuse.cli.main import main as survfuse
-from survfuse.cohort.read import SIMULATION_FILE, Cohort, read_cohort
+from survfuse.cohort.read import Cohort, read_cohort
+from survfuse.cohort.simulation_file import SIMULATION_FILE
 from survfuse.prediction.many import predicted
 from survfuse.prediction.predictor import Predictor
 from survfuse.prediction.sources import cases_in

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from survfuse.api import demonstration, evaluate, explain, extract, load, train
+    from survfuse.cohort.table_paths import CohortTables
     from survfuse.explanation.explanation import Explanation
     from survfuse.inputs.case import Case
     from survfuse.model import Model
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _MODULES = {
     **dict.fromkeys(("load", "demonstration", "train", "evaluate", "extract", "explain"), "survfuse.api"),
     "Case": "survfuse.inputs.case",
+    "CohortTables": "survfuse.cohort.table_paths",
     "Explanation": "survfuse.explanation.explanation",
     "Model": "survfuse.model",
     "Prediction": "survfuse.prediction.prediction",
@@ -36,6 +38,7 @@ _MODULES = {
 __all__ = [
     "BundleError",
     "Case",
+    "CohortTables",
     "EnvironmentFailure",
     "Explanation",
     "InputError",

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from survfuse.bundle.demonstration import DEMONSTRATION_BUNDLE, announce_demonstration
 from survfuse.bundle.load import load as load_bundle
 from survfuse.bundle.place import check_place
+from survfuse.cohort.table_paths import CohortTables
+from survfuse.cohort.time_unit import UNITS
 from survfuse.model import Model
 from survfuse.runtime.device_choice import check_device
 from survfuse.runtime.errors import BundleError, InputError, check_extra
 from survfuse.runtime.log import stage
-from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder
+from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder, check_outputs, unknown
 from survfuse.slide.parts import is_slide_folder
 from survfuse.slide.registry import check_weights, find_spec
 from survfuse.slide.settings import SlideSettings
@@ -62,7 +64,7 @@ def demonstration(*, device: str | None = None) -> Model:
 
 
 def extract(
-    slide_or_cohort: str | Path,
+    slide_or_cohort: str | Path | CohortTables,
     out: str | Path | None = None,
     *,
     mask: str | Path | None = None,
@@ -77,8 +79,9 @@ def extract(
     """Write the tile features [N, D] of a slide, or of every slide of a cohort, as HDF5 that CLAM and TRIDENT read.
 
     ``out`` is the HDF5 file for a slide; for a cohort it is the folder in which ``features/features`` is written
-    (default: the cohort itself). A slide is its file, or the folder with its several files. A cohort's slides that
-    already have features made with the same settings are skipped.
+    (default: the cohort itself), and for tables, of which only that of slides is read, a folder for the features and
+    for ``slides.csv``, the table of them that ``train`` takes. A slide is its file, or the folder with its several
+    files. A cohort's slides that already have features made with the same settings are skipped.
 
     ``mask`` is a slide's tissue mask, .tif or .mha; without one, tissue is found by colour. ``weights`` is the
     encoder's weight file, which every encoder but efficientnet-lite0 needs. ``mpp`` is the resolution of a tile in µm
@@ -101,15 +104,18 @@ def extract(
     >>> dimension
     1280
     """
-    source = Path(slide_or_cohort)
-    check_exists(source)
+    source = slide_or_cohort if isinstance(slide_or_cohort, CohortTables) else Path(slide_or_cohort)
+    if isinstance(source, Path):
+        check_exists(source)
     check_device(device)
     settings = _slide_settings(encoder, mpp, min_coverage, assume_mpp)
     weight_file = _weight_file(weights)
     check_weights(find_spec(encoder), weight_file)
-    if source.is_dir() and not is_slide_folder(source):
+    if isinstance(source, CohortTables) or (source.is_dir() and not is_slide_folder(source)):
         if mask is not None:
-            raise InputError("a mask belongs to one slide; a cohort's masks lie next to its slides")
+            raise InputError(
+                "a mask belongs to one slide; a cohort's masks lie next to its slides, or are in its table"
+            )
         previews = Path(preview) if preview is not None else None
         if previews is not None and previews.exists():
             check_is_folder(previews)
@@ -169,7 +175,7 @@ def _extract_slide(
 
 
 def _extract_cohort(
-    cohort: Path,
+    cohort: Path | CohortTables,
     out: Path | None,
     settings: SlideSettings,
     weights: Path | None,
@@ -177,40 +183,53 @@ def _extract_cohort(
     device: str | None,
 ) -> Path:
     from survfuse.cohort.extract import extract_cohort
+    from survfuse.cohort.extract_table import extract_table
     from survfuse.runtime.device import chosen_device
 
+    if isinstance(cohort, CohortTables):
+        if cohort.slides is None or out is None:
+            raise InputError("a table of slides needs --slides, and --out with a folder for their features")
+        extract_table(cohort.slides, out, settings, weights, chosen_device(device), previews)
+        return out
     extract_cohort(cohort, out, settings, weights, chosen_device(device), previews=previews)
     return out or cohort
 
 
 def train(
-    cohort: str | Path,
+    cohort: str | Path | CohortTables,
     out: str | Path,
     *,
     work: str | Path | None = None,
     outcomes: str | Path | None = None,
+    time_unit: str | None = None,
+    time_column: str | None = None,
+    event_column: str | None = None,
+    variables: str | Path | None = None,
     modalities: Sequence[str] | None = None,
     keep_variables: Sequence[str] = (),
-    encoder: str = "uni",
+    encoder: str | None = None,
     weights: str | Path | None = None,
-    mpp: float = SlideSettings.mpp,
+    mpp: float | None = None,
     assume_mpp: float | None = None,
     device: str | None = None,
     protocol: "Protocol | None" = None,
     sizes: "Sizes | None" = None,
     draws: int = 500,
 ) -> Path:
-    """Train an ensemble on a cohort and freeze it as a bundle.
+    """Train an ensemble on a cohort, in a folder or in tables, and freeze it as a bundle.
 
     ``out`` is the bundle's folder, which must be empty or absent. ``work`` keeps the training state, the report and the
     TensorBoard scalars (default: ``<out>.training`` beside the bundle); an interrupted run resumes from there and
-    ends with the same bundle. ``outcomes`` is a CSV with case_id, time in months and event (default: each patient's
-    clinical JSON). ``modalities`` are the ones to read (default: all of the task's). ``keep_variables`` are clinical
-    variables to use although they look like outcomes, by name or by what they say of the patients' outcomes, or like
-    identifiers.
+    ends with the same bundle. ``outcomes`` is a table with patient, time and event (default: each patient's clinical
+    JSON, or the clinical table); ``time_column`` and ``event_column`` name other columns, and times are in
+    ``time_unit``, days, months or years (default: months). ``variables`` is a JSON file that states types, ranges,
+    categories and missing codes of clinical variables. ``modalities`` are the ones to read (default: all of the task's,
+    or those that there are tables of). ``keep_variables`` are clinical variables to use although they look like
+    outcomes, by name or by what they say of the patients' outcomes, or like identifiers.
 
-    ``encoder``, ``mpp`` (µm per pixel of a tile) and ``assume_mpp`` (µm per level-0 pixel of slides that state none)
-    say how the tile features were made; ``weights``, the encoder's weight file, is copied into the bundle so that it
+    ``encoder``, ``mpp`` (µm per pixel of a tile; both default to what the feature files state, else uni and 1) and
+    ``assume_mpp`` (µm per level-0 pixel of slides that state none) say how the tile features were made; ``weights``,
+    the encoder's weight file, is copied into the bundle so that it
     can encode slides. ``protocol`` holds the choices for training, ``sizes`` the networks' widths. ``draws`` is the
     number of bootstrap draws behind the intervals in the report.
 
@@ -230,45 +249,87 @@ def train(
     >>> "manifest.json" in files
     True
     """
-    root, bundle = Path(cohort), Path(out)
-    check_is_folder(root)
+    root, bundle = cohort if isinstance(cohort, CohortTables) else Path(cohort), Path(out)
+    table, stated = (Path(file) if file is not None else None for file in (outcomes, variables))
+    if isinstance(root, Path):
+        check_is_folder(root)
+    for file in (table, stated, *(root.paths if isinstance(root, CohortTables) else ())):
+        if file is not None:
+            check_is_file(file)
     check_device(device)
-    table = Path(outcomes) if outcomes is not None else None
-    if table is not None:
-        check_is_file(table)
-    chosen = modalities if modalities is not None else DEFAULT.modalities
-    check_modalities(chosen, DEFAULT.modalities)
+    if modalities is not None:
+        check_modalities(modalities, DEFAULT.modalities)
+    _check_unit(time_unit)
     _check_draws(draws)
-    settings = _slide_settings(encoder, mpp, SlideSettings.min_coverage, assume_mpp)
+    _slide_settings(encoder or "uni", mpp or SlideSettings.mpp, SlideSettings.min_coverage, assume_mpp)
     weight_file = _weight_file(weights)
     state = Path(work) if work is not None else bundle.with_name(f"{bundle.name}.training")
     check_place(bundle, remains=state.is_dir())  # `train` checks more, once its imports are loaded
 
     check_extra("train", "train")
+    from survfuse.cohort.outcomes import OutcomeColumns
     from survfuse.cohort.read import read_cohort
+    from survfuse.cohort.stated_variables import StatedVariables
     from survfuse.networks.sizes import Sizes
     from survfuse.runtime.device import chosen_device
+    from survfuse.training.clearing import cleared
     from survfuse.training.executor import LocalExecutor
     from survfuse.training.protocol import Protocol
     from survfuse.training.train import check_out, train
 
     check_out(bundle, state)
     executor = LocalExecutor(chosen_device(device))
-    patients = read_cohort(root, state / "features", table, chosen, keep_variables=keep_variables)
-    train(patients, protocol or Protocol(), sizes or Sizes(), settings, bundle, state, weight_file, executor, draws)
+    features = state / "features"
+    with cleared(state, features):
+        patients = read_cohort(
+            root,
+            features,
+            table,
+            modalities,
+            keep_variables=keep_variables,
+            columns=OutcomeColumns(time_column, event_column, time_unit),
+            variables=StatedVariables.read(stated) if stated is not None else StatedVariables(),
+        )
+        found = patients.features_made_with(encoder, mpp)
+        settings = _slide_settings(*found, SlideSettings.min_coverage, assume_mpp)
+        chosen_protocol, widths = protocol or Protocol(), sizes or Sizes()
+        name = root.resolve().name if isinstance(root, Path) else str(root)
+        train(patients, chosen_protocol, widths, settings, bundle, state, weight_file, executor, draws, name)
     return bundle
 
 
-def evaluate(predictions: str | Path, outcomes: str | Path, *, draws: int = 1000, seed: int = 0) -> "Evaluation":
+def evaluate(
+    predictions: str | Path,
+    outcomes: str | Path,
+    *,
+    survival: str | Path | None = None,
+    report: str | Path | None = None,
+    by: Sequence[str] = (),
+    clinical: str | Path | None = None,
+    versus: str | Path | None = None,
+    exclude_training: bool = False,
+    time_unit: str | None = None,
+    time_column: str | None = None,
+    event_column: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> "Evaluation":
     """Compute the concordance of predicted months and risks with outcomes, and further figures.
 
     ``predictions`` is a CSV with case_id, risk and months, as ``predict`` writes it; ``outcomes`` a CSV with case_id,
-    time in months and event. Cases are matched by case_id. ``draws`` bootstrap draws over patients, from ``seed``, give
-    each figure's 95% percentile interval.
+    time and event, or the folder of a cohort; ``time_unit``, ``time_column`` and ``event_column`` are as in ``train``.
+    ``survival`` is the CSV of survival curves that ``predict``
+    writes. ``report`` is a page to write, HTML. ``by`` are clinical variables to form subgroups by, of the cohort or of
+    the CSV ``clinical``, which has case_id and a column for each. ``versus`` is another model's CSV of predictions, to
+    compare with. With ``exclude_training``, patients that the table says the bundle was trained on are left out, and
+    outcomes without a prediction as well. Patients are matched by case_id. ``draws`` bootstrap draws over patients,
+    from ``seed``, give each figure's 95% percentile interval.
 
     Returns the figures by name, ready for JSON: a figure is ``value`` with the ``low`` and ``high`` ends of its
-    interval, None if undefined. ``challenge_concordance`` is computed from the months, the other figures from the
-    risks. Raises InputError that lists every problem in both tables, including cases that only one of them has.
+    interval, None if undefined. ``finding`` says in words what was found. ``challenge_concordance`` is computed from
+    the months, the other figures from the risks and the survival curves. Raises InputError that lists every problem in
+    the tables, including patients that only one of them has, for an unknown variable, and for a ``report`` that is one
+    of the tables.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -280,16 +341,36 @@ def evaluate(predictions: str | Path, outcomes: str | Path, *, draws: int = 1000
     1.0
     """
     predicted, observed = Path(predictions), Path(outcomes)
+    curves, other, variables = (None if table is None else Path(table) for table in (survival, versus, clinical))
     check_is_file(predicted)
-    check_is_file(observed)
+    check_exists(observed)
+    for table in (curves, other, variables):
+        if table is not None:
+            check_is_file(table)
+    page = Path(report) if report is not None else None
+    if page is not None:
+        check_is_folder(page.parent)
+        if page.is_dir():
+            raise InputError(f"{page}: expected a file for the report, found a folder")
+    check_outputs({"--report": page}, (predicted, observed, curves, other, variables))
     _check_draws(draws)
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, found {seed}")
 
+    _check_unit(time_unit)
     check_extra("train", "evaluate")
+    from survfuse.cohort.outcomes import OutcomeColumns
     from survfuse.evaluation.evaluate import evaluate
+    from survfuse.evaluation.inputs import Files
 
-    return evaluate(predicted, observed, draws, seed)
+    columns = OutcomeColumns(time_column, event_column, time_unit)
+    files = Files(predicted, observed, curves, other, variables, tuple(by), columns)
+    found = evaluate(files, draws, seed, exclude_training=exclude_training)
+    if page is not None:
+        from survfuse.evaluation.external_page import write_page
+
+        write_page(page, found, predicted.name, observed.name)
+    return found.figures
 
 
 def explain(
@@ -344,6 +425,11 @@ def explain(
 def _check_draws(draws: int) -> None:
     if draws < 1:
         raise InputError(f"draws: expected at least 1 bootstrap draw, found {draws}")
+
+
+def _check_unit(name: str | None) -> None:
+    if name not in (None, *UNITS):
+        raise InputError(unknown("unit", str(name), UNITS))
 
 
 def _weight_file(weights: str | Path | None) -> Path | None:

@@ -16,8 +16,8 @@ import numpy as np
 import pyvips
 
 from survfuse.cli.main import main as survfuse
-from survfuse.cohort.read import SIMULATION_FILE
 from survfuse.cohort.simulate import simulate
+from survfuse.cohort.simulation_file import SIMULATION_FILE
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
 from survfuse.slide.stained import stained_tissue

@@ -54,7 +54,15 @@ def test_members_come_back_as_they_were_saved(bundle):
 
 @pytest.mark.parametrize(
     "name",
-    ["genes.json", "clinical.json", "calibration.json", "survival.json", "model-card.md", "members/001.safetensors"],
+    [
+        "genes.json",
+        "clinical.json",
+        "calibration.json",
+        "survival.json",
+        "model-card.md",
+        "training-patients.json",
+        "members/001.safetensors",
+    ],
 )
 @pytest.mark.parametrize("place", [0, 0.5, -1])
 def test_a_flipped_bit_is_found(copy, name, place):

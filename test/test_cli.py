@@ -127,7 +127,11 @@ def test_the_module_is_the_command():
         ),
         (["trian"], "InputError: unknown command 'trian'; expected one of extract, train, "),
         (["--verison"], "InputError: no such option: --verison; did you mean --version?"),
-        (["train"], "InputError: train: missing argument 'COHORT'; --help lists the options"),
+        (["train"], "InputError: train: missing option '--out'; --help lists the options"),
+        (
+            ["train", "--out", "x"],
+            "InputError: expected COHORT, or tables in its place (--slides, --clinical, --expression), found neither",
+        ),
         (["train", "test"], "InputError: train: missing option '--out'; --help lists the options"),
         (["train", "test", "--out"], "InputError: --out: expected a value, found none"),
         (["train", "test", "--out", "--seed", "1"], "InputError: --out: expected a value, found none"),

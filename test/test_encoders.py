@@ -19,7 +19,7 @@ from survfuse.slide.encoders import Encoder, load_encoder
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
 from survfuse.slide.precision import encoder_precision
-from survfuse.slide.registry import ENCODERS
+from survfuse.slide.registry import ENCODERS, known_encoder
 from survfuse.slide.tissue import find_tissue
 from survfuse.slide.weights import build_network, embedded_weights
 
@@ -31,10 +31,15 @@ PUBLISHED_MILLIONS = {
     "uni": 303,
     "uni2-h": 681,
     "prov-gigapath": 1135,
+    "virchow": 632,
     "virchow2": 632,
     "h-optimus-0": 1135,
     "h-optimus-1": 1135,
+    "h0-mini": 86,
     "phikon": 86,
+    "hibou-l": 304,
+    "midnight-12k": 1135,
+    "conch-v1.5": 303 + 2.8,  # ViT-L and the matrices of its pooling
 }
 
 
@@ -57,9 +62,10 @@ def test_architecture_has_its_published_size_and_dimension(name):
 # From each model card; ImageNet's where a card names none of its own.
 PUBLISHED_NORMALISATION = dict.fromkeys(PUBLISHED_MILLIONS, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 PUBLISHED_NORMALISATION |= dict.fromkeys(
-    ("h-optimus-0", "h-optimus-1"), ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+    ("h-optimus-0", "h-optimus-1", "h0-mini"), ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 )
-PUBLISHED_NORMALISATION["efficientnet-lite0"] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PUBLISHED_NORMALISATION["hibou-l"] = ((0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816))
+PUBLISHED_NORMALISATION |= dict.fromkeys(("efficientnet-lite0", "midnight-12k"), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -68,9 +74,8 @@ def test_pixels_are_normalised_as_published(name):
 
     class Passing(nn.Module):
         def forward(self, pixels):
-            return (
-                pixels.mean(dim=(2, 3))[:, None].expand(-1, 10, -1) if name == "virchow2" else pixels.mean(dim=(2, 3))
-            )
+            colours = pixels.mean(dim=(2, 3))
+            return colours[:, None].expand(-1, 10, -1) if ENCODERS[name].mean_after else colours
 
     tile = np.full((1, 4, 4, 3), (51, 102, 204), dtype=np.uint8)
     mean, std = map(np.array, PUBLISHED_NORMALISATION[name])
@@ -126,6 +131,18 @@ def test_phikon_reads_the_layout_of_transformers(tmp_path):
         assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_names_that_other_tools_write_are_known():
+    """TRIDENT's names of patch encoders, and STAMP's of extractors, in its versions 1 and 2."""
+    trident = {"uni_v1": "uni", "uni_v2": "uni2-h", "gigapath": "prov-gigapath", "hoptimus0": "h-optimus-0"}
+    trident |= {"hoptimus1": "h-optimus-1", "h0-mini": "h0-mini", "midnight12k": "midnight-12k", "hibou_l": "hibou-l"}
+    trident |= {"conch_v15": "conch-v1.5", "virchow": "virchow", "virchow2": "virchow2", "phikon": "phikon"}
+    stamp = {"mahmood-uni": "uni", "mahmood-uni2": "uni2-h", "uni2": "uni2-h", "virchow_full": "virchow"}
+    stamp |= {"virchow-full": "virchow", "mahmood-conch1_5": "conch-v1.5", "conch1_5": "conch-v1.5"}
+    assert {name: known_encoder(name) for name in trident | stamp} == trident | stamp
+    names = [name for spec in ENCODERS.values() for name in (spec.name, *spec.aliases)]
+    assert len(set(names)) == len(names)
+
+
 def one_at_a_time(encoder: Encoder, slide: Slide, grid: Grid, origins: np.ndarray) -> torch.Tensor:
     """timm applied to each tile alone in fp32, in the plainest way."""
     spec = encoder.spec
@@ -133,28 +150,30 @@ def one_at_a_time(encoder: Encoder, slide: Slide, grid: Grid, origins: np.ndarra
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in spec.normalisation)
     rows = []
     for x, y in origins.tolist():
-        tile = torch.from_numpy(slide.read((x, y), grid.side, (224, 224)).copy())
+        tile = torch.from_numpy(slide.read((x, y), grid.side, (spec.input_px, spec.input_px)).copy())
         with torch.inference_mode():
             output = network(((tile.permute(2, 0, 1) / 255.0 - mean) / std)[None])[0]
-        if spec.name == "virchow2":  # its model card: the class token and the mean of the tokens after four registers
-            output = torch.cat([output[0], output[5:].mean(dim=0)])
+        if output.ndim == 2:  # the model cards: the class token and the mean of the patches', which come last
+            output = torch.cat([output[0], output[-256:].mean(dim=0)])
         rows.append(output)
     return torch.stack(rows)
 
 
-GIANTS = ("uni2-h", "prov-gigapath", "virchow2", "h-optimus-0", "h-optimus-1")
+GIANTS = ("uni2-h", "prov-gigapath", "virchow", "virchow2", "h-optimus-0", "h-optimus-1", "midnight-12k", "conch-v1.5")
+LONG = (*GIANTS, "h0-mini", "hibou-l")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name in GIANTS else ()) for name in ENCODERS]
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in ENCODERS]
 )
 def test_batched_threaded_features_equal_timms_tile_by_tile(name, two_threads):
     """In the precision of the registry, several batches against timm's fp32: the embedded weights, or random ones."""
     encoder = loaded(name)
     with Slide(SLIDE) as slide:
-        grid = Grid.over(slide.size, slide.mpp, 224, 1.0)
+        side = encoder.spec.input_px
+        grid = Grid.over(slide.size, slide.mpp, side, 224 / side)
         origins = find_tissue(slide, grid, MASK, 0.5).origins
-        origins = origins[:: 3 if name in GIANTS else 2 if name == "uni" else 1]
+        origins = origins[:: 3 if name in GIANTS else 2 if name in ("uni", "hibou-l") else 1]
         encoder.batch = len(origins) // 2 - 1  # three batches or more, the last one short
         features, *_ = tile_features(slide, grid, origins, encoder)
         expected = one_at_a_time(encoder, slide, grid, origins)

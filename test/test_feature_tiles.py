@@ -107,7 +107,7 @@ def with_features(cohort, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "features of tiles of 112 µm (224 px of 0.5 µm), but the bundle takes those of 224 µm"),
+        (["--mpp=1"], "features of tiles of 112 µm (224 px of 0.5 µm), but the bundle takes those of 224 µm"),
         (["--encoder=phikon"], "features of"),
     ],
 )

@@ -34,7 +34,7 @@ def ranges(requirements: list[str]) -> dict[str, SpecifierSet]:
 
 def test_the_dependencies_of_the_package_are_ranges():
     """Each has the lowest version that works and ends before one that may break it."""
-    for admitted in ranges(PROJECT["dependencies"] + EXTRAS["train"] + EXTRAS["benchmark"]).values():
+    for admitted in ranges(PROJECT["dependencies"] + EXTRAS["train"] + EXTRAS["tables"] + EXTRAS["benchmark"]).values():
         assert sorted(part.operator for part in admitted) == ["<", ">="]
 
 
@@ -44,7 +44,7 @@ def test_what_the_image_pins_is_what_the_package_depends_on():
 
 @pytest.mark.parametrize("lock", [*IMAGES, "requirements-dev.lock"])
 def test_a_lock_file_has_versions_that_pyproject_toml_admits(lock):
-    extras = EXTRAS["train"] + EXTRAS["test"] if lock == "requirements-dev.lock" else []
+    extras = EXTRAS["train"] + EXTRAS["tables"] + EXTRAS["test"] if lock == "requirements-dev.lock" else []
     found = pins(lock)
     for package, admitted in ranges(PROJECT["dependencies"] + extras).items():
         assert Version(found[package]) in admitted, package

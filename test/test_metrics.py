@@ -1,9 +1,7 @@
 """Measures and survival curves against libraries, closed forms and slow loops."""
 
-import csv
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,9 +11,6 @@ from scipy import stats
 from sksurv.metrics import concordance_index_ipcw, cumulative_dynamic_auc, integrated_brier_score
 from sksurv.util import Surv
 
-from survfuse.cohort.outcomes import Outcome, read_outcomes
-from survfuse.cohort.problems import Problems
-from survfuse.evaluation.evaluate import evaluate, print_evaluation
 from survfuse.runtime.errors import BundleError, InputError
 from survfuse.survival.curves import SurvivalCurve
 from survfuse.survival.metrics import (
@@ -29,7 +24,6 @@ from survfuse.survival.metrics import (
     resampled,
     uno_concordance,
 )
-from survfuse.tasks.registry import DEFAULT
 
 MONTHS = (12.0, 24.0, 60.0)
 
@@ -288,129 +282,3 @@ def test_paired_and_corrected_intervals_are_their_formulas():
     half = 2.7764451051977987 * math.sqrt((1 / 5 + 0.2 / 0.8) * variance)  # t of 4 degrees of freedom at 97.5%
     assert (mean, low, high) == pytest.approx((0.018, 0.018 - half, 0.018 + half))
     assert np.isnan(paired_difference([0.1])[1:]).all()
-
-
-# Evaluation of a predictions file
-
-
-@pytest.fixture
-def files(tmp_path):
-    """(predictions, outcomes) of 40 cases, the outcomes in another order, with columns nobody asked for."""
-    risks, times, events = simulated(40, seed=8)
-    ids = [f"3A_{number:03}" for number in range(40)]
-    with (tmp_path / "predictions.csv").open("w", newline="") as file:
-        rows = zip(ids, risks.tolist(), (100 - 9 * risks).round(1).tolist(), times, strict=True)
-        csv.writer(file).writerows([("case_id", "risk", "months", "time"), *rows])
-    with (tmp_path / "outcomes.csv").open("w", newline="") as file:
-        rows = [
-            (f" {case} ", f"{case}_HE", time, int(event)) for case, time, event in zip(ids, times, events, strict=True)
-        ]
-        csv.writer(file).writerows([("case_id", "slide_id", "Time", "Progression"), *rows[::-1]])
-    return tmp_path / "predictions.csv", tmp_path / "outcomes.csv"
-
-
-def test_an_evaluation_gives_the_challenges_figure_first(files, capsys):
-    risks, times, events = simulated(40, seed=8)
-    found = evaluate(*files, draws=20)
-    assert next(iter(found)) == "challenge_concordance"
-    months = (100 - 9 * risks).round(1)
-    assert found["challenge_concordance"]["value"] == concordance(times, events, -months)
-    assert found["harrell_concordance"]["value"] == concordance(times, events, risks)
-    assert list(found["auc"]) == ["12", "24", "60"]
-    assert found["auc"]["24"]["value"] == auc_at(times, events, times, events, risks, [24.0])[24.0]
-    draws = resampled(lambda of: concordance(times[of], events[of], risks[of]), 40, draws=20)
-    low, high = percentile_interval(draws)
-    assert (found["harrell_concordance"]["low"], found["harrell_concordance"]["high"]) == (low, high)
-    assert (found["patients"], found["events"]) == (40, int(events.sum()))
-    json.dumps(found, allow_nan=False)
-    print_evaluation(found)
-    assert capsys.readouterr().out.splitlines()[0].startswith("challenge's concordance (months)")
-
-
-def test_an_evaluation_is_at_the_tasks_horizons_and_by_its_columns(files):
-    """Of a task with other horizons and another name of the event: the columns of the first are not the second's."""
-    relapse = replace(DEFAULT.outcome, event_columns=("relapse",))
-    task = replace(DEFAULT, horizons=(36.0,), outcome=relapse)
-    with pytest.raises(InputError, match="the column relapse is missing"):
-        evaluate(*files, draws=2, task=task)
-    files[1].write_text(files[1].read_text().replace("Progression", "Relapse"))
-    risks, times, events = simulated(40, seed=8)
-    area = auc_at(times, events, times, events, risks, [36.0])[36.0]
-    assert {month: figure["value"] for month, figure in evaluate(*files, draws=2, task=task)["auc"].items()} == {
-        "36": area
-    }
-
-
-@pytest.mark.parametrize(
-    "heading", ["case_id,TIME_MONTHS,Event", "Case_ID,Time_to_prog_or_FUend,progression", "case_id,time,event"]
-)
-def test_outcomes_go_by_every_spelling_of_the_challenge(tmp_path, heading):
-    path = tmp_path / "outcomes.csv"
-    path.write_text(f"\ufeff{heading}\n001,12,1\n002,7.5,0\n", encoding="utf-8")
-    problems = Problems()
-    found = read_outcomes(path, DEFAULT.outcome, problems).outcomes
-    assert found == {"001": Outcome(True, 12.0), "002": Outcome(False, 7.5)} and not problems.listed
-
-
-def test_every_problem_of_both_files_is_named_at_once(tmp_path):
-    predictions, outcomes = tmp_path / "predictions.csv", tmp_path / "outcomes.csv"
-    predictions.write_text("case_id,risk,months\na,1,10\na,1,10\nb,1,-3\nc,1,inf\nd,,5\nonly_predicted,0,1\n")
-    outcomes.write_text("case_id,time,event\na,1,2\nb,-1,0\nc,3,1\nd,4,\nonly_observed,5,1\n,6,1\n")
-    with pytest.raises(InputError) as caught:
-        evaluate(predictions, outcomes)
-    for part in (
-        "a: predictions.csv, line 3: a second row for this case",
-        "b: predictions.csv, line 4: months: expected a finite number of at least 0",
-        "c: predictions.csv, line 5: months: expected a finite number of at least 0",
-        "d: predictions.csv, line 6: risk: expected a finite number",
-        "only_observed: predictions.csv: no prediction",
-        "a: outcomes.csv, line 2: event: expected 0 or 1",
-        "b: outcomes.csv, line 3: time: expected months of at least 0",
-        "d: outcomes.csv, line 5: event: expected 0 or 1",
-        "outcomes.csv, line 7: no case_id",
-        "only_predicted: outcomes.csv: no outcome",
-        "evaluation: 10 problems, 6 patients cannot be used",
-    ):
-        assert part in str(caught.value)
-    assert "\n" not in caught.value.line()
-
-
-def test_a_problem_of_many_cases_is_said_once(files):
-    """The cases that lack a prediction come as one entry, with their number and three names."""
-    predictions, outcomes = files
-    predictions.write_text("case_id,risk,months\n3A_000,1,10\n")
-    with pytest.raises(InputError) as caught:
-        evaluate(predictions, outcomes)
-    assert str(caught.value) == (
-        "evaluation: 39 problems, 39 patients cannot be used: "
-        "39 patients (3A_001, 3A_002, 3A_003 and 36 more): predictions.csv: no prediction"
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "case_id is missing; the column risk is missing; the column months is missing .found no columns"),
-        ("case_id,risk,months\n\n", "expected a row for each case, found none"),
-        ("case_id,risk\na,1\n", "the column months is missing .found case_id, risk"),
-        ("case_id,risk,months\na,1\n", "predictions.csv, line 2: expected 3 cells, found 2"),
-        ("case_id,risk,risk,months\na,1,1,1\n", "more than once"),
-        ('case_id,risk,months\n"a,1,2\n', "predictions.csv: cannot be read as CSV"),
-        (None, "predictions.csv: cannot be read .No such file"),
-    ],
-)
-def test_a_table_that_cannot_be_read_is_named(files, text, said):
-    predictions, outcomes = files
-    predictions.unlink() if text is None else predictions.write_text(text)
-    with pytest.raises(InputError, match=said):
-        evaluate(predictions, outcomes)
-
-
-def test_a_table_that_cannot_be_read_makes_no_case_unmatched(files):
-    """Both tables are named; that neither matches the other is not said."""
-    for path in files:
-        path.write_text("what,is,this\n1,2,3\n")
-    with pytest.raises(InputError, match="2 problems: ") as caught:
-        evaluate(*files)
-    assert "predictions.csv: the column case_id" in str(caught.value)
-    assert "outcomes.csv: the column case_id" in str(caught.value)

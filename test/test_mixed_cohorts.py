@@ -145,9 +145,12 @@ def test_libraries_of_other_sizes_are_no_other_unit(capsys, deviation):
 
 
 @pytest.mark.parametrize("edit", [lambda values: values, logged, times(1e3)])
-def test_one_unit_is_no_reason_for_a_warning(root, capsys, edit):
+def test_one_unit_is_no_reason_for_a_warning_but_for_logged_values_that_are_logged_again(root, capsys, edit):
     change(root, lambda _, values: edit(values))
     prepared(root)
+    said = capsys.readouterr().err
+    assert "seems to be logged already" in said if edit is logged else said == ""
+    prepared(root, IDENTITY)
     assert capsys.readouterr().err == ""
 
 
@@ -182,7 +185,8 @@ def test_negative_values_are_trained_on_and_predicted_as_they_are(root, tmp_path
     assert end_of(case, tmp_path / "output", out) == 0
     rows = {line.split(",")[0]: line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()}
     assert months(tmp_path / "output") == pytest.approx(float(rows["3S_07"][2]), rel=1e-9)
-    assert capsys.readouterr().err == ""
+    # Nothing is warned of but that these are training patients.
+    assert all("patients that the bundle was trained on" in line for line in capsys.readouterr().err.splitlines())
 
 
 def test_values_that_are_no_numbers_in_many_patients_are_one_line(root):

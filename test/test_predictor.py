@@ -179,8 +179,8 @@ def test_cases_whose_values_in_memory_share_a_problem_are_named_once(model):
 
 def test_columns_are_ascii_in_one_order_and_sum_to_the_risk(patients, tmp_path):
     rows = predict(patients, tmp_path / "p.csv")
-    assert tuple(rows[0])[:4] == ("case_id", "risk", "months", "baseline")
-    terms = list(rows[0])[4:]
+    assert tuple(rows[0])[:6] == ("case_id", "risk", "months", "training_patient", "group", "baseline")
+    terms = list(rows[0])[6:]
     assert terms[:3] == ["slide", "rna", "clinical"] and terms[3:6] == [
         "slide_x_rna",
         "slide_x_clinical",
@@ -206,7 +206,9 @@ def test_the_first_patient_of_a_cohort_may_have_no_known_variable(tmp_path):
     for name, age in (("A", -1), ("B", 70), ("C", 60)):
         add_patient(root, name, {"X": 2.0, "Y": 5.0 + age}, {"age": age})
     rows = predict(root, tmp_path / "p.csv", model=bundle)
-    assert list(rows[0]) == ["case_id", "risk", "months", "baseline", "rna", "clinical"]
+    assert list(rows[0]) == [
+        "case_id", "risk", "months", "training_patient", "group", "baseline", "rna", "clinical"
+    ]  # fmt: skip
     assert [row["clinical"] == "" for row in rows] == [True, False, False]
 
 

@@ -16,9 +16,12 @@ from sksurv.metrics import (
 )
 from sksurv.util import Surv
 
-from survfuse.evaluation.drawings import calibration_drawing, calibration_groups, fold_drawing, group_drawing
+from survfuse.evaluation.calibration_drawing import calibration_drawing
+from survfuse.evaluation.group_drawing import group_drawing
 from survfuse.evaluation.report import write_report
-from survfuse.evaluation.summary import HeldOut, MemberCurve, summary
+from survfuse.evaluation.summary import HeldOut, MemberCurve, held_out_figures, summary
+from survfuse.evaluation.training_drawings import fold_drawing
+from survfuse.evaluation.training_page import training_finding
 from survfuse.survival.curves import SurvivalCurve
 from survfuse.survival.metrics import (
     concordance,
@@ -46,7 +49,9 @@ def held() -> HeldOut:
         curve = SurvivalCurve.fit(risks[~inside], times[~inside], events[~inside])
         survival[inside] = curve.survival(risks[inside], grid)
     candidates = {"cox <net> & co": truth + 2 * random.normal(size=N), "gated $a_b$": truth}
-    return HeldOut(times, events, folds, risks, candidates, grid, survival, np.exp(4 - risks), (12.0, 24.0, 60.0))
+    horizons = (12.0, 24.0, 60.0)
+    parts = {"rna+clinical": risks, "rna": truth + random.normal(size=N), "clinical": random.normal(size=N)}
+    return HeldOut(times, events, folds, risks, candidates, grid, survival, np.exp(4 - risks), horizons, parts)
 
 
 @pytest.fixture(scope="module")
@@ -144,34 +149,26 @@ def test_what_is_undefined_is_null_and_the_page_is_still_written(held, tmp_path)
     assert "Loss curves" not in page
 
 
-def test_calibration_groups_are_kaplan_meiers(held):
-    for month in (12.0, 24.0, 60.0):
-        column = held.survival[:, np.searchsorted(held.grid, month, side="right") - 1]
-        groups = calibration_groups(held, month)
-        assert len(groups) == 3
-        assert [group[0] for group in groups] == sorted(group[0] for group in groups)
-        assert np.mean([group[0] for group in groups]) == pytest.approx(column.mean(), abs=0.01)
-        for _, observed, low, high in groups:
-            assert 0 <= low <= observed <= high <= 1 or np.isnan([low, high]).all()
-    assert calibration_groups(held, 500.0) == []
-
-
 def test_drawings_show_the_figures(held, found):
     marks = fold_drawing(held, found).axes[0].texts
     assert {f"{value:.2f}" for value in found["folds"]["values"]} <= {mark.get_text() for mark in marks}
-    curves, table = group_drawing(held, found).axes
+    groups = held_out_figures(held, draws=2).performance["risk_groups"]
+    curves, table = group_drawing(held.judged(), groups).axes
     assert f"{found['log_rank_p']:.2g}" in curves.get_title(loc="right")
     high = held.risks > np.median(held.risks)
     at_risk = [int((held.times[mask] >= at).sum()) for mask in (high, ~high) for at in curves.get_xticks()]
     assert [int(text.get_text()) for text in table.texts] == at_risk
-    assert [axes.get_title() for axes in calibration_drawing(held).axes] == ["12 months", "24 months", "60 months"]
+    survival = held_out_figures(held, draws=2).performance["survival"]
+    panels = calibration_drawing(survival["calibration_groups"]).axes
+    assert [axes.get_title() for axes in panels] == ["12 months", "24 months", "60 months"]
 
 
 def test_figures_and_drawings_are_at_the_horizons_given(held, found):
     one = replace(held, horizons=(24.0,))
     figures = summary(one, draws=25)
     assert figures == found | {"auc": {"24": found["auc"]["24"]}}
-    assert [axes.get_title() for axes in calibration_drawing(one).axes] == ["24 months"]
+    survival = held_out_figures(one, draws=2).performance["survival"]
+    assert [axes.get_title() for axes in calibration_drawing(survival["calibration_groups"]).axes] == ["24 months"]
 
 
 class Page(HTMLParser):
@@ -206,7 +203,7 @@ def test_the_page_is_one_sound_file_that_loads_and_runs_nothing(written):
     page.feed(text)
     page.close()
     assert page.open == []
-    assert page.seen.count("svg") == 4
+    assert page.seen.count("svg") == page.seen.count("figure") == 10
     assert not {"script", "link", "img", "iframe", "object"} & set(page.seen)
     assert len(page.ids) == len(set(page.ids))
     assert all(reference.startswith("#") and reference[1:] in page.ids for reference in page.references)
@@ -220,20 +217,24 @@ def test_text_is_escaped_and_what_is_held_out_is_said(written):
     assert "cox &lt;net&gt; &amp; co" in text
     assert "a &lt;i&gt;tie&lt;/i&gt;" in text
     assert "<script" not in text
-    assert text.index('<div class="notice">Simulated') < text.index("<h1>")
-    assert text.count('<span class="tag held">nested held-out</span>') == 4
+    assert text.index('<p class="finding">') < text.index('<div class="notice">Simulated') < text.index("<h1>")
+    assert text.count('<span class="tag held">nested held-out</span>') == 6
     assert text.index("used in fitting") > text.index("Loss curves")
 
 
-def test_the_report_of_simulated_patients_begins_with_their_notice(bundle):
-    """What training wrote beside a bundle of simulated patients: the page's first words are the bundle's own notice."""
+def test_the_report_of_simulated_patients_begins_with_what_was_found_and_their_notice(bundle):
+    """What training wrote beside a bundle of simulated patients: it says so first, and then has the bundle's notice."""
     notice = json.loads((bundle / "manifest.json").read_text())["notice"]
     assert "simulated patients" in notice
     folder = bundle.with_name(f"{bundle.name}.training")
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.partition("<body>\n")[2].startswith(f'<div class="notice">{notice}</div>\n<h1>')
-    assert page.count(notice) == 1
-    assert json.loads((folder / "report.json").read_text())["facts"]["notice"] == notice
+    stored = json.loads((folder / "report.json").read_text())
+    first = page.partition("<body>\n")[2].splitlines()[0]
+    assert first == f'<p class="finding">{stored["finding"][0]}</p>'
+    assert "The patients are simulated" in first and "ranking is" in first
+    assert page.count(f'<div class="notice">{notice}</div>') == 1
+    assert "<h1>Held-out performance: simulated, bilinear, 4 members</h1>" in page
+    assert stored["facts"]["notice"] == notice
 
 
 def test_the_same_input_gives_the_same_bytes(held, written, tmp_path):
@@ -245,7 +246,10 @@ def test_the_same_input_gives_the_same_bytes(held, written, tmp_path):
 
 def test_the_json_holds_the_summary_the_facts_and_the_curves(held, written):
     stored = json.loads((written / "report.json").read_text())
-    assert stored["heldout"] == summary(held, draws=3)
+    found = held_out_figures(held, draws=3)
+    assert stored["heldout"] == summary(held, draws=3) == found.summary
+    assert (stored["performance"], stored["combinations"]) == (found.performance, found.combinations)
+    assert stored["finding"] == training_finding(found, simulated=False)
     assert stored["facts"]["cohort"] == {"patients": N, "learning rate": 1e-3, "seen": None}
     assert stored["facts"]["undefined"] is None
     assert stored["loss_curves"][1]["inner"] == [3.1, 2.4, 2.2, 2.3, None]
@@ -256,3 +260,56 @@ def test_results_of_unequal_length_are_refused(held):
         replace(held, risks=held.risks[1:])
     with pytest.raises(ValueError, match="held-out survival"):
         replace(held, survival=held.survival[:, 1:])
+
+
+def test_combinations_of_modalities_are_compared_with_all_in_the_same_draws(held):
+    found = held_out_figures(held, draws=25).combinations
+    assert list(found) == ["rna+clinical", "rna", "clinical"]
+    for name, risks in held.combinations.items():
+
+        def gain(of, risks=risks):
+            outcomes = held.times[of], held.events[of]
+            return concordance(*outcomes, held.risks[of]) - concordance(*outcomes, risks[of])
+
+        assert found[name]["concordance"]["value"] == concordance(held.times, held.events, risks)
+        difference = found[name]["difference"]
+        assert difference["value"] == pytest.approx(gain(np.arange(N)), abs=1e-12)
+        limits = percentile_interval(resampled(gain, N, draws=25))
+        assert (difference["low"], difference["high"]) == pytest.approx(limits, abs=1e-9)
+
+
+def test_what_was_found_is_said_in_words(held):
+    """Ranking against chance and against clinical variables, better parts, and families without evidence of a gain."""
+    against = replace(held, combinations=held.combinations | {"clinical": -held.risks})
+    found = held_out_figures(against, draws=50)
+    first, *others = training_finding(found, simulated=True)
+    assert first.startswith("The ranking is told from chance: nested held-out C is ")
+    assert "The model with all modalities ranks better than clinical variables alone: difference of C +" in first
+    assert first.endswith("The patients are simulated: these figures mean nothing clinically.")
+    # The second family is the truth itself: alone it ranks better than the reported risks.
+    assert others[0].startswith(
+        "No evidence that 2 families together rank better than the best of them alone (gated $a"
+    )
+    useless = replace(held, combinations=held.combinations | {"rna": held.candidates["gated $a_b$"]})
+    assert (
+        "has a higher C than all of them (difference all − part: rna -"
+        in training_finding(held_out_figures(useless, draws=50), simulated=False)[-1]
+    )
+    reversed_risks = replace(held, risks=-held.risks, combinations={}, candidates={})
+    first, second = training_finding(held_out_figures(reversed_risks, draws=50), simulated=False)
+    assert first.startswith("The ranking is worse than chance: ") and "clinical" not in first
+    assert second.startswith("The high-risk group does better than the low-risk group: hazard ratio")
+
+
+def test_a_date_is_in_the_title_where_one_is_stated(held, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    write_report(tmp_path, held, [], {}, draws=2, subject="cohort & co, 2 families")
+    assert "<h1>Held-out performance: cohort &amp; co, 2 families, 2023-11-14</h1>" in (
+        tmp_path / "report.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_items_of_the_reporting_guideline_point_to_sections(written):
+    text = (written / "report.html").read_text(encoding="utf-8")
+    listed = text[text.index('<h2 id="tripod">') :]
+    assert [item in listed for item in ("12a", "12e", "20a", "21", "22", "23a")] == [True] * 6

@@ -78,6 +78,24 @@ def test_predictions_are_harmless_and_evaluate_still_finds_their_patients(cases,
     assert evaluate(predictions, tmp_path / "outcomes.csv", draws=10)["patients"] == len(names)
 
 
+@pytest.mark.parametrize("spelt", [str, cell])
+def test_variables_and_outcomes_are_found_by_ids_as_they_are_and_as_predict_spells_them(tmp_path, spelt):
+    """An apostrophe before a formula in a table is a guard, unless a patient's own id has it."""
+    names = ["=1+1", "'+quoted", "'n", "@a"]
+
+    def table(name: str, *columns: str) -> Path:
+        with (tmp_path / name).open("w", encoding="utf-8", newline="") as file:
+            first = cell if name == "p.csv" else spelt
+            csv.writer(file).writerows(
+                [["case_id", *columns], *([first(own), 9 + at, at % 2] for at, own in enumerate(names))]
+            )
+        return tmp_path / name
+
+    predictions, outcomes = table("p.csv", "risk", "months"), table("o.csv", "time", "event")
+    found = evaluate(predictions, outcomes, by=["code"], clinical=table("c.csv", "age", "code"), draws=2)
+    assert [group["patients"] for group in found["subgroups"][0]["subgroups"]] == [2, 2]
+
+
 # Pages
 
 

@@ -13,7 +13,7 @@ from conftest import edit_patients
 import survfuse
 from survfuse.cohort.outcome_check import check_no_outcomes
 from survfuse.cohort.outcome_names import outcome_names
-from survfuse.cohort.outcomes import read_outcomes
+from survfuse.cohort.outcomes import OutcomeColumns, read_outcomes
 from survfuse.cohort.problems import Problems
 from survfuse.cohort.read import read_cohort
 from survfuse.inputs.clinical import Numeric, read_number
@@ -337,15 +337,16 @@ def test_covariates_of_any_strength_below_that_are_taken():
 
 def test_days_are_refused_with_a_proposal(root):
     edit_patients(root, lambda _, v: {TIME: round(v[TIME] * 30.4375) + 1200})
-    with pytest.raises(InputError, match=r"60 patients \(.*below 1,200; if these are days, divide them by 30.4375 \(f"):
+    with pytest.raises(InputError, match=r"60 patients \(.*below 1,200; if these are days, use --time-unit days \(f"):
         prepared(root)
 
 
-def test_times_that_are_probably_days_are_warned_of_wherever_outcomes_are_read(root, tmp_path, capsys):
+def test_times_that_are_probably_days_are_refused_wherever_outcomes_are_read(root, tmp_path, capsys):
     """Days below 1,200 pass for months; a median of 240 months is 20 years, of less nothing is said."""
     rows, table, predictions = outcomes_of(root), tmp_path / "o.csv", tmp_path / "p.csv"
     predictions.write_text("case_id,risk,months\n" + "".join(f"{name},{-t},{t}\n" for name, t, _ in rows))
-    for low, said in ((211, ["median follow-up of 240 months; if these are days, divide them by 30.4375"]), (210, [])):
+    refused = "median follow-up of 240 months; if these are days, use --time-unit days, and if not, --time-unit months"
+    for low in (211, 210):
         days = [low + place for place in range(len(rows))]
         table.write_text(
             "case_id,time,event\n" + "".join(f"{r[0]},{d},{r[2]}\n" for r, d in zip(rows, days, strict=True))
@@ -356,10 +357,18 @@ def test_times_that_are_probably_days_are_warned_of_wherever_outcomes_are_read(r
             lambda: read_cohort(root, tmp_path / "cache", table, ["clinical"]),
             lambda: survfuse.evaluate(predictions, table, draws=2),
         ):
-            read()
-            assert capsys.readouterr().err.splitlines() == [f"survfuse: warning: {line}" for line in said]
+            if low == 210:
+                read()
+                continue
+            with pytest.raises(InputError, match=refused):
+                read()
         read_cohort(root, tmp_path / "cache", None, ["clinical"], with_outcomes=False)
-        assert capsys.readouterr().err == ""
+        read_cohort(root, tmp_path / "cache", None, ["clinical"], columns=OutcomeColumns(unit="days"))
+        stated = read_cohort(root, tmp_path / "cache", table, ["clinical"], columns=OutcomeColumns(unit="months"))
+        assert stated.times.tolist() == days
+        said = capsys.readouterr()
+        assert f"longest follow-up of {days[-1] / 30.4375:.3g} months; if these are months or years" in said.out
+        assert said.err == "survfuse: warning: median follow-up of 240 months\n" * (low == 211)
 
 
 def test_numbers_and_events_as_text_are_numbers(root):

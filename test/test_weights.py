@@ -35,7 +35,7 @@ def test_shapes_are_those_of_a_network_with_memory(family):
 
 def test_no_encoder_keeps_anything_that_its_weights_would_not_fill():
     """A buffer outside the state would stay without memory, and fail when it is first used."""
-    for name in ("efficientnet-lite0", "uni", "phikon", "uni2-h"):
+    for name in ("efficientnet-lite0", "uni", "phikon", "uni2-h", "hibou-l", "conch-v1.5"):
         with shapes_only():
             network = build_network(ENCODERS[name])
         names = {key for key, _ in [*network.named_parameters(), *network.named_buffers()]}

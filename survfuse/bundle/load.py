@@ -8,6 +8,8 @@
     clinical.json            clinical vocabulary, if a member reads variables: inputs.clinical.Vocabulary
     survival.json            risk → survival curve of each combination, if known: survival.curves.SurvivalCurve
     averages.safetensors     the average reference patient, if known: bundle.averages.Averages
+    training-patients.json   digests of the patients it was trained on, if known:
+                             bundle.training_patients.TrainingPatients
     model-card.md            for people: cohort, protocol, held-out figures, intended use, limits
     encoder/weights.*        optionally the tile encoder's weights
 
@@ -31,11 +33,13 @@ from survfuse.bundle.manifest import (
     SCHEMA_VERSION,
     SELF,
     SURVIVAL,
+    TRAINING_PATIENTS,
     Manifest,
     file_names,
     manifest_digest,
     manifest_from_json,
 )
+from survfuse.bundle.training_patients import TrainingPatients
 from survfuse.inputs.clinical import Vocabulary
 from survfuse.inputs.expression import Expression
 from survfuse.networks.families import families_of
@@ -66,6 +70,7 @@ class Bundle:
     expression: Expression | None
     vocabulary: Vocabulary | None
     curves: Mapping[str, SurvivalCurve] | None  # by combination
+    training_patients: TrainingPatients | None  # None: not known
     task: Task
 
     @property
@@ -129,10 +134,13 @@ def _bundle(root: Path, manifest: Manifest, digests: Mapping[str, str], task: Ta
         table(GENES, Expression.from_json),
         table(CLINICAL, Vocabulary.from_json),
         table(SURVIVAL, curves_from_json),
+        table(TRAINING_PATIENTS, TrainingPatients.from_json),
         task,
     )
     if bundle.curves is not None and bundle.curves.keys() != manifest.combinations.keys():
         raise BundleError(f"{SURVIVAL}: expected a curve for each combination: {', '.join(manifest.combinations)}")
+    if bundle.training_patients is not None:
+        bundle.training_patients.check_fits(bundle.modalities)
     return bundle
 
 

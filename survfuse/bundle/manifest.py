@@ -25,7 +25,8 @@ CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD = (
     "model-card.md",
 )
 AVERAGES = "averages.safetensors"
-TABLES = (CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD, AVERAGES)  # the first is always there
+TRAINING_PATIENTS = "training-patients.json"
+TABLES = (CALIBRATION, GENES, CLINICAL, SURVIVAL, CARD, AVERAGES, TRAINING_PATIENTS)  # the first is always there
 DEMONSTRATION = "demonstration"
 RESEARCH = "research"
 # Files that may lie beside a bundle without being part of it.

@@ -18,10 +18,12 @@ from survfuse.bundle.manifest import (
     SELF,
     SURVIVAL,
     TABLES,
+    TRAINING_PATIENTS,
     Manifest,
     file_names,
     manifest_digest,
 )
+from survfuse.bundle.training_patients import TrainingPatients
 from survfuse.inputs.clinical import Vocabulary
 from survfuse.inputs.expression import Expression
 from survfuse.runtime.errors import BundleError
@@ -40,10 +42,19 @@ class Tables:
     curves: Mapping[str, SurvivalCurve] | None  # by combination, as in "slide+rna+clinical"
     card: str | None
     averages: Averages | None = None  # of the reference patients
+    training_patients: TrainingPatients | None = None
 
     def present(self) -> tuple[str, ...]:
         """Names of the tables that are present."""
-        every = (self.calibration, self.expression, self.vocabulary, self.curves, self.card, self.averages)
+        every = (
+            self.calibration,
+            self.expression,
+            self.vocabulary,
+            self.curves,
+            self.card,
+            self.averages,
+            self.training_patients,
+        )
         return tuple(name for name, table in zip(TABLES, every, strict=True) if table is not None)
 
 
@@ -74,6 +85,8 @@ def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], ta
         write_text(root / CARD, tables.card)
     if tables.averages is not None:
         tables.averages.save(root / AVERAGES)
+    if tables.training_patients is not None:
+        write_json(root / TRAINING_PATIENTS, tables.training_patients.to_json(), indent=None)
     value = {
         "schema_version": SCHEMA_VERSION,
         "written_by": f"survfuse {__version__}",

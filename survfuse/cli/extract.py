@@ -6,11 +6,13 @@ from typing import Annotated
 from survfuse import api
 from survfuse.cli import options
 from survfuse.cli.options import INPUTS
+from survfuse.cohort.table_paths import CohortTables
 from survfuse.slide.settings import SlideSettings
 
 
 def extract(
-    slide: options.SlideOrCohort,
+    slide: options.SlideOrCohort = None,
+    slides: options.SlidesTable = None,
     mask: Annotated[
         Path | None,
         options.file_option("Tissue mask of the slide, .tif or .mha (default: tissue is found by colour)."),
@@ -21,7 +23,8 @@ def extract(
     out: Annotated[
         Path | None,
         options.output_option(
-            "For a slide: the HDF5 file, in CLAM's and TRIDENT's layout. For a cohort: a folder (default: the cohort).",
+            "For a slide: the HDF5 file, in CLAM's and TRIDENT's layout. For a cohort: a folder (default: the cohort). "
+            "For a table: a folder.",
             "PATH",
         ),
     ] = None,
@@ -39,7 +42,7 @@ def extract(
 ) -> None:
     """Write the tile features of a slide, or of every slide of a cohort."""
     api.extract(
-        slide,
+        options.source_of(slide, CohortTables(slides), "SLIDE or COHORT"),
         out,
         mask=mask,
         encoder=encoder,

@@ -11,9 +11,12 @@ from typing import Annotated
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from survfuse.cohort.table_paths import DUPLICATES, CohortTables
+from survfuse.cohort.time_unit import UNITS
 from survfuse.prediction.unusable_slide import UNUSABLE_SLIDE
 from survfuse.runtime.device_choice import DEVICES
 from survfuse.runtime.errors import BundleError, InputError
+from survfuse.runtime.log import listing
 from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder, unknown
 from survfuse.slide.registry import ENCODERS
 from survfuse.tasks.registry import DEFAULT
@@ -49,6 +52,11 @@ def names(text: str, panel: str) -> OptionInfo:
     return _option(text, panel, metavar="NAME...")
 
 
+def name(text: str, panel: str) -> OptionInfo:
+    """An option that takes one name that only the data know."""
+    return _option(text, panel, metavar="NAME")
+
+
 def number(text: str, panel: str) -> OptionInfo:
     """An option with a whole or real number; its type is the parameter's."""
     return _option(text, panel)
@@ -70,6 +78,18 @@ def file_option(text: str, panel: str = INPUTS, metavar: str = "FILE") -> Option
 def output_option(text: str, metavar: str, panel: str = OUTPUTS) -> OptionInfo:
     """An option with a file or folder to write."""
     return _option(text, panel, metavar=metavar)
+
+
+def source_of(folder: Path | None, tables: CohortTables, metavar: str) -> Path | CohortTables:
+    """The folder or file ``metavar``, or else the tables, that was given; raises InputError unless one of them was."""
+    named = tables.paths
+    if folder is not None and named:
+        raise InputError(f"expected {metavar} or tables, found both {folder} and {listing(map(str, named))}")
+    if folder is None and not named:
+        raise InputError(
+            f"expected {metavar}, or tables in its place (--slides, --clinical, --expression), found neither"
+        )
+    return folder if folder is not None else tables
 
 
 def check_output_file(path: Path | None) -> None:
@@ -118,12 +138,31 @@ def _check_bundle(path: Path) -> None:
     check_is_folder(path, BundleError)
 
 
-CohortFolder = Annotated[Path, _argument("Folder of a cohort.", "COHORT", _checked(check_is_folder))]
+TABLES = "Tables in place of a folder"
+CohortFolder = Annotated[
+    Path | None, _argument("Folder of a cohort; its tables may take its place.", "[COHORT]", _checked(check_is_folder))
+]
+SlidesTable = Annotated[
+    Path | None, file_option("Columns patient and file: tile features, or for extract slides.", TABLES, "TABLE")
+]
+ClinicalTable = Annotated[Path | None, file_option("A column patient, and one for each variable.", TABLES, "TABLE")]
+ExpressionTable = Annotated[
+    Path | None, file_option("Genes × patients or patients × genes, found out.", TABLES, "TABLE")
+]
+Duplicates = Annotated[
+    str | None,
+    one_of(
+        "choice",
+        DUPLICATES,
+        f"How several rows of one gene are merged: {', '.join(DUPLICATES)} (default: they are an error).",
+        TABLES,
+    ),
+]
 SlideOrCohort = Annotated[
-    Path,
+    Path | None,
     _argument(
         "A slide (its file, or the folder with its several files), or the folder of a cohort.",
-        "SLIDE|COHORT",
+        "[SLIDE|COHORT]",
         _checked(check_exists),
     ),
 ]
@@ -135,9 +174,35 @@ CaseOrCohort = Annotated[
         _checked(check_is_folder),
     ),
 ]
+CasesOrTables = Annotated[
+    Path | None,
+    _argument(
+        "A case in the platform's layout, a folder of such cases, or a cohort; tables may take its place.",
+        "[CASE|FOLDER|COHORT]",
+        _checked(check_is_folder),
+    ),
+]
 BundleArgument = Annotated[Path, _argument("Folder of a bundle.", "BUNDLE", _checked(_check_bundle))]
 BundleOption = Annotated[Path, _option("Bundle to score with.", INPUTS, "BUNDLE", _checked(_check_bundle))]
 EncoderName = Annotated[str, one_of("encoder", tuple(ENCODERS), f"Tile encoder: {', '.join(ENCODERS)}.", ENCODER)]
+StatedEncoder = Annotated[
+    str | None,
+    one_of(
+        "encoder",
+        tuple(ENCODERS),
+        f"Tile encoder (default: as the feature files state, else uni): {', '.join(ENCODERS)}.",
+        ENCODER,
+    ),
+]
+StatedMpp = Annotated[
+    float | None,
+    number("Resolution of a tile, µm per pixel (default: as the feature files state, else 1).", ENCODER),
+]
+TimeUnit = Annotated[
+    str | None, one_of("unit", UNITS, f"Unit of times: {', '.join(UNITS)} (default: months).", INPUTS, "UNIT")
+]
+TimeColumn = Annotated[str | None, name("Column of times (default: by its name).", INPUTS)]
+EventColumn = Annotated[str | None, name("Column of events (default: by its name).", INPUTS)]
 WeightFile = Annotated[Path | None, file_option("The encoder's weight file, .safetensors or torch.", ENCODER)]
 TileMpp = Annotated[float, number("Resolution of a tile, µm per pixel.", ENCODER)]
 AssumedMpp = Annotated[float | None, number("µm per level-0 pixel, for slides that state none.", ENCODER)]

@@ -3,34 +3,53 @@
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from survfuse.cli import options
+from survfuse.cohort.table_paths import CohortTables
 from survfuse.prediction.unusable_slide import OMIT, REFUSE
-from survfuse.runtime.errors import InputError
+from survfuse.runtime.suggestions import check_outputs
 
 
 def predict(
-    source: options.CaseOrCohort,
+    source: options.CasesOrTables = None,
     *,
+    slides: options.SlidesTable = None,
+    clinical: options.ClinicalTable = None,
+    expression: options.ExpressionTable = None,
+    duplicates: options.Duplicates = None,
     model: options.BundleOption,
     modalities: options.Modalities = None,
     unusable_slide: options.UnusableSlide = REFUSE,
-    out: Annotated[Path, options.output_option("Predictions: case_id, risk, months, baseline, terms.", "CSV")],
+    out: Annotated[
+        Path,
+        options.output_option("Predictions: case_id, risk, months, training_patient, group, baseline, terms.", "CSV"),
+    ],
     survival: Annotated[
         Path | None, options.output_option("Survival curves: case_id, one column per year.", "CSV")
     ] = None,
+    exclude_training: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-training",
+            help="Leave out patients that the bundle was trained on.",
+            rich_help_panel=options.INPUTS,
+        ),
+    ] = False,
     cache: options.FeatureCache = None,
     device: options.Device = None,
 ) -> None:
     """Score a case, a folder of cases or a cohort with a bundle."""
     options.check_output_file(out)
     options.check_output_file(survival)
-    if survival is not None and survival.resolve() == out.resolve():
-        raise InputError(f"--out and --survival: expected two files, found {out} for both")
+    cases = options.source_of(source, CohortTables(slides, clinical, expression, duplicates), "CASE, FOLDER or COHORT")
+    inputs = cases.paths if isinstance(cases, CohortTables) else (cases,)
+    check_outputs({"--out": out, "--survival": survival}, inputs)  # before torch is imported
 
     from survfuse.prediction.table import predict
 
     predict(
-        source,
+        cases,
         model,
         out,
         survival=survival,
@@ -38,4 +57,5 @@ def predict(
         modalities=modalities,
         device=device,
         omit_unusable_slide=unusable_slide == OMIT,
+        exclude_training=exclude_training,
     )

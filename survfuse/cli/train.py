@@ -6,11 +6,11 @@ from typing import Annotated
 from survfuse import api
 from survfuse.cli import options
 from survfuse.cli.options import OUTPUTS, number, one_of
+from survfuse.cohort.table_paths import CohortTables
 from survfuse.inputs.expression import IDENTITY, LOG_STANDARDISE
 from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.errors import InputError
-from survfuse.slide.settings import SlideSettings
 from survfuse.survival.calibration import CONTINUOUS, RANK
 from survfuse.tasks.registry import DEFAULT
 from survfuse.training.protocol import AUTO, COX_SCORE, NONE, VARIANCE, Optimisation, Protocol
@@ -20,11 +20,22 @@ FAMILIES = (AUTO, *families_of(DEFAULT.modalities))
 
 
 def train(
-    cohort: options.CohortFolder,
+    cohort: options.CohortFolder = None,
     *,
+    slides: options.SlidesTable = None,
+    clinical: options.ClinicalTable = None,
+    expression: options.ExpressionTable = None,
+    duplicates: options.Duplicates = None,
     outcomes: Annotated[
         Path | None,
-        options.file_option("case_id, time in months, event (default: the patients' clinical JSON).", metavar="CSV"),
+        options.file_option("Columns patient, time, event (default: the clinical files or table).", metavar="TABLE"),
+    ] = None,
+    time_unit: options.TimeUnit = None,
+    time_column: options.TimeColumn = None,
+    event_column: options.EventColumn = None,
+    variables: Annotated[
+        Path | None,
+        options.file_option("Types, ranges, categories and missing codes of clinical variables.", metavar="JSON"),
     ] = None,
     modalities: options.Modalities = None,
     keep_variables: Annotated[
@@ -39,9 +50,9 @@ def train(
         ),
     ] = None,
     draws: Annotated[int, number("Bootstrap draws for the report's intervals.", OUTPUTS)] = 500,
-    encoder: options.EncoderName = "uni",
+    encoder: options.StatedEncoder = None,
     weights: options.WeightFile = None,
-    mpp: options.TileMpp = SlideSettings.mpp,
+    mpp: options.StatedMpp = None,
     assume_mpp: options.AssumedMpp = None,
     fusion: Annotated[
         str,
@@ -141,11 +152,16 @@ def train(
         )
     except ValueError as cause:
         raise InputError(str(cause)) from cause
+    tables = CohortTables(slides, clinical, expression, duplicates)
     api.train(
-        cohort,
+        options.source_of(cohort, tables, "COHORT"),
         out,
         work=work,
         outcomes=outcomes,
+        time_unit=time_unit,
+        time_column=time_column,
+        event_column=event_column,
+        variables=variables,
         modalities=modalities,
         keep_variables=keep_variables or (),
         encoder=encoder,

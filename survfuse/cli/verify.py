@@ -36,6 +36,9 @@ def verify(bundle: options.BundleArgument) -> None:
         stage("expression", f"{count(len(loaded.expression.genes), 'gene')}, {loaded.expression.transform}")
     if loaded.vocabulary is not None:
         stage("clinical", f"{len(loaded.vocabulary.columns)} columns, {len(loaded.vocabulary.inactive)} without weight")
+    known = loaded.training_patients
+    numbers = ", ".join(f"{len(digests):,} by {name}" for name, digests in known.digests.items()) if known else ""
+    stage("patients", f"knows its training patients: {numbers}" if known else "does not know its training patients")
     stage("scores", "; ".join(manifest.combinations))
     stage(
         "calibration",

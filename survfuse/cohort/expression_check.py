@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from survfuse.inputs.expression import TAKES_NEGATIVE, signed_log
+from survfuse.inputs.expression import IDENTITY, TAKES_NEGATIVE, signed_log
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import NAMED, count, counted, listing, warn
@@ -22,6 +22,9 @@ _GROUPS_GAP, _GROUPS_FACTOR = 2.5, 5.0
 _SMALLEST_GROUP, _SMALLEST_SHARE = 3, 0.1
 # Shares of a patient's values that are negative: of z-scores and log ratios half are, of other units next to none.
 _SOME_NEGATIVE, _HARDLY_NEGATIVE = 0.1, 0.02
+# Counts and TPM reach thousands in every sample; their base-2 logarithms stay below 2^5.
+_LARGEST_LOGGED = 32.0
+_STANDARDISED = 0.25, 0.5  # of z-scores: how far most genes' means and standard deviations may be from 0 and 1
 _ONE_UNIT = "check the unit (counts, TPM, logged values, z-scores); one cohort needs one unit"
 
 
@@ -36,11 +39,30 @@ def check_expression(ids: Sequence[str], genes: Sequence[str], values: Floats, l
     signed = _signed_among_others(values)
     negative: Bools = np.asarray((values < 0.0).any(axis=1))
     if logged and negative.any():
-        advice = f"the others have none: {_ONE_UNIT}" if signed.any() else TAKES_NEGATIVE
+        advice = f"the others have none: {_ONE_UNIT}" if signed.any() else f"{_kind(values)}{TAKES_NEGATIVE}"
         raise InputError(f"{_who(ids, negative)} negative expression, which has no logarithm; {advice}")
     if signed.any():
         warn(f"{_who(ids, signed)} negative expression, unlike the others: {_ONE_UNIT}")
+    elif logged and (largest := float(np.nanmax(values))) < _LARGEST_LOGGED and not _are_whole(values):
+        warn(
+            f"expression of at most {largest:.3g} seems to be logged already; --transform {IDENTITY} takes it as it is"
+        )
     _check_unit([name for name, apart in zip(ids, signed, strict=True) if not apart], values[~signed])
+
+
+def _kind(values: Floats) -> str:
+    """What negative ``values`` [n, G] seem to be, as the beginning of advice."""
+    means, spreads = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    near_0, near_1 = _STANDARDISED
+    centred = np.median(np.abs(means)) < near_0 and np.median(np.abs(spreads - 1.0)) < near_1
+    if centred:
+        return "these seem to be z-scores; "
+    return "these seem to be logarithms; " if np.nanmax(np.abs(values)) < _LARGEST_LOGGED else ""
+
+
+def _are_whole(values: Floats) -> bool:
+    """Whether all values are whole numbers, as few counts are."""
+    return bool((values[~np.isnan(values)] % 1.0 == 0.0).all())
 
 
 def _check_genes(ids: Sequence[str], genes: Sequence[str], present: Bools) -> None:

@@ -5,6 +5,7 @@ masks beside them as <slide>_mask.tif or .mha; features are written to <slide>.h
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,25 +69,42 @@ def extract_cohort(
     Raises InputError that lists all failures at the end, or at once if there are no slides or the encoder cannot be
     loaded; EnvironmentFailure, at once, if the machine fails.
     """
-    if weights is not None and not weights.is_file():
-        raise InputError(f"{weights}: no such weight file")
     layout = task.layouts[0]
     slides, failures = find_slides(root, task)
     if not slides and not failures:
         names = f"{layout.folder('<id>')}/<id>_HE*{'|'.join(SLIDE_SUFFIXES)}"
         raise InputError(f"{root}: expected slides {names}, found none")
-    folder = (out or root) / layout.features[0]
-    folder.mkdir(parents=True, exist_ok=True)
+    extract_slides(str(root), slides, failures, (out or root) / layout.features[0], settings, weights, device, previews)
+
+
+def extract_slides(
+    source: str,
+    slides: Sequence[CohortSlide],
+    failures: Sequence[Failure],
+    folder: Path,
+    settings: SlideSettings,
+    weights: Path | None,
+    device: torch.device,
+    previews: Path | None,
+) -> None:
+    """Write the features of ``slides`` to ``folder``, as ``extract_cohort`` says.
+
+    ``failures`` are files that are no slides or not to be told apart; ``source`` is what their error begins with.
+    """
+    if weights is not None and not weights.is_file():
+        raise InputError(f"{weights}: no such weight file")
+    failed = list(failures)
     digest = sha256(weights) if weights is not None else None
     todo = [slide for slide in slides if not _is_done(folder, slide, settings, digest)]
     stage("slides", f"{count(len(slides), 'slide')}, {len(slides) - len(todo):,} already extracted")
     if previews is not None:
         previews.mkdir(parents=True, exist_ok=True)
-        failures += _preview_all([slide for slide in slides if slide not in todo], folder, settings, previews)
+        failed += _preview_all([slide for slide in slides if slide not in todo], folder, settings, previews)
     if todo:
         encoder = load_encoder(settings.encoder, weights, device)
-        failures += _extract_all(todo, folder, settings, weights, digest, encoder, previews)
-    _summarise(root, len(slides), len(todo), failures)
+        folder.mkdir(parents=True, exist_ok=True)
+        failed += _extract_all(todo, folder, settings, weights, digest, encoder, previews)
+    _summarise(source, len(slides), len(todo), failed)
 
 
 def write_extracted(
@@ -265,11 +283,11 @@ def _failure(slide: CohortSlide, error: SurvfuseError) -> Failure:
     return Failure(f"{slide.path.parent.name}/{slide.path.name}", str(error))
 
 
-def _summarise(root: Path, slides: int, todo: int, failures: list[Failure]) -> None:
+def _summarise(source: str, slides: int, todo: int, failures: list[Failure]) -> None:
     """Log the result; raises InputError that lists the failures, if there are any."""
     for failure in failures:
         stage("failed", f"{failure.name}: {failure.cause}")
     if failures:
         causes = "; ".join(f"{failure.name}: {failure.cause}" for failure in failures)
-        raise InputError(f"{root}: no features extracted from {count(len(failures), 'file')}: {causes}")
+        raise InputError(f"{source}: no features extracted from {count(len(failures), 'file')}: {causes}")
     stage("written", f"features of {count(todo, 'slide')}; {slides - todo:,} already extracted")

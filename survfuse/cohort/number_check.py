@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from survfuse.cohort.problems import Problems
 from survfuse.inputs.clinical import is_missing, is_missing_word, spells_number
@@ -26,19 +26,22 @@ _SPELT = re.compile(_MEASURE)
 _BOUNDED = re.compile(rf"({_BOUND}) ?{_MEASURE}|{_MEASURE} ?\+|{_MEASURE} ?(-|–|—|to) ?{_MEASURE}")
 
 
-def check_numbers(ids: Sequence[str], patients: Sequence[Mapping[str, object]], task: Task) -> None:
+def check_numbers(
+    ids: Sequence[str], patients: Sequence[Mapping[str, object]], task: Task, stated: Container[str] = ()
+) -> None:
     """Log which words stand for missing values in variables of numbers, and raise InputError for other text there.
 
     ``patients`` [n] have variables by name, ``ids`` [n] name them in messages. Without this, one word would make every
-    number of its variable a category, and a decimal comma each number a category of its own.
+    number of its variable a category, and a decimal comma each number a category of its own. Variables whose type is
+    ``stated`` are not looked at.
     """
     problems = Problems()
-    for name in sorted({name for patient in patients for name in patient}):
+    for name in sorted({name for patient in patients for name in patient if name not in stated}):
         values = {patient: known[name] for patient, known in zip(ids, patients, strict=True) if name in known}
         present = {patient: value for patient, value in values.items() if not is_missing(value, task.missing_codes)}
         words = {patient: str(value).strip() for patient, value in present.items() if is_missing_word(value)}
-        stated = {patient: value for patient, value in present.items() if patient not in words}
-        _check_variable(name, stated, words, problems)
+        others = {patient: value for patient, value in present.items() if patient not in words}
+        _check_variable(name, others, words, problems)
     problems.raise_any("clinical variables")
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from survfuse.cohort.read import SIMULATION_FILE
+from survfuse.cohort.simulation_file import SIMULATION_FILE
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.files import write_json
+from survfuse.runtime.files import write_json, write_text
 from survfuse.runtime.log import progress
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import SimulatedTraits, Task
@@ -49,6 +49,9 @@ class SimulatedBag(NamedTuple):
     features: NDArray[np.float32]  # [N, D]
     coordinates: NDArray[np.int64]  # [N, 2] level-0 pixels
     kinds: NDArray[np.int64]  # [N] the phenotype of each tile; 0 is the aggressive one
+
+
+OUTCOMES_CSV = "outcomes.csv"
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,8 @@ def simulate(
     Each patient has the expression of ``genes`` genes (all real symbols known here if None; further ones are
     numbered), about ``tiles`` tiles, and the clinical variables of ``task``; ``interaction`` multiplies the
     interactions in the hazard. With ``tissue``, a slide, tiles are drawn from the embedded encoder's features of that
-    slide; without, they are random vectors of length 1,024. The truth is written to simulation.json.
+    slide; without, they are random vectors of length 1,024. Outcomes are in each patient's clinical file and, for all,
+    in outcomes.csv; the truth is written to simulation.json.
 
     Raises InputError if ``root`` is not empty, for numbers that do not make a cohort, and for a slide with too little
     tissue.
@@ -181,6 +185,9 @@ def simulate(
         "log_hazard": dict(zip(names, drawn.log_hazard.tolist(), strict=True)),
     }
     write_json(root / SIMULATION_FILE, truth)
+    rows = zip(names, drawn.times.tolist(), drawn.events.astype(int).tolist(), strict=True)
+    lines = "".join(f"{name},{time},{event}\n" for name, time, event in rows)
+    write_text(root / OUTCOMES_CSV, f"case_id,time,event\n{lines}")
 
 
 def _outcomes(log_hazard: Floats, random: np.random.Generator) -> tuple[NDArray[np.int64], Bools]:

@@ -1,23 +1,15 @@
-"""CSV tables, read strictly: every cell is text, and every row is as long as the heading."""
+"""Tables, read strictly: every cell is text, and every row is as long as the heading."""
 
-import csv
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from survfuse.cohort.decimal_commas import with_points
+from survfuse.cohort.headings import NAMING, plain_name
 from survfuse.cohort.problems import Problems
+from survfuse.cohort.table_files import TableRow, read_cells
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import count, listing
-
-_SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that other programs write in place of commas
-
-
-class TableRow(NamedTuple):
-    """One row of a table."""
-
-    line: int  # of the file, from 1; the last one if a cell spans several
-    cells: tuple[str, ...]  # without blanks around them
 
 
 @dataclass(frozen=True)
@@ -50,34 +42,32 @@ class Table:
 
 
 def read_table(path: Path, problems: Problems) -> Table:
-    """The table in a CSV file, UTF-8 with or without a byte-order mark.
+    """The table in a file of any format that ``read_cells`` takes.
 
-    Blank rows are skipped. A row that is not as long as the heading is left out and added to ``problems``. Raises
-    InputError for a file that cannot be read as CSV, or whose heading has another separator in place of commas.
+    Blank rows are skipped. A row that is not as long as the heading is left out and added to ``problems``. Numbers with
+    a decimal comma get a point, in tables with another separator than commas. Raises InputError for a file that cannot
+    be read.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            _check_separator(file.readline())
-            file.seek(0)
-            reader = csv.reader(file, strict=True)
-            heading = tuple(cell.strip() for cell in next(reader, []))
-            rows = [TableRow(reader.line_num, tuple(cell.strip() for cell in cells)) for cells in reader]
-    except (UnicodeDecodeError, csv.Error) as cause:
-        raise InputError(f"cannot be read as CSV ({cause})") from cause
-    except OSError as cause:
-        raise InputError(f"cannot be read ({cause.strerror or cause})") from cause
-    whole = []
-    for row in filter(lambda row: any(row.cells), rows):
-        if len(row.cells) == len(heading):
-            whole.append(row)
+    found = read_cells(path)
+    heading, whole = found.heading, []
+    for row in filter(lambda row: any(row.cells), found.rows):
+        cells = row.cells
+        if found.separator is None:  # a workbook's rows end with their last cell that is not empty
+            cells += ("",) * (len(heading) - len(cells))
+        if len(cells) == len(heading):
+            whole.append(TableRow(row.line, cells))
         else:
-            wrong = f"expected {count(len(heading), 'cell')}, found {len(row.cells)}"
+            wrong = f"expected {count(len(heading), 'cell')}, found {len(cells)}"
             problems.add(wrong, file=path.name, line=row.line)
+    if found.separator not in (",", None):
+        columns = _with_points(heading, list(zip(*(row.cells for row in whole), strict=True)))
+        lines = [row.line for row in whole]
+        whole = [TableRow(line, cells) for line, cells in zip(lines, zip(*columns, strict=True), strict=True)]
     return Table(path.name, heading, tuple(whole))
 
 
-def _check_separator(heading: str) -> None:
-    """Raise InputError if something else than commas separates the names in a table's first line."""
-    for separator, name in _SEPARATORS.items():
-        if "," not in heading and separator in heading:
-            raise InputError(f"expected columns separated by commas, found {name}; save it as CSV with commas")
+def _with_points(heading: Sequence[str], columns: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """``columns`` with decimal points, but for those that name patients or files."""
+    pointed = with_points(columns)
+    named = [plain_name(name) in NAMING for name in heading]
+    return [own if name else other for name, own, other in zip(named, columns, pointed, strict=True)]

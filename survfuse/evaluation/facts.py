@@ -50,7 +50,7 @@ def fact_html(value: Json) -> str:
         rows = "".join(
             f'<tr><th scope="row">{escape(key)}</th><td>{fact_html(entry)}</td></tr>' for key, entry in value.items()
         )
-        return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+        return f"<table><tbody>{rows}</tbody></table>"
     if isinstance(value, list):
         entries = [entry for entry in value if isinstance(entry, dict)]
         if entries and len(entries) == len(value):

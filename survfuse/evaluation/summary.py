@@ -1,24 +1,32 @@
 """Figures of held-out performance."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 import numpy as np
 from lifelines import KaplanMeierFitter
 from numpy.typing import NDArray
 
-from survfuse.runtime.arrays import Bools, Floats, Rows
-from survfuse.survival.estimates import Estimate, discrimination, estimate, high_risk, log_rank_p
-from survfuse.survival.metrics import (
-    challenge_concordance,
-    concordance,
-    corrected_difference,
-    d_calibration,
-    integrated_brier,
-    resampled,
+from survfuse.evaluation.judged import Curves, Judged
+from survfuse.evaluation.measure import Measure
+from survfuse.evaluation.performance import Performance, performance
+from survfuse.evaluation.survival_figures import CalibrationTest, calibration_test
+from survfuse.runtime.arrays import Bools, Floats
+from survfuse.runtime.log import progress
+from survfuse.survival.bootstrap import (
+    Draws,
+    aucs,
+    challenge_concordances,
+    concordances,
+    integrated_briers,
+    uno_concordances,
 )
+from survfuse.survival.estimates import Estimate, discrimination, estimate, high_risk, log_rank_p
+from survfuse.survival.metrics import challenge_concordance, concordance, corrected_difference, integrated_brier
 from survfuse.survival.numbers import null
+
+_CUT = "the median of the held-out risks"
 
 
 @dataclass(frozen=True)
@@ -34,14 +42,27 @@ class HeldOut:
     survival: Floats  # [n, T] predicted probability of no event by each month of the grid
     months: Floats  # [n] predicted time
     horizons: tuple[float, ...]  # months at which survival is judged
+    combinations: Mapping[str, Floats] = field(default_factory=dict)  # of modalities → held-out risks [n], all first
 
     def __post_init__(self) -> None:
         n = len(self.times)
-        columns = (self.events, self.folds, self.risks, self.months, *self.candidates.values())
+        columns = (
+            self.events,
+            self.folds,
+            self.risks,
+            self.months,
+            *self.candidates.values(),
+            *self.combinations.values(),
+        )
         if n < 2 or any(np.shape(column) != (n,) for column in columns):
             raise ValueError("held-out results: expected one value for each of two patients or more")
         if np.shape(self.survival) != (n, len(self.grid)):
             raise ValueError(f"held-out survival: expected {(n, len(self.grid))}, found {np.shape(self.survival)}")
+
+    def judged(self) -> Judged:
+        """The patients as the shared figures take them, in groups at the median of their held-out risks."""
+        curves = Curves(self.grid, self.survival, _kaplan_meier_of_the_others(self))
+        return Judged(self.times, self.events, self.risks, self.horizons, high_risk(self.risks), _CUT, curves)
 
 
 @dataclass(frozen=True)
@@ -81,12 +102,11 @@ class CandidateFigures(TypedDict):
     difference_by_fold: MeanDifference
 
 
-class CalibrationTest(TypedDict):
-    """D-calibration: χ², its p, and the patients' shares by predicted survival."""
+class CombinationFigures(TypedDict):
+    """Performance of one combination of modalities, and the gain of all modalities over it."""
 
-    statistic: float | None
-    p: float | None
-    shares: list[float]
+    concordance: Estimate
+    difference: Estimate
 
 
 class Summary(TypedDict):
@@ -109,83 +129,103 @@ class Summary(TypedDict):
 
 
 @dataclass(frozen=True)
-class _Measure:
-    """A measure and its bootstrap draws; all measures share the samples, so that differences are paired."""
+class HeldOutFigures:
+    """Everything that the report says of held-out predictions."""
 
-    value: float
-    draws: Floats
-
-    def estimate(self) -> Estimate:
-        return estimate(self.value, self.draws)
-
-    def difference(self, other: "_Measure") -> Estimate:
-        return estimate(self.value - other.value, self.draws - other.draws)
+    summary: Summary
+    performance: Performance
+    combinations: Mapping[str, CombinationFigures]
+    judged: Judged
 
 
 def summary(held: HeldOut, draws: int = 1000) -> Summary:
-    """Every figure of held-out performance, with intervals from ``draws`` bootstrap samples of the patients.
+    """The figures of ``held_out_figures`` that a bundle states."""
+    return _summary(held, held.judged(), Draws(len(held.times), draws))
+
+
+def held_out_figures(held: HeldOut, draws: int = 1000) -> HeldOutFigures:
+    """Every figure of held-out performance, with intervals from ``draws`` bootstrap samples of the patients."""
+    sample, judged = Draws(len(held.times), draws), held.judged()
+    step = progress(range(3), 3, "report")
+    next(step)
+    own = _summary(held, judged, sample)
+    next(step)
+    shared = performance(judged, sample)
+    next(step)
+    combinations = _combination_figures(held, sample)
+    next(step, None)
+    return HeldOutFigures(own, shared, combinations, judged)
+
+
+def _summary(held: HeldOut, judged: Judged, sample: Draws) -> Summary:
+    """The summary, with intervals from ``sample``.
 
     The censoring distribution is that of all n patients. The Brier score of Kaplan–Meier is held out as well: each
     patient is given the curve of the other folds.
     """
-    marginal = _kaplan_meier_of_the_others(held)
-
-    def measures(rows: Rows) -> list[float]:
-        times, events = held.times[rows], held.events[rows]
-        return [
-            *discrimination(times, events, held.risks[rows], held.horizons),
-            challenge_concordance(times, events, held.months[rows]),
-            *(
-                integrated_brier(times, events, times, events, curves[rows], held.grid)
-                for curves in (held.survival, marginal)
-            ),
-            *(concordance(times, events, risks[rows]) for risks in held.candidates.values()),
-        ]
-
-    n = len(held.times)
-    values, samples = measures(np.arange(n)), resampled(measures, n, draws).T  # [measures], [measures, draws]
-    harrell, uno, *others = (_Measure(value, column) for value, column in zip(values, samples, strict=True))
-    areas, (months, brier, marginal_brier, *candidates) = others[: len(held.horizons)], others[len(held.horizons) :]
-    calibration = d_calibration(held.times, held.events, predicted_at(held, held.times))
+    times, events, weights = held.times, held.events, sample.weights
+    value, uno, *areas = discrimination(times, events, held.risks, held.horizons)
+    harrell = Measure(value, concordances(times, events, held.risks, weights))
+    months = challenge_concordances(times, events, held.months, weights)
+    by_fold = _concordance_by_fold(held, held.risks)
+    sampled_areas = aucs(times, events, held.risks, weights, held.horizons).T
+    assert judged.curves is not None
+    brier, marginal = (
+        Measure(
+            integrated_brier(times, events, times, events, survival, held.grid),
+            integrated_briers(times, events, survival, held.grid, weights),
+        )
+        for survival in (held.survival, judged.curves.marginal)
+    )
     return {
-        "patients": n,
-        "events": int(held.events.sum()),
-        "draws": draws,
+        "patients": len(times),
+        "events": int(events.sum()),
+        "draws": sample.draws,
         "harrell_concordance": harrell.estimate(),
-        "uno_concordance": uno.estimate(),
-        "auc": {f"{month:g}": area.estimate() for month, area in zip(held.horizons, areas, strict=True)},
-        "months_concordance": months.estimate(),
-        "folds": _fold_figures(held),
+        "uno_concordance": estimate(uno, uno_concordances(times, events, held.risks, weights)),
+        "auc": {
+            f"{month:g}": estimate(area, column)
+            for month, area, column in zip(held.horizons, areas, sampled_areas, strict=True)
+        },
+        "months_concordance": estimate(challenge_concordance(times, events, held.months), months),
+        "folds": _fold_figures(by_fold),
         "candidates": {
-            family: {
-                "concordance": own.estimate(),
-                "difference": harrell.difference(own),
-                "difference_by_fold": _fold_difference(held, held.candidates[family]),
-            }
-            for family, own in zip(held.candidates, candidates, strict=True)
+            family: _candidate_figures(held, harrell, by_fold, risks, sample)
+            for family, risks in held.candidates.items()
         },
-        "log_rank_p": null(log_rank_p(held.times, held.events, high_risk(held.risks))),
+        "log_rank_p": null(log_rank_p(times, events, judged.high)),
         "integrated_brier": brier.estimate(),
-        "integrated_brier_kaplan_meier": marginal_brier.estimate(),
-        "integrated_brier_difference": brier.difference(marginal_brier),
-        "d_calibration": {
-            "statistic": null(calibration.statistic),
-            "p": null(calibration.p),
-            "shares": calibration.shares.tolist(),
-        },
+        "integrated_brier_kaplan_meier": marginal.estimate(),
+        "integrated_brier_difference": brier.difference(marginal),
+        "d_calibration": calibration_test(judged, judged.curves),
     }
 
 
-def predicted_at(held: HeldOut, months: Floats) -> Floats:
-    """Predicted survival [n] of each patient at its own one of ``months`` [n].
+def _candidate_figures(
+    held: HeldOut, harrell: Measure, by_fold: Floats, risks: Floats, sample: Draws
+) -> CandidateFigures:
+    """One family's ``risks`` [n], compared with the reported ones: ``harrell`` over all patients, ``by_fold`` [F]."""
+    own = _concordance(held, risks, sample)
+    return {
+        "concordance": own.estimate(),
+        "difference": harrell.difference(own),
+        "difference_by_fold": _fold_difference(by_fold - _concordance_by_fold(held, risks)),
+    }
 
-    Linear between the months of the grid, from 1 at time 0, and constant after the grid.
-    """
-    grid = np.concatenate([[0.0], held.grid]) if held.grid[0] > 0 else held.grid
-    start = np.ones(len(grid) - len(held.grid))
-    return np.array(
-        [np.interp(at, grid, np.concatenate([start, row])) for at, row in zip(months, held.survival, strict=True)]
-    )
+
+def _combination_figures(held: HeldOut, sample: Draws) -> dict[str, CombinationFigures]:
+    """The concordance of each combination of modalities, and what all modalities gain on it."""
+    everything = _concordance(held, held.risks, sample)
+    figures: dict[str, CombinationFigures] = {}
+    for name, risks in held.combinations.items():
+        own = _concordance(held, risks, sample)
+        figures[name] = {"concordance": own.estimate(), "difference": everything.difference(own)}
+    return figures
+
+
+def _concordance(held: HeldOut, risks: Floats, sample: Draws) -> Measure:
+    value = concordance(held.times, held.events, risks)
+    return Measure(value, concordances(held.times, held.events, risks, sample.weights))
 
 
 def _kaplan_meier_of_the_others(held: HeldOut) -> Floats:
@@ -205,9 +245,8 @@ def _concordance_by_fold(held: HeldOut, risks: Floats) -> Floats:
     return np.array([concordance(held.times[rows], held.events[rows], risks[rows]) for rows in inside])
 
 
-def _fold_figures(held: HeldOut) -> FoldFigures:
-    """Concordance by fold, with mean and standard deviation over the folds in which it is defined."""
-    values = _concordance_by_fold(held, held.risks)
+def _fold_figures(values: Floats) -> FoldFigures:
+    """Concordance by fold, ``values`` [F], with mean and standard deviation over the folds in which it is defined."""
     defined = values[np.isfinite(values)]
     return {
         "values": [null(value) for value in values],
@@ -216,9 +255,8 @@ def _fold_figures(held: HeldOut) -> FoldFigures:
     }
 
 
-def _fold_difference(held: HeldOut, other: Floats) -> MeanDifference:
-    """Mean difference over the folds, with the interval that allows for their overlapping training sets."""
-    differences = _concordance_by_fold(held, held.risks) - _concordance_by_fold(held, other)
+def _fold_difference(differences: Floats) -> MeanDifference:
+    """Mean of ``differences`` [F] over the folds, with the interval that allows for their overlapping training sets."""
     folds = differences.size
     defined = differences[np.isfinite(differences)]
     mean, low, high = corrected_difference(defined, 1.0, max(folds - 1.0, 1.0))

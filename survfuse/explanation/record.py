@@ -149,11 +149,12 @@ def _variables(explanation: Explanation, parts: Parts) -> Variables:
     vocabulary, stated = explanation.bundle.vocabulary, _stated(explanation.case)
     assert vocabulary is not None  # without one, a case has no parts of variables
     absent = _absent(vocabulary, stated)
+    codes = {entry.name: vocabulary.codes(entry) for entry in vocabulary.variables}
     every: list[VariablePart] = []
     for row in np.argsort(-np.abs(parts.values), kind="stable").tolist():
         name = explanation.variables[row]
         value = stated.get(name)
-        missing = is_missing(value, vocabulary.missing_codes) or is_missing_word(value)
+        missing = is_missing(value, codes[name]) or is_missing_word(value)
         state = GIVEN if name not in absent else MISSING if missing else UNKNOWN
         text = str(value)[:_LONGEST_VALUE] if state != MISSING else None
         every.append({**_part(name, parts, row), "stated": text, "state": state})

@@ -6,6 +6,7 @@ Missing codes such as -1, plausible ranges and the keys of outcomes, which never
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Numeric:
     scale: float  # standard deviation; 0 where constant in training
     low: float | None = None  # plausible range, inclusive
     high: float | None = None
+    missing: tuple[str, ...] = ()  # codes of missing values besides the vocabulary's, in lower case
 
     def columns(self) -> list[str]:
         """Names of its entries of the vector."""
@@ -46,6 +48,7 @@ class Categorical:
 
     name: str
     categories: tuple[str, ...]
+    missing: tuple[str, ...] = ()  # codes of missing values besides the vocabulary's, in lower case
 
     def columns(self) -> list[str]:
         """Names of its entries of the vector."""
@@ -82,14 +85,21 @@ class Vocabulary:
         """Names of the vector's entries, in order."""
         return [column for variable in self.variables for column in variable.columns()]
 
+    def codes(self, entry: "Numeric | Categorical") -> tuple[str, ...]:
+        """The codes of missing values of one of the variables."""
+        return (*self.missing_codes, *entry.missing)
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Vocabulary":
         """Read ``clinical.json``; raises BundleError if it does not have this form."""
         try:
             vocabulary = cls(
-                numeric=tuple(Numeric(**entry) for entry in value["numeric"]),
+                numeric=tuple(
+                    Numeric(**{**entry, "missing": tuple(entry.get("missing", ()))}) for entry in value["numeric"]
+                ),
                 categorical=tuple(
-                    Categorical(entry["name"], tuple(entry["categories"])) for entry in value["categorical"]
+                    Categorical(entry["name"], tuple(entry["categories"]), tuple(entry.get("missing", ())))
+                    for entry in value["categorical"]
                 ),
                 inactive=frozenset(value["inactive"]),
                 missing_codes=tuple(value["missing_codes"]),
@@ -106,7 +116,8 @@ class Vocabulary:
             raise BundleError("clinical.json: expected distinct variables spelt as text, and known inactive columns")
         if type(vocabulary.exact) is not bool:
             raise BundleError("clinical.json: expected true or false as exact")
-        if any(code != code.strip().lower() for code in vocabulary.missing_codes):
+        codes = [*vocabulary.missing_codes, *(code for entry in vocabulary.variables for code in entry.missing)]
+        if not all(isinstance(code, str) and code == code.strip().lower() for code in codes):
             raise BundleError("clinical.json: expected missing codes in lower case")
         for entry in vocabulary.numeric:
             bounds = [bound for bound in (entry.low, entry.high) if bound is not None]
@@ -118,8 +129,11 @@ class Vocabulary:
     def to_json(self) -> dict[str, object]:
         """The vocabulary as ``clinical.json`` keeps it; the inverse of ``from_json``."""
         return {
-            "numeric": [vars(entry) for entry in self.numeric],
-            "categorical": [{"name": entry.name, "categories": list(entry.categories)} for entry in self.categorical],
+            "numeric": [_without_no_codes(vars(entry)) for entry in self.numeric],
+            "categorical": [
+                _without_no_codes({"name": entry.name, "categories": list(entry.categories), "missing": entry.missing})
+                for entry in self.categorical
+            ],
             "inactive": [column for column in self.columns if column in self.inactive],
             "missing_codes": list(self.missing_codes),
             "outcomes": list(self.outcomes),
@@ -136,12 +150,12 @@ class Vocabulary:
         missing: list[str] = []
         unknown: list[str] = []
         for entry in self.numeric:
-            number = read_number(entry, variables.get(entry.name), self.missing_codes)
+            number = read_number(entry, variables.get(entry.name), self.codes(entry))
             if number is None:
                 missing.append(entry.name)
             values += [_standardised(entry, number), float(number is None)]
         for kind in self.categorical:
-            label = read_label(kind.name, variables.get(kind.name), self.missing_codes, self.exact)
+            label = read_label(kind.name, variables.get(kind.name), self.codes(kind), self.exact)
             category = _match(label, kind.categories, self.exact) if label is not None else None
             if category is None:
                 (missing if label is None else unknown).append(kind.name)
@@ -184,14 +198,24 @@ def _named(what: str, names: Sequence[str]) -> Note:
     return Note(f"{what}: {listing(names)}", tuple(f"{what}: {name}" for name in names))
 
 
+def _without_no_codes(entry: Mapping[str, object]) -> dict[str, object]:
+    """A variable as JSON keeps it: with codes of its own only if there are any."""
+    return {key: value for key, value in entry.items() if key != "missing" or value}
+
+
 def fit_vocabulary(
-    patients: Sequence[Mapping[str, Any]], names: Sequence[str], task: Task, outcomes: Sequence[str] = ()
+    patients: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    task: Task,
+    outcomes: Sequence[str] = (),
+    stated: Mapping[str, Numeric | Categorical] = MappingProxyType({}),
 ) -> Vocabulary:
     """The vocabulary of a cohort: which of ``names`` are numbers, their statistics, the categories seen.
 
-    ``outcomes`` are keys that are dropped besides the task's.
+    ``outcomes`` are keys that are dropped besides the task's. ``stated`` are variables whose type is known: numbers
+    without statistics, categories that are fixed or, if empty, those seen.
 
-    A variable is numeric if it has a plausible range, or if every value that is neither missing nor one of
+    Any other variable is numeric if it has a plausible range, or if every value that is neither missing nor one of
     MISSING_WORDS is a number or spells one.
     A column that has the same value in all patients is inactive. Raises InputError for a value of a variable with a
     plausible range that is not a number or lies outside it.
@@ -200,15 +224,20 @@ def fit_vocabulary(
     numeric, categorical = [], []
     for name in names:
         values = [patient.get(name) for patient in patients]
-        if is_numeric(name, values, task):
-            variable = Numeric(name, 0.0, 0.0, *task.plausible.get(name, (None, None)))
+        own = stated.get(name)
+        if isinstance(own, Numeric) or (own is None and is_numeric(name, values, task)):
+            variable = own or Numeric(name, 0.0, 0.0, *task.plausible.get(name, (None, None)))
             known = [number for value in values if (number := read_number(variable, value, codes)) is not None]
             mean, scale = (float(np.mean(known)), float(np.std(known))) if known else (0.0, 0.0)
             numeric.append(replace(variable, mean=mean, scale=scale))
         else:
             labels = (read_label(name, value, codes) for value in values)
-            categorical.append(Categorical(name, tuple(sorted({label for label in labels if label is not None}))))
-    vocabulary = Vocabulary(tuple(numeric), tuple(categorical), codes, (*task.outcome.keys, *outcomes))
+            seen = tuple(sorted({label for label in labels if label is not None}))
+            kind = own or Categorical(name, ())
+            categorical.append(replace(kind, categories=kind.categories or seen))
+    vocabulary = Vocabulary(
+        tuple(numeric), tuple(categorical), codes, tuple(dict.fromkeys((*task.outcome.keys, *outcomes)))
+    )
     vectors = np.stack([vocabulary.encode(patient).values for patient in patients])
     constant = frozenset(np.array(vocabulary.columns)[np.ptp(vectors, axis=0) == 0.0].tolist())
     return replace(vocabulary, inactive=constant)

@@ -43,6 +43,7 @@ class RnaVector:
     """One patient's expression as networks take it, with notes and warnings for the log."""
 
     values: NDArray[np.float32]  # [G], transformed
+    raw: Floats  # [G], as given; NaN where absent
     notes: tuple[Note, ...]  # for the log: counts only
     warnings: tuple[Note, ...]
 
@@ -142,15 +143,20 @@ class Expression:
         return np.where(np.isnan(values) | constant, 0.0, standard).astype(np.float32)
 
     def encode(self, expression: Mapping[str, Any]) -> RnaVector:
-        """One patient's raw expression by gene symbol → vector [G].
+        """One patient's raw expression by gene → vector [G]; a gene may have another of its names than the bundle's.
 
         Raises InputError, naming the gene, for a value that is not a number, NaN or infinite, for a negative one unless
         the transform is ``identity``, and if more than ``most_missing`` of the bundle's genes are absent.
         """
         values = raw_expression(expression, self.genes, negative=self.transform == IDENTITY)
+        renamed = self._renamed(expression, values)
+        for place, name in renamed.items():
+            values[place] = _value(name, expression[name], -LARGEST)
         missing = int(np.isnan(values).sum())
         extra = len(expression) - (len(self.genes) - missing)
         notes = [Note(f"{count(len(self.genes) - missing, 'gene')} of {len(self.genes):,} read")]
+        if renamed:
+            notes.append(Note(f"{count(len(renamed), 'gene')} read by another name", ("genes read by another name",)))
         if missing > self.most_missing * len(self.genes):
             raise InputError(
                 f"expression: {missing:,} of the bundle's {len(self.genes):,} genes are missing, "
@@ -164,7 +170,18 @@ class Expression:
             notes.append(Note(f"{count(extra, 'extra gene')} ignored", ("extra genes ignored",)))
         if spelt := sum(isinstance(value, str) for value in expression.values()):
             notes.append(Note(f"{count(spelt, 'number')} given as text", ("numbers given as text",)))
-        return RnaVector(self.transformed(values), tuple(notes), self._scale_warnings(values))
+        return RnaVector(self.transformed(values), values, tuple(notes), self._scale_warnings(values))
+
+    def _renamed(self, expression: Mapping[str, Any], values: Floats) -> dict[int, str]:
+        """Places of genes that are absent from ``values`` [G] → the name by which ``expression`` has them."""
+        places = {self.genes[place]: place for place in np.flatnonzero(np.isnan(values)).tolist()}
+        own = set(self.genes)
+        unknown = tuple(name for name in expression if name not in own) if places else ()
+        if not unknown:
+            return {}
+        from survfuse.inputs.gene_names import other_names  # a table, which few cases need
+
+        return {places[gene]: name for gene, name in other_names(unknown, tuple(places)).items()}
 
     def _scale_warnings(self, values: Floats) -> tuple[Note, ...]:
         if self.cohort_range is None:

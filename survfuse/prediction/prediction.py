@@ -11,6 +11,8 @@ from survfuse.runtime.errors import BundleError, InputError
 from survfuse.runtime.log import Note
 from survfuse.survival.curves import SurvivalCurve
 
+HIGH, LOW = "high", "low"
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -43,6 +45,8 @@ class Prediction:
     warnings: tuple[str, ...]
     warning_notes: tuple[Note, ...] = field(repr=False)  # the same warnings with what each is counted under
     demonstration: bool  # whether the weights were trained on simulated patients and mean nothing clinically
+    group: str  # HIGH or LOW: risk above, or not above, the training cut (``Calibration.cut``)
+    training_patient: bool | None  # whether the bundle was trained on this case; None: not known
     curve: SurvivalCurve | None = field(repr=False)
 
     def survival(self, months: ArrayLike) -> Floats:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from survfuse.bundle.demonstration import announce_demonstration
 from survfuse.bundle.load import Bundle, load_members
 from survfuse.inputs.case import Case
-from survfuse.prediction.prediction import Prediction
+from survfuse.prediction.in_sample import digests_of, say_in_sample
+from survfuse.prediction.prediction import HIGH, LOW, Prediction
 from survfuse.prediction.time_estimate import time_limit
 from survfuse.prediction.vectors import SlideTiles, as_tiles, clinical_vector, expression_vector, read_slide
 from survfuse.runtime.errors import BundleError, InputError, NoTissueError
@@ -39,6 +40,7 @@ class Inputs:
     clinical: "torch.Tensor | None"  # [C]
     tiles: SlideTiles | None
     said: Record
+    training_patient: bool | None = None  # whether the bundle was trained on it; None: not known
 
     @property
     def name(self) -> str:
@@ -160,7 +162,7 @@ class Predictor:
     def concluded(self, inputs: Inputs, risk: "EnsembleRisk", show: bool = False) -> Prediction:
         """The second half: the prediction for an ensemble's risk; raises InputError for one that is not finite."""
         with recorded(show, inputs.said) as record:
-            return self._prediction(inputs.name, inputs.tiles, risk, record)
+            return self._prediction(inputs, risk, record)
 
     def chosen(self, modalities: Sequence[str] | None) -> Combination:
         """Those of ``modalities`` that the bundle uses; None: all of them.
@@ -188,7 +190,8 @@ class Predictor:
         ensemble = self.ensemble
         for note in self._said_of_device.warnings:
             warn(note)
-        rna_values, clinical_values = (torch.from_numpy(v) if v is not None else None for v in (rna, clinical))
+        rna_values = torch.from_numpy(rna.values) if rna is not None else None
+        clinical_values = torch.from_numpy(clinical) if clinical is not None else None
         tiles = None
         if "slide" in given:
             limit = None
@@ -202,7 +205,11 @@ class Predictor:
                 self._leave_slide_out(problem, given, used, omit)
             else:
                 tiles = as_tiles(slide, bundle)
-        return Inputs(case, rna_values, clinical_values, tiles, record)
+        known = bundle.training_patients
+        held = known.hold(digests_of(known, tiles, rna, clinical)) if known is not None else None
+        if known is not None and held:
+            say_in_sample(case.name, known)
+        return Inputs(case, rna_values, clinical_values, tiles, record, held)
 
     def _check_scored(self, given: Combination, used: Combination) -> None:
         """Note what is not ``given`` of what is ``used``; raise InputError if the bundle cannot score the rest."""
@@ -228,9 +235,9 @@ class Predictor:
         warn(Note(f"the slide is left out: {problem}", ("the slide is left out",)))
         self._check_scored(rest, used)
 
-    def _prediction(self, name: str, tiles: SlideTiles | None, risk: "EnsembleRisk", record: Record) -> Prediction:
+    def _prediction(self, inputs: Inputs, risk: "EnsembleRisk", record: Record) -> Prediction:
         """The prediction for an ensemble's risk; logs each step towards it."""
-        bundle = self.bundle
+        bundle, tiles = self.bundle, inputs.tiles
         if not math.isfinite(risk.risk):
             raise InputError(f"the risk is {risk.risk}: {BEYOND_ALL_RANGE}")
         terms = ", ".join(f"{term} {value:+.4f}" for term, value in risk.terms.items())
@@ -249,7 +256,7 @@ class Predictor:
             shares = ", ".join(f"{share:.1%} at {at:g} months" for share, at in zip(survival, horizons, strict=True))
             stage("survival", f"event-free survival: {shares}")
         return Prediction(
-            name=name,
+            name=inputs.name,
             combination=risk.combination,
             months=months,
             beyond=beyond,
@@ -263,6 +270,8 @@ class Predictor:
             warnings=tuple(note.text for note in record.warnings),
             warning_notes=tuple(record.warnings),
             demonstration=bundle.demonstration,
+            group=HIGH if risk.risk > bundle.calibration.cut else LOW,
+            training_patient=inputs.training_patient,
             curve=curve,
         )
 
@@ -277,7 +286,9 @@ class Predictor:
 def announce(bundle: Bundle) -> None:
     """Log which bundle is used and, for demonstration weights, that its numbers mean nothing clinically."""
     manifest = bundle.manifest
-    stage("bundle", f"{manifest.purpose}, {count(len(manifest.members), 'member')}, every checksum verified")
+    unknown = ["does not know its training patients"] if bundle.training_patients is None else []
+    members = count(len(manifest.members), "member")
+    stage("bundle", f"{manifest.purpose}, {members}, every checksum verified", *unknown)
     announce_demonstration(bundle)
 
 

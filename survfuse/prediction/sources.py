@@ -18,6 +18,7 @@ from survfuse.tasks.task import Task
 
 if TYPE_CHECKING:
     from survfuse.cohort.read import Cohort
+    from survfuse.cohort.table_paths import CohortTables
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ def cache_folder(given: Path | None, out: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Path) -> Cases:
-    """The cases at ``source``, of which ``modalities`` are to be used.
+def cases_in(source: "Path | CohortTables", bundle: Bundle, modalities: Sequence[str], cache: Path) -> Cases:
+    """The cases at ``source``, or in its tables, of which ``modalities`` are to be used.
 
     A single case is named by its slide or features, without them by its folder; the cases of a folder are named by
     their folders, those of a cohort by patient id.
     ``cache`` is a folder for copies of a cohort's features. Raises InputError for a folder that holds none of these,
     and for a cohort that cannot be read or does not fit the bundle.
     """
+    if not isinstance(source, Path):
+        return _cohort_cases(source, bundle, [name for name in modalities if source.of(name) is not None], cache)
     if not source.is_dir():
         raise InputError(f"{source}: expected a folder with one case, several cases or a cohort")
     if is_case(source, bundle.task):
@@ -77,9 +80,24 @@ def cases_in(source: Path, bundle: Bundle, modalities: Sequence[str], cache: Pat
     if any(is_case(folder, bundle.task) for folder in folders):
         names = tuple(folder.name for folder in folders)
         return Cases(names, lambda index: _case_of_folder(folders[index], bundle.task))
-    from survfuse.cohort.read import read_cohort
+    return _cohort_cases(source, bundle, modalities, cache)
 
-    cohort = read_cohort(source, cache, modalities=modalities, with_outcomes=False, task=bundle.task)
+
+def _cohort_cases(source: "Path | CohortTables", bundle: Bundle, modalities: Sequence[str], cache: Path) -> Cases:
+    """The patients of a cohort; raises InputError if it cannot be read, or its features are not the bundle's."""
+    from survfuse.cohort.read import read_cohort
+    from survfuse.cohort.stated_variables import StatedVariables
+
+    stated = StatedVariables.of(bundle.vocabulary, bundle.task)
+    cohort = read_cohort(
+        source,
+        cache,
+        modalities=modalities,
+        with_outcomes=False,
+        task=bundle.task,
+        variables=stated,
+        genes=bundle.expression.genes if bundle.expression is not None else (),
+    )
     if cohort.bags is not None:
         bundle.manifest.slide.check_features(cohort.bags[0].dimension, cohort.encoder, tile=cohort.tile)
         if cohort.tile is None:

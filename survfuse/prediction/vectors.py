@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from survfuse.inputs.expression import RnaVector
     from survfuse.inputs.features import Features
     from survfuse.slide.encoders import Encoder
     from survfuse.slide.extract import Extracted
     from survfuse.slide.tile_places import TilePlaces
 
 
-def expression_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":
-    """The case's expression [G]; None if it has none, or if the bundle does not use it."""
+def expression_vector(case: Case, bundle: Bundle) -> "RnaVector | None":
+    """The case's expression; None if it has none, or if the bundle does not use it."""
     if bundle.expression is None:
         stage("expression", "not used by this bundle")
         return None
@@ -36,7 +37,7 @@ def expression_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None
     stage("expression", *encoded.notes)
     for warning in encoded.warnings:
         warn(warning)
-    return encoded.values
+    return encoded
 
 
 def clinical_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 # Extra → the modules of its packages → the package, as pyproject.toml names it.
 EXTRAS = {
     "train": {
+        "jinja2": "jinja2",
         "joblib": "joblib",
         "lifelines": "lifelines",
         "pandas": "pandas",
@@ -13,7 +14,8 @@ EXTRAS = {
         "sksurv": "scikit-survival",
         "tensorboard": "tensorboard",
         "threadpoolctl": "threadpoolctl",
-    }
+    },
+    "tables": {"openpyxl": "openpyxl", "pyarrow": "pyarrow"},
 }
 
 

@@ -4,9 +4,13 @@ A spreadsheet takes a text that begins with =, +, - or @ for a formula, and one 
 begin a new cell. An apostrophe before such a text makes it text again (OWASP, "CSV injection").
 """
 
+import csv
+import io
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from survfuse.runtime.files import spelt_number
+from survfuse.runtime.files import spelt_number, write_text
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # with full width, as Japanese spreadsheets take them
 _GUARD = "'"
@@ -31,3 +35,18 @@ def content(text: str) -> str:
     ('=1+1', '-0.5', "'n", "'=1+1")
     """
     return text[1:] if text.startswith(_GUARD) and _FORMULA.match(text) else text
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
+    """Write ``rows`` as CSV, with every column that any of them has; texts as ``cell`` makes them harmless.
+
+    Numbers are written in full: the shortest text that gives the same number back.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: cell(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+    )
+    write_text(path, table.getvalue())

@@ -1,6 +1,6 @@
-"""Suggestions: for unknown names and missing paths, the nearest known one."""
+"""Paths and names that a user gives: those that are unknown or missing, with the nearest known one, or in conflict."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from survfuse.runtime.errors import InputError, SurvfuseError
@@ -90,3 +90,26 @@ def check_exists(path: Path, error: type[SurvfuseError] = InputError) -> None:
     """Raise ``error`` unless a file or folder is at ``path``, with a suggestion if nothing is there."""
     if not path.exists():
         raise error(_missing("file or folder", path))
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
+    """Raise InputError if a file to be written is also one of ``inputs``, or two of ``outputs`` are one file.
+
+    ``outputs`` are files by the option that names them. Files are the same by whatever path leads to them; None stands
+    for a file that was not asked for.
+    """
+    written = [(name, path) for name, path in outputs.items() if path is not None]
+    read = [path for path in inputs if path is not None]
+    for place, (name, path) in enumerate(written):
+        if any(_same(path, other) for other in read):
+            raise InputError(f"{path}: {name} would overwrite an input; expected another file")
+        for other_name, other in written[:place]:
+            if _same(path, other):
+                raise InputError(f"{other_name} and {name}: expected two files, found {path} for both")
+
+
+def _same(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:  # one of them is not there
+        return first.resolve() == second.resolve()

@@ -10,6 +10,7 @@ from survfuse.runtime.files import sha256
 from survfuse.runtime.log import listing
 from survfuse.runtime.tensors import State, all_finite, shapes_only
 from survfuse.runtime.torch_files import load_torch
+from survfuse.slide.attention_pool import AttentionPooled
 from survfuse.slide.registry import EMBEDDED, ENCODERS, EncoderSpec, check_weights, find_spec
 from survfuse.slide.weight_names import TO_TIMM
 
@@ -36,14 +37,18 @@ def load_network(name: str, weights: Path | None, error: type[SurvfuseError] = I
 
 
 def build_network(spec: EncoderSpec) -> nn.Module:
-    """timm's untrained network for ``spec``, without classifier, on the current default device."""
+    """timm's untrained network for ``spec``, without classifier, on the current default device.
+
+    It gives features [N, D], or tokens [N, T, D / 2] if ``spec.mean_after`` says that their mean is still to be taken.
+    """
     import timm
     from timm.layers.mlp import SwiGLUPacked
 
     arguments = dict(spec.arguments)
     if spec.swiglu:
         arguments |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
-    return timm.create_model(spec.architecture, pretrained=False, num_classes=0, **arguments)
+    network = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **arguments)
+    return AttentionPooled(network, spec.dimension) if spec.attention_pool else network
 
 
 def embedded_weights(spec: EncoderSpec, error: type[SurvfuseError] = BundleError) -> Path:

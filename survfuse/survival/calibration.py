@@ -94,6 +94,15 @@ class Calibration:
             "reference_risks": self.reference_risks.tolist(),
         }
 
+    @property
+    def cut(self) -> float:
+        """The training cut between high and low risk: the median of the reference risks.
+
+        They are those of the full combination. Risks of every combination are put on the same scale, in which their
+        own reference risks have mean 0 and standard deviation 1, so that one cut serves all.
+        """
+        return float(np.median(self.reference_risks))
+
     def months(self, risks: ArrayLike) -> Months:
         """Predicted months for finite ``risks`` of any shape; larger risks give fewer months.
 

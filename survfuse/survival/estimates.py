@@ -1,14 +1,14 @@
 """Estimates with bootstrap intervals, risk groups and the log-rank test."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 from lifelines.statistics import logrank_test
 from numpy.typing import ArrayLike
 
-from survfuse.runtime.arrays import Bools, Floats, Rows
-from survfuse.survival.metrics import auc_at, concordance, percentile_interval, resampled, uno_concordance
+from survfuse.runtime.arrays import Bools, Floats
+from survfuse.survival.metrics import auc_at, concordance, percentile_interval, uno_concordance
 from survfuse.survival.numbers import null
 
 
@@ -28,16 +28,6 @@ def discrimination(times: ArrayLike, events: ArrayLike, risks: ArrayLike, months
     """
     areas = auc_at(times, events, times, events, risks, months)
     return [concordance(times, events, risks), uno_concordance(times, events, times, events, risks), *areas.values()]
-
-
-def estimates(measures: Callable[[Rows], Sequence[float]], n: int, draws: int, seed: int = 0) -> list[Estimate]:
-    """An estimate of each of the measures that ``measures`` computes from patients' rows [n].
-
-    The ``draws`` bootstrap samples of n patients are the same for every measure.
-    """
-    values = np.asarray(measures(np.arange(n)), dtype=np.float64)
-    samples = resampled(measures, n, draws, seed).reshape(draws, values.size)
-    return [estimate(value, column) for value, column in zip(values, samples.T, strict=True)]
 
 
 def estimate(value: float, draws: Floats) -> Estimate:

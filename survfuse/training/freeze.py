@@ -23,13 +23,14 @@ from survfuse.runtime.log import count, stage
 from survfuse.slide.settings import SlideSettings
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import SurvivalCurve
-from survfuse.tasks.modalities import Combination, combination_name
+from survfuse.tasks.modalities import Combination, combination_name, ordered
 from survfuse.training.averages import averages
 from survfuse.training.member import TrainedMember
 from survfuse.training.model_card import model_card
 from survfuse.training.provenance import NOTICES, purpose
 from survfuse.training.stacking import Stacked
 from survfuse.training.training_data import TrainingData
+from survfuse.training.training_patients import training_patients
 
 
 def freeze(
@@ -45,8 +46,8 @@ def freeze(
 ) -> None:
     """Write the ensemble of ``stacks`` to ``root`` as a bundle, whole or not at all.
 
-    ``facts`` come from ``provenance``, ``figures`` from the report; ``weights`` is a tile encoder's weight file to copy
-    into the bundle; ``device`` is where the average patient's slide vectors are computed.
+    ``facts`` come from ``result_facts``, ``figures`` from the report; ``weights`` is a tile encoder's weight file to
+    copy into the bundle; ``device`` is where the average patient's slide vectors are computed.
     """
     # A split's members together: they share their input maps.
     members = sorted(members, key=lambda member: member.split.name)
@@ -71,7 +72,9 @@ def freeze(
         families = [(member.family, _sizes(data, member.family, genes)) for member in kept]
         expression = (tables.expression, genes) if tables.expression is not None else None
         mean = averages(data, families, _states(data, kept, genes), expression, device)
-        tables = replace(tables, averages=mean)
+        modalities = ordered((name for combination in stacks for name in combination), data.cohort.task.modalities)
+        known = training_patients(data, modalities, genes, str(facts["fingerprint"]))
+        tables = replace(tables, averages=mean, training_patients=known)
         save(partial, replace(manifest, tables=tables.present()), _states(data, kept, genes), tables)
     names = ", ".join(dict.fromkeys(member.family.name for member in kept))
     stage("frozen", f"{root}: {count(len(kept), 'member')} of {names}")

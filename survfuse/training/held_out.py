@@ -42,8 +42,13 @@ def ensemble_stacks(
     return stacks
 
 
-def held_out(cohort: Cohort, protocol: Protocol, stacked: Stacked) -> HeldOut:
+def held_out(
+    cohort: Cohort, protocol: Protocol, stacked: Stacked, stacks: Mapping[Combination, Stacked] | None = None
+) -> HeldOut:
     """Nested predictions of every patient: risk, survival curve and months from folds that have not seen them.
+
+    They are those of ``stacked``, the ensemble with all modalities. ``stacks`` are the combinations to compare it with,
+    all modalities first.
 
     A fold's curve and calibration come from its inner out-of-fold risks. Those are of single members. The held-out
     patients' are means over members, which vary less: a factor brings them to the spread of the former. It comes from
@@ -71,7 +76,17 @@ def held_out(cohort: Cohort, protocol: Protocol, stacked: Stacked) -> HeldOut:
         survival,
         months,
         cohort.task.horizons,
+        {combination_name(combination): own.reference for combination, own in (stacks or {}).items()},
     )
+
+
+def held_out_survival(cohort: Cohort, protocol: Protocol, stacked: Stacked, at: Floats) -> Floats:
+    """Survival [n, T] at the months ``at`` [T] by the same folds and curves as in ``held_out``."""
+    survival = np.zeros((len(cohort.ids), len(at)))
+    for risks in stacked.folds.values():
+        curves, _ = _fold_predictions(risks, cohort.times, cohort.events, at, protocol.calibration)
+        survival[~np.isnan(risks.held_out)] += curves / protocol.repeats
+    return survival
 
 
 def _fold_predictions(

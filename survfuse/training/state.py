@@ -116,13 +116,15 @@ def fingerprint(data: TrainingData, device: torch.device) -> str:
     facts: dict[str, object] = {
         "release": __version__, "protocol": protocol, "sizes": data.sizes.to_json(),
         "device": device.type, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "ids": cohort.ids, "genes": cohort.genes, "clinical": [dict(patient) for patient in cohort.clinical],
+        "ids": cohort.ids, "genes": cohort.genes,
+        "vocabulary": data.vocabulary.to_json() if data.vocabulary is not None else None,
     }  # fmt: skip
     if cohort.bags is not None:
         facts["tiles"] = [bag.tiles for bag in cohort.bags]
         probes = [bag.rows(np.array([0, bag.tiles // 2, bag.tiles - 1])) for bag in cohort.bags]
         digest.update(torch.cat(probes).numpy().tobytes())
     digest.update(json.dumps(facts, sort_keys=True).encode())
-    for values in (cohort.times, cohort.events, cohort.expression):
+    # Variables as they are encoded: a table and JSON spell the same ones differently.
+    for values in (cohort.times, cohort.events, cohort.expression, data.clinical):
         digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:16]

@@ -1,6 +1,6 @@
 """Train an ensemble on a cohort, and write its bundle and report."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from survfuse.survival.metrics import concordance
 from survfuse.training.executor import Executor, LocalExecutor
 from survfuse.training.freeze import freeze
 from survfuse.training.held_out import ensemble_stacks, held_out
+from survfuse.training.held_out_table import write_held_out
 from survfuse.training.member import TrainedMember
 from survfuse.training.protocol import Protocol
 from survfuse.training.provenance import NOTICES, purpose, result_facts, training_facts
@@ -46,12 +47,14 @@ def train(
     weights: Path | None = None,
     executor: Executor | None = None,
     draws: int = 500,
+    name: str = "",
 ) -> None:
     """Train on ``cohort`` what ``work`` does not hold yet, write the bundle to ``out`` and the report to ``work``.
 
     ``sizes`` are the networks' widths (those set by the data are replaced), ``settings`` say how the cohort's tile
     features were made, and ``weights`` is the tile encoder's weight file, to be copied into the bundle. Units are
-    fitted by ``executor`` (default: this machine's CPU). ``draws`` are the bootstrap draws of the report's intervals.
+    fitted by ``executor`` (default: this machine's CPU). ``draws`` are the bootstrap draws of the report's intervals,
+    and ``name`` is the cohort's in the report's title.
 
     The bundle appears whole, and only then are the members in ``work`` removed. A run that is killed and restarted
     ends with the same bundle; on the CPU the same cohort and protocol give the same bytes.
@@ -82,7 +85,7 @@ def train(
         if weights is not None:
             load_encoder(settings.encoder, weights, torch.device("cpu"))  # an unusable file fails before training
         members = Trainer(data, state, where).members()
-        _write(data, state, members, settings, out, work, weights, draws, where.device)
+        _write(data, state, members, settings, out, work, weights, draws, where.device, name)
     state.clear()
     stage("written", str(out))
 
@@ -97,16 +100,25 @@ def _write(
     weights: Path | None,
     draws: int,
     device: torch.device,
+    name: str,
 ) -> None:
-    """Write the report on ``members``, then the bundle."""
+    """Write the report on ``members`` and their held-out predictions, then the bundle."""
     cohort = data.cohort
     stacks = ensemble_stacks(members, data.families, cohort)
-    held = held_out(cohort, data.protocol, next(iter(stacks.values())))
+    held = held_out(cohort, data.protocol, next(iter(stacks.values())), stacks)
     facts = result_facts(data, state.fingerprint, stacks)
     notice = {"notice": NOTICES[purpose(data)]}
-    figures = write_report(work, held, _loss_curves(members), notice | facts, draws)
+    subject = f"{name or 'a cohort'}, {_model_name(members, held.candidates)}"
+    figures = write_report(work, held, _loss_curves(members), notice | facts, draws, subject)
     stage("report", f"{work / 'report.html'}; held-out C {concordance(held.times, held.events, held.risks):.3f}")
+    write_held_out(work, cohort, data.protocol, next(iter(stacks.values())), held)
     freeze(data, members, stacks, facts, figures, settings, out, weights, device)
+
+
+def _model_name(members: Sequence[TrainedMember], families: Collection[str]) -> str:
+    """What was trained, in short: its only family or their number, and how many members."""
+    kinds = next(iter(families)) if len(families) == 1 else f"{len(families)} families"
+    return f"{kinds}, {count(len(members), 'member')}"
 
 
 def _loss_curves(members: Sequence[TrainedMember]) -> list[MemberCurve]:

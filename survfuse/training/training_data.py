@@ -25,6 +25,7 @@ from survfuse.training.input_maps import ClinicalMap, ExpressionMap, InputMaps, 
 from survfuse.training.member import Prepared
 from survfuse.training.protocol import NONE, Protocol
 from survfuse.training.tile_clusters import TileClusters
+from survfuse.training.variables_shown import show_variables
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,16 @@ def known_modalities(cohort: Cohort) -> Combination:
 
 
 def _vocabulary(cohort: Cohort) -> Vocabulary:
-    check_numbers(cohort.ids, cohort.clinical, cohort.task)
-    kept = cohort.kept_variables
-    check_no_outcomes(cohort.clinical, cohort.times, cohort.events, cohort.task, kept)
-    names = without_own_values(cohort.clinical, cohort.task, kept)
+    known = cohort.stated_variables.by_name
+    check_numbers(cohort.ids, cohort.clinical, cohort.task, known)
+    check_no_outcomes(cohort.clinical, cohort.times, cohort.events, cohort.task, cohort.kept_variables)
+    names = without_own_values(cohort.clinical, cohort.task, (*cohort.kept_variables, *known))
     if not names:
         raise InputError("clinical variables: none is left to learn from; leave them out with --modalities")
-    return fit_vocabulary(cohort.clinical, names, cohort.task, cohort.outcome_variables)
+    stated = cohort.stated_variables.templates(names, cohort.task)
+    vocabulary = fit_vocabulary(cohort.clinical, names, cohort.task, cohort.outcome_variables, stated)
+    show_variables(cohort.clinical, vocabulary)
+    return vocabulary
 
 
 def _sizes(data: TrainingData, splits: tuple[Split, ...]) -> Sizes:

@@ -27,7 +27,8 @@ from fuzz.mutations import (
 
 from survfuse.bundle.averages import load_averages
 from survfuse.bundle.load import load, load_members
-from survfuse.bundle.manifest import AVERAGES, MANIFEST, SELF, manifest_digest
+from survfuse.bundle.manifest import AVERAGES, MANIFEST, SELF, TRAINING_PATIENTS, manifest_digest
+from survfuse.bundle.training_patients import TrainingPatients
 from survfuse.cohort.outcomes import read_outcomes
 from survfuse.cohort.problems import Problems
 from survfuse.inputs.clinical import Vocabulary
@@ -121,7 +122,7 @@ def _manifest(chance: random.Random, folder: Path) -> Path:
 
 def _table(chance: random.Random, folder: Path) -> Path:
     root = copied_bundle(folder)
-    name = chance.choice(("genes.json", "clinical.json", "calibration.json", "survival.json"))
+    name = chance.choice(("genes.json", "clinical.json", "calibration.json", "survival.json", TRAINING_PATIENTS))
     _written(root, name, json_bytes(read_object(root / name), chance))
     seal(root, name)
     return root
@@ -175,6 +176,7 @@ def _tables(root: Path) -> None:
         ("clinical.json", Vocabulary.from_json),
         ("calibration.json", Calibration.from_json),
         ("survival.json", curves_from_json),
+        (TRAINING_PATIENTS, TrainingPatients.from_json),
     ):
         read(strict_object(root / name, BundleError))
     _bundle(root)

@@ -1,0 +1,175 @@
+"""Figures of predicted survival curves: error over time, calibration and net benefit."""
+
+from typing import TypedDict
+
+import numpy as np
+from lifelines import KaplanMeierFitter
+
+from survfuse.evaluation.judged import Curves, Judged
+from survfuse.runtime.arrays import Floats
+from survfuse.survival.bootstrap import Draws
+from survfuse.survival.brier_curve import brier_curve
+from survfuse.survival.cox_regression import Coefficient, cox_coefficient
+from survfuse.survival.decision_curve import decision_curve
+from survfuse.survival.estimates import Estimate, estimate
+from survfuse.survival.kaplan_meier import survival_at
+from survfuse.survival.metrics import d_calibration
+from survfuse.survival.numbers import null
+
+_MOST_GROUPS = 5  # of patients in a calibration plot
+_GROUP = 30  # minimum number of patients in a group
+_NEAREST = 1e-9  # to 0 and 1 that a probability is taken for, where its logarithm is needed
+
+
+class CalibrationTest(TypedDict):
+    """D-calibration: χ², its p, and the patients' shares by predicted survival."""
+
+    statistic: float | None
+    p: float | None
+    shares: list[float | None]
+
+
+class InTheLarge(TypedDict):
+    """Calibration in the large at a month: the share of patients with the event, as observed and as predicted."""
+
+    observed: Estimate  # by Kaplan–Meier
+    predicted: float | None  # mean
+    ratio: Estimate  # observed / predicted; 1 is right
+
+
+class CalibrationGroup(TypedDict):
+    """A group of patients of similar predicted survival."""
+
+    patients: int
+    predicted: float  # mean survival
+    observed: float  # by Kaplan–Meier
+    low: float | None  # of Kaplan–Meier's 95% limits
+    high: float | None
+
+
+class BrierOverTime(TypedDict):
+    """Brier scores by month, of the predicted curves and of Kaplan–Meier's."""
+
+    months: list[float]
+    predicted: list[float | None]
+    kaplan_meier: list[float | None]
+
+
+class NetBenefit(TypedDict):
+    """Net benefit by threshold, in true positives per patient."""
+
+    thresholds: list[float]
+    model: list[float | None]
+    treat_all: list[float | None]
+
+
+class SurvivalFigures(TypedDict):
+    """Figures of predicted survival, ready for JSON."""
+
+    brier_over_time: BrierOverTime
+    in_the_large: dict[str, InTheLarge]  # by month
+    calibration_groups: dict[str, list[CalibrationGroup]]  # by month, from the lowest predicted survival
+    calibration_slope: Coefficient  # of predicted survival; 1 is right
+    d_calibration: CalibrationTest
+    decision_curves: dict[str, NetBenefit]  # by month
+
+
+def survival_figures(judged: Judged, curves: Curves, draws: Draws) -> SurvivalFigures:
+    """All figures of ``curves`` for ``judged`` patients, with bootstrap intervals from ``draws``."""
+    months = [(f"{month:g}", month) for month in judged.horizons]
+    return {
+        "brier_over_time": _brier_over_time(judged, curves),
+        "in_the_large": {name: in_the_large(judged, curves, month, draws) for name, month in months},
+        "calibration_groups": {name: calibration_groups(judged, curves, month) for name, month in months},
+        "calibration_slope": calibration_slope(judged, curves),
+        "d_calibration": calibration_test(judged, curves),
+        "decision_curves": {name: _net_benefit(judged, curves, month) for name, month in months},
+    }
+
+
+def in_the_large(judged: Judged, curves: Curves, month: float, draws: Draws) -> InTheLarge:
+    """The share of patients with the event by ``month``: Kaplan–Meier's against the mean prediction."""
+    expected = 1.0 - curves.at_month(month)  # [n]
+    everybody = np.ones((1, len(expected)))
+    observed = 1.0 - survival_at(judged.times, judged.events, everybody, [month])[0, 0]
+    sampled = 1.0 - survival_at(judged.times, judged.events, draws.weights, [month])[:, 0]
+    mean, means = float(expected.mean()), draws.weights @ expected / len(expected)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = estimate(float(np.divide(observed, mean)), sampled / means)
+    return {"observed": estimate(float(observed), sampled), "predicted": null(mean), "ratio": ratio}
+
+
+def calibration_groups(judged: Judged, curves: Curves, month: float) -> list[CalibrationGroup]:
+    """Predicted and observed survival at ``month`` in groups of equal size, from the lowest predicted survival.
+
+    Groups not followed up to the month are left out, and all of them after the curves' last month. The limits are
+    Kaplan–Meier's, None if a group had no event by then.
+    """
+    predicted = curves.at_month(month)
+    if not np.isfinite(predicted).all():
+        return []
+    number = int(np.clip(len(predicted) // _GROUP, 2, _MOST_GROUPS))
+    groups: list[CalibrationGroup] = []
+    for members in np.array_split(np.argsort(predicted, kind="stable"), number):
+        if members.size == 0 or judged.times[members].max() < month:
+            continue
+        curve = KaplanMeierFitter().fit(judged.times[members], judged.events[members])
+        low, high = map(float, curve.confidence_interval_survival_function_.loc[:month].iloc[-1])
+        observed = float(curve.predict(month))
+        groups.append(
+            {
+                "patients": members.size,
+                "predicted": float(predicted[members].mean()),
+                "observed": observed,
+                "low": null(low),
+                "high": null(high),
+            }
+        )
+    return groups
+
+
+def calibration_test(judged: Judged, curves: Curves) -> CalibrationTest:
+    """D-calibration of ``curves``."""
+    found = d_calibration(judged.times, judged.events, curves.at(judged.times))
+    return {
+        "statistic": null(found.statistic),
+        "p": null(found.p),
+        "shares": [null(share) for share in found.shares.tolist()],
+    }
+
+
+def calibration_slope(judged: Judged, curves: Curves) -> Coefficient:
+    """Cox's coefficient of the log cumulative hazard, log(−log S), that ``curves`` predict (van Houwelingen 2000).
+
+    S is taken at the last horizon that the curves reach, or else at their last month; between proportional hazards the
+    choice changes nothing. Below 1, predicted hazards are too far apart; above 1, too close together.
+    """
+    reached = [month for month in judged.horizons if month <= curves.grid[-1]]
+    survival = curves.at_month(max(reached, default=float(curves.grid[-1])))
+    inside = np.clip(survival, _NEAREST, 1.0 - _NEAREST)
+    return cox_coefficient(np.log(-np.log(inside)), judged.times, judged.events)
+
+
+def _brier_over_time(judged: Judged, curves: Curves) -> BrierOverTime:
+    own, marginal = (
+        brier_curve(judged.times, judged.events, survival, curves.grid)
+        for survival in (curves.survival, curves.marginal)
+    )
+    return {"months": curves.grid.tolist(), "predicted": _nulls(own), "kaplan_meier": _nulls(marginal)}
+
+
+def _net_benefit(judged: Judged, curves: Curves, month: float) -> NetBenefit:
+    """The decision curve at ``month``; no thresholds after the curves' last month."""
+    probabilities = 1.0 - curves.at_month(month)
+    if not np.isfinite(probabilities).all():
+        return {"thresholds": [], "model": [], "treat_all": []}
+    found = decision_curve(judged.times, judged.events, probabilities, month)
+    return {
+        "thresholds": found.thresholds.tolist(),
+        "model": _nulls(found.model),
+        "treat_all": _nulls(found.everybody),
+    }
+
+
+def _nulls(values: Floats) -> list[float | None]:
+    return [null(value) for value in values.tolist()]
