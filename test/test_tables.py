@@ -566,6 +566,13 @@ def test_a_heading_of_all_genes_is_read(tmp_path):
     assert found.expression.shape == (3, 20000)
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_heading_alone_is_no_table_of_patients(cohort, tmp_path, separator):
+    table = write_rows(tmp_path / "o.csv", [["case_id", "time", "event"]], separator)
+    with pytest.raises(InputError, match="expected a row for each patient, found none"):
+        read_cohort(cohort, tmp_path / "cache", table, ["clinical"])
+
+
 BROKEN = {
     "cells of code 0": (b"patient,x\nP1,\0\n", "characters of code 0"),
     "an archive": (b"PK\x03\x04 and more", "it is a workbook or an archive"),

@@ -59,7 +59,7 @@ def read_table(path: Path, problems: Problems) -> Table:
         else:
             wrong = f"expected {count(len(heading), 'cell')}, found {len(cells)}"
             problems.add(wrong, file=path.name, line=row.line)
-    if found.separator not in (",", None):
+    if whole and found.separator not in (",", None):
         columns = _with_points(heading, list(zip(*(row.cells for row in whole), strict=True)))
         lines = [row.line for row in whole]
         whole = [TableRow(line, cells) for line, cells in zip(lines, zip(*columns, strict=True), strict=True)]
