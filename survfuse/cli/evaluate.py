@@ -41,14 +41,7 @@ def evaluate(
     versus: Annotated[
         Path | None, options.file_option("Another model's predictions, to compare with.", metavar="CSV")
     ] = None,
-    exclude_training: Annotated[
-        bool,
-        typer.Option(
-            "--exclude-training",
-            help="Leave out patients that the bundle was trained on.",
-            rich_help_panel=options.INPUTS,
-        ),
-    ] = False,
+    exclude_training: options.ExcludeTraining = False,
     report: Annotated[Path | None, options.output_option("Also write a page with all figures.", "HTML")] = None,
     json: Annotated[Path | None, options.output_option("Also write the figures to this file.", "FILE")] = None,
 ) -> None:

@@ -230,6 +230,12 @@ UnusableSlide = Annotated[
         INPUTS,
     ),
 ]
+ExcludeTraining = Annotated[
+    bool,
+    typer.Option(
+        "--exclude-training", help="Leave out patients that the bundle was trained on.", rich_help_panel=INPUTS
+    ),
+]
 FeatureCache = Annotated[
     Path | None,
     output_option("Folder for copies of features that cannot be mapped (default: a temporary one).", "FOLDER", MACHINE),

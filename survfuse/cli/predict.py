@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from survfuse.cli import options
 from survfuse.cohort.table_paths import CohortTables
 from survfuse.prediction.unusable_slide import OMIT, REFUSE
@@ -28,14 +26,7 @@ def predict(
     survival: Annotated[
         Path | None, options.output_option("Survival curves: case_id, one column per year.", "CSV")
     ] = None,
-    exclude_training: Annotated[
-        bool,
-        typer.Option(
-            "--exclude-training",
-            help="Leave out patients that the bundle was trained on.",
-            rich_help_panel=options.INPUTS,
-        ),
-    ] = False,
+    exclude_training: options.ExcludeTraining = False,
     cache: options.FeatureCache = None,
     device: options.Device = None,
 ) -> None:

@@ -65,7 +65,7 @@ class _Label:
 class _Grid:
     """A table's numbers, with what names its rows."""
 
-    labels: list["_Label"]  # columns of text, and the first one
+    labels: list[_Label]  # columns of text, and the first one
     columns: tuple[str, ...]  # headings of the numbers' columns
     values: Floats  # [rows, columns]
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from survfuse.cohort.bags import Bag
 from survfuse.cohort.outcomes import Outcome
 from survfuse.runtime.arrays import Floats
 
@@ -16,7 +15,6 @@ class Gathered:
     ids: Sequence[str]  # n, sorted
     simulated: bool
     slides: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # feature files by patient
-    bags: dict[str, Bag] = field(default_factory=dict)
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     clinical: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     genes: tuple[str, ...] = ()  # G
