@@ -24,7 +24,7 @@ from survfuse.slide.parts import is_slide_folder
 from survfuse.slide.registry import check_weights, find_spec
 from survfuse.slide.settings import SlideSettings
 from survfuse.tasks.modalities import check_modalities
-from survfuse.tasks.registry import DEFAULT
+from survfuse.tasks.registry import WITH_VECTORS
 
 if TYPE_CHECKING:
     from survfuse.evaluation.evaluate import Evaluation
@@ -224,8 +224,8 @@ def train(
     JSON, or the clinical table); ``time_column`` and ``event_column`` name other columns, and times are in
     ``time_unit``, days, months or years (default: months). ``variables`` is a JSON file that states types, ranges,
     categories and missing codes of clinical variables. ``modalities`` are the ones to read (default: all of the task's,
-    or those that there are tables of). ``keep_variables`` are clinical variables to use although they look like
-    outcomes, by name or by what they say of the patients' outcomes, or like identifiers.
+    or those that there are tables of; slide-level vectors if there are any). ``keep_variables`` are clinical variables
+    to use although they look like outcomes, by name or by what they say of the patients' outcomes, or like identifiers.
 
     ``encoder``, ``mpp`` (µm per pixel of a tile; both default to what the feature files state, else uni and 1) and
     ``assume_mpp`` (µm per level-0 pixel of slides that state none) say how the tile features were made; ``weights``,
@@ -249,16 +249,13 @@ def train(
     >>> "manifest.json" in files
     True
     """
-    root, bundle = cohort if isinstance(cohort, CohortTables) else Path(cohort), Path(out)
+    root, bundle = _source(cohort), Path(out)
     table, stated = (Path(file) if file is not None else None for file in (outcomes, variables))
-    if isinstance(root, Path):
-        check_is_folder(root)
-    for file in (table, stated, *(root.paths if isinstance(root, CohortTables) else ())):
-        if file is not None:
-            check_is_file(file)
+    for file in filter(None, (table, stated)):
+        check_is_file(file)
     check_device(device)
     if modalities is not None:
-        check_modalities(modalities, DEFAULT.modalities)
+        check_modalities(modalities, WITH_VECTORS.modalities)
     _check_unit(time_unit)
     _check_draws(draws)
     _slide_settings(encoder or "uni", mpp or SlideSettings.mpp, SlideSettings.min_coverage, assume_mpp)
@@ -307,6 +304,7 @@ def evaluate(
     by: Sequence[str] = (),
     clinical: str | Path | None = None,
     versus: str | Path | None = None,
+    versus_survival: str | Path | None = None,
     exclude_training: bool = False,
     time_unit: str | None = None,
     time_column: str | None = None,
@@ -318,18 +316,18 @@ def evaluate(
 
     ``predictions`` is a CSV with case_id, risk and months, as ``predict`` writes it; ``outcomes`` a CSV with case_id,
     time and event, or the folder of a cohort; ``time_unit``, ``time_column`` and ``event_column`` are as in ``train``.
-    ``survival`` is the CSV of survival curves that ``predict``
-    writes. ``report`` is a page to write, HTML. ``by`` are clinical variables to form subgroups by, of the cohort or of
-    the CSV ``clinical``, which has case_id and a column for each. ``versus`` is another model's CSV of predictions, to
-    compare with. With ``exclude_training``, patients that the table says the bundle was trained on are left out, and
-    outcomes without a prediction as well. Patients are matched by case_id. ``draws`` bootstrap draws over patients,
-    from ``seed``, give each figure's 95% percentile interval.
+    ``survival`` is the CSV of survival curves that ``predict`` writes. ``report`` is a page to write, HTML. ``by`` are
+    clinical variables to form subgroups by, of the cohort or of the CSV ``clinical``, which has case_id and a column
+    for each. ``versus`` is another model's CSV of predictions, to compare with; ``versus_survival`` is that of its
+    survival curves, to compare with ``survival``. With ``exclude_training``, patients that the table says the bundle
+    was trained on are left out, and outcomes without a prediction as well. Patients are matched by case_id. ``draws``
+    bootstrap draws over patients, from ``seed``, give each figure's 95% percentile interval.
 
     Returns the figures by name, ready for JSON: a figure is ``value`` with the ``low`` and ``high`` ends of its
     interval, None if undefined. ``finding`` says in words what was found. ``challenge_concordance`` is computed from
     the months, the other figures from the risks and the survival curves. Raises InputError that lists every problem in
-    the tables, including patients that only one of them has, for an unknown variable, and for a ``report`` that is one
-    of the tables.
+    the tables, including patients that only one of them has, for an unknown variable, for ``versus_survival`` without
+    ``versus`` or ``survival``, and for a ``report`` that is one of the tables.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -341,10 +339,12 @@ def evaluate(
     1.0
     """
     predicted, observed = Path(predictions), Path(outcomes)
-    curves, other, variables = (None if table is None else Path(table) for table in (survival, versus, clinical))
+    curves, other, other_curves, variables = (
+        None if table is None else Path(table) for table in (survival, versus, versus_survival, clinical)
+    )
     check_is_file(predicted)
     check_exists(observed)
-    for table in (curves, other, variables):
+    for table in (curves, other, other_curves, variables):
         if table is not None:
             check_is_file(table)
     page = Path(report) if report is not None else None
@@ -352,7 +352,7 @@ def evaluate(
         check_is_folder(page.parent)
         if page.is_dir():
             raise InputError(f"{page}: expected a file for the report, found a folder")
-    check_outputs({"--report": page}, (predicted, observed, curves, other, variables))
+    check_outputs({"--report": page}, (predicted, observed, curves, other, other_curves, variables))
     _check_draws(draws)
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, found {seed}")
@@ -364,7 +364,7 @@ def evaluate(
     from survfuse.evaluation.inputs import Files
 
     columns = OutcomeColumns(time_column, event_column, time_unit)
-    files = Files(predicted, observed, curves, other, variables, tuple(by), columns)
+    files = Files(predicted, observed, curves, other, other_curves, variables, tuple(by), columns)
     found = evaluate(files, draws, seed, exclude_training=exclude_training)
     if page is not None:
         from survfuse.evaluation.external_page import write_page
@@ -374,7 +374,7 @@ def evaluate(
 
 
 def explain(
-    source: str | Path,
+    source: str | Path | CohortTables,
     out: str | Path,
     *,
     model: str | Path,
@@ -385,12 +385,12 @@ def explain(
 ) -> Path:
     """Write why each case at ``source`` has its risk: a page, maps of the tiles and a table of contributions.
 
-    ``source`` is a case in the platform's layout, a folder of such cases, or a cohort. The files of a single case are
-    written to the folder ``out``, those of several to folders in it that are named after them; all or none. An earlier
-    explanation in ``out`` is replaced. ``model`` is a bundle's folder, ``modalities`` are those to use (default: all of
-    the bundle's). With ``omit_unusable_slide`` a slide that cannot be read is left out if the bundle scores such cases.
-    Copies of a cohort's features that cannot be mapped go to ``cache`` (default: a temporary folder). ``device`` is as
-    in ``load``.
+    ``source`` is a case in the platform's layout, a folder of such cases, or a cohort, in a folder or in tables. The
+    files of a single case are written to the folder ``out``, those of several to folders in it that are named after
+    them; all or none. An earlier explanation in ``out`` is replaced. ``model`` is a bundle's folder, ``modalities`` are
+    those to use (default: all of the bundle's). With ``omit_unusable_slide`` a slide that cannot be read is left out if
+    the bundle scores such cases. Copies of a cohort's features that cannot be mapped go to ``cache`` (default: a
+    temporary folder). ``device`` is as in ``load``.
 
     Returns ``out``. Raises InputError for cases that cannot be used, all of them in one error, and for an ``out`` that
     holds anything but explanations; BundleError for a bundle that cannot be used.
@@ -403,15 +403,15 @@ def explain(
     >>> files[:3]
     ['case.html', 'case.json', 'contributions.csv']
     """
-    check_is_folder(Path(source))
+    cases = _source(source)
     check_is_folder(Path(model), BundleError)
     check_device(device)
     if modalities is not None:
-        check_modalities(modalities, DEFAULT.modalities)
+        check_modalities(modalities, WITH_VECTORS.modalities)
     from survfuse.explanation.explain import explain
 
     explain(
-        Path(source),
+        cases,
         Path(model),
         Path(out),
         cache=Path(cache) if cache is not None else None,
@@ -420,6 +420,16 @@ def explain(
         omit_unusable_slide=omit_unusable_slide,
     )
     return Path(out)
+
+
+def _source(given: str | Path | CohortTables) -> Path | CohortTables:
+    """A folder or tables of patients; raises InputError for what is not there."""
+    if not isinstance(given, CohortTables):
+        check_is_folder(Path(given))
+        return Path(given)
+    for table in given.paths:
+        check_is_file(table)
+    return given
 
 
 def _check_draws(draws: int) -> None:

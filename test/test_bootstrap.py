@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sksurv.metrics import (
+    brier_score,
     concordance_index_censored,
     concordance_index_ipcw,
     cumulative_dynamic_auc,
@@ -14,6 +15,7 @@ from survfuse.survival import metrics
 from survfuse.survival.bootstrap import (
     Draws,
     aucs,
+    briers,
     challenge_concordances,
     concordances,
     integrated_briers,
@@ -131,6 +133,22 @@ def test_integrated_brier_scores(sampled):
         return integrated_brier_score(outcomes, test, survival[rows][:, inside], GRID[inside])
 
     same(integrated_briers(times, events, survival, GRID, weights), one_by_one(weights, expected))
+
+
+def test_the_brier_score_by_month(sampled):
+    times, events, _, survival, weights = sampled
+
+    def expected(rows):
+        mine, early = times[rows], events[rows] & (times[rows] < times[rows].max())
+        inside = (mine.min() <= GRID) & (mine.max() > GRID)
+        scores = np.full(len(GRID), np.nan)
+        if inside.any() and early.any():
+            # The last event needs no weight, as no month is later; nor has scikit-survival one for it.
+            outcomes, test = Surv.from_arrays(events[rows], mine), Surv.from_arrays(early, mine)
+            scores[inside] = brier_score(outcomes, test, survival[rows][:, inside], GRID[inside])[1]
+        return scores
+
+    same(briers(times, events, survival, GRID, weights), one_by_one(weights, expected))
 
 
 def test_some_samples_are_undefined_and_some_are_not():

@@ -26,7 +26,7 @@ from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.suggestions import nearest_path
 from survfuse.slide.registry import ENCODERS
-from survfuse.tasks.registry import DEFAULT
+from survfuse.tasks.registry import WITH_VECTORS
 from survfuse.training.protocol import Optimisation, Protocol
 
 COMMANDS = get_command(app).commands
@@ -130,7 +130,8 @@ def test_the_module_is_the_command():
         (["train"], "InputError: train: missing option '--out'; --help lists the options"),
         (
             ["train", "--out", "x"],
-            "InputError: expected COHORT, or tables in its place (--slides, --clinical, --expression), found neither",
+            "InputError: expected COHORT, or tables in its place (--slides, --vectors, --clinical, --expression), "
+            "found neither",
         ),
         (["train", "test"], "InputError: train: missing option '--out'; --help lists the options"),
         (["train", "test", "--out"], "InputError: --out: expected a value, found none"),
@@ -362,6 +363,7 @@ def test_every_option_is_of_a_known_kind():
         "--keep-variables",
         "--rna",
         "--pairs",
+        "--vector-layers",
     ]
     assert kinds["--help"].flag and option_kinds(COMMANDS["import-reference"].params, ())["--trust-pickles"].flag
 
@@ -375,10 +377,10 @@ def test_every_option_is_of_a_known_kind():
         ("survfuse ", list(COMMANDS)),
         ("survfuse tr", ["train"]),
         ("survfuse train --learning", ["--learning-rate"]),
-        ("survfuse train cohort --fusion ", ["auto", *families_of(DEFAULT.modalities)]),
+        ("survfuse train cohort --fusion ", ["auto", *families_of(WITH_VECTORS.modalities)]),
         ("survfuse extract slide.tif --encoder ", list(ENCODERS)),
         ("survfuse extract slide.tif --encoder h-", ["h-optimus-0", "h-optimus-1"]),
-        ("survfuse predict cohort --modalities ", list(DEFAULT.modalities)),
+        ("survfuse predict cohort --modalities ", list(WITH_VECTORS.modalities)),
         ("survfuse predict cohort --device c", ["cpu", "cuda"]),
     ],
 )

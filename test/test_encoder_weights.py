@@ -120,7 +120,9 @@ def test_conch_pools_its_tokens_by_attention(tmp_path, one_block):
     assert found.shape == (2, 768)
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
     carried = carry_weights(SlideSettings("conch-v1.5", 768, 448), tmp_path, tmp_path / "conch.safetensors")
-    assert torch.equal(load_encoder("conch-v1.5", tmp_path / str(carried.weights), CPU)(tiles), found)
+    again = load_encoder("conch-v1.5", tmp_path / str(carried.weights), CPU)(tiles)
+    # Some processors round by where a file has the weights.
+    assert torch.allclose(again, found, rtol=0.0, atol=1e-5)
 
 
 def cubic_weights(old: int, new: int) -> np.ndarray:

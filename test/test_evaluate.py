@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from lifelines import CoxPHFitter, KaplanMeierFitter
 from lifelines.statistics import logrank_test
-from sksurv.metrics import concordance_index_censored, integrated_brier_score
+from sksurv.metrics import brier_score, concordance_index_censored, integrated_brier_score
 from sksurv.util import Surv
 
 from survfuse import api
@@ -295,6 +296,33 @@ def test_calibration_groups_are_kaplan_meiers_of_a_third_of_the_patients_each(tm
         assert (group["low"], group["high"]) == pytest.approx((low, high))
 
 
+def test_bands_of_curves_are_percentiles_of_the_same_draws(files, curves):
+    risks, times, events = simulated(N, seed=8)
+    survival, grid = survival_of(risks), np.array(YEARS, dtype=float)
+    shared = figures(files, survival=curves, draws=7)["performance"]["survival"]
+
+    def brier(of, column):
+        surv = Surv.from_arrays(events[of], times[of])
+        test = Surv.from_arrays(events[of] & (times[of] < times[of].max()), times[of])
+        return brier_score(surv, test, survival[of][:, [column]], grid[[column]])[1][0]
+
+    def benefit(of, threshold, month, column):
+        treated = of[1 - survival[of, column] >= threshold]
+        free = KaplanMeierFitter().fit(times[treated], events[treated]).predict(month)
+        return treated.size / N * (1 - free - free * threshold / (1 - threshold))
+
+    score, net = shared["brier_over_time"], shared["decision_curves"]["24"]
+    for column in (0, 3):
+        expected = percentile_interval(resampled(partial(brier, column=column), N, draws=7))
+        assert (score["low"][column], score["high"][column]) == pytest.approx(expected, abs=1e-9)
+        assert score["low"][column] < score["predicted"][column] < score["high"][column]
+    for at in (9, 29):
+        measure = partial(benefit, threshold=net["thresholds"][at], month=24.0, column=1)
+        assert (net["low"][at], net["high"][at]) == pytest.approx(
+            percentile_interval(resampled(measure, N, draws=7)), abs=1e-9
+        )
+
+
 def test_curves_that_end_before_a_horizon_leave_it_undefined(files, curves):
     table = pd.read_csv(curves)
     table[["case_id", "12", "24"]].to_csv(curves, index=False)
@@ -329,6 +357,109 @@ def test_another_model_is_compared_in_the_same_draws(files, tmp_path):
     write(versus, ("case_id", "risk", "months"), zip(IDS[1:], other[1:], 50 - other[1:], strict=True))
     with pytest.raises(InputError, match=r"3A_000: other\.csv: no row for this case"):
         figures(files, versus=versus)
+
+
+def flatter_curves(risks):
+    """The curves of another model, which goes by half the risk and ends a year later."""
+    months = np.array([*YEARS, 72.0])
+    return months, np.exp(-np.exp(risks / 2)[:, np.newaxis] * months / 70.0)
+
+
+@pytest.fixture
+def other_curves(tmp_path):
+    months, survival = flatter_curves(simulated(N, seed=8)[0])
+    rows = [(name, *row) for name, row in zip(IDS, survival.tolist(), strict=True)]
+    return write(tmp_path / "other_survival.csv", ("case_id", *months), rows)
+
+
+def test_survival_curves_of_another_model_are_compared_in_the_same_draws(files, curves, other_curves, tmp_path):
+    risks, times, events = simulated(N, seed=8)
+    months, flatter = flatter_curves(risks)
+    own, other, grid = survival_of(risks), flatter[:, :-1], months[:-1]
+    options = {"draws": 10, "survival": curves, "versus": files[0], "versus_survival": other_curves}
+    found = figures(files, **options)["versus"]["survival"]
+    assert (found["name"], found["months"]) == ("other_survival.csv", list(YEARS))
+    surv = Surv.from_arrays(events, times)
+
+    def integrated(survival, of):
+        mine = Surv.from_arrays(events[of], times[of])
+        # An event at the end of the follow-up has no weight there, and needs none.
+        test = Surv.from_arrays(events[of] & (times[of] < times[of].max()), times[of])
+        inside = (grid >= times[of].min()) & (grid < times[of].max())
+        return integrated_brier_score(mine, test, survival[of][:, inside], grid[inside])
+
+    def observed_to_expected(survival, of, column):
+        curve = KaplanMeierFitter().fit(times[of], events[of])
+        return (1 - curve.predict(grid[column])) / (1 - survival[of, column]).mean()
+
+    value = integrated_brier_score(surv, surv, other, grid)
+    assert found["integrated_brier"]["other"]["value"] == pytest.approx(value, abs=1e-12)
+    compared = [(found["integrated_brier"], integrated)]
+    for column, month in ((0, "12"), (1, "24"), (4, "60")):
+        value = brier_score(surv, surv, other[:, [column]], grid[[column]])[1][0]
+        assert found["brier"][month]["other"]["value"] == pytest.approx(value, abs=1e-12)
+
+        def at_month(survival, of, column=column):
+            mine = Surv.from_arrays(events[of], times[of])
+            test = Surv.from_arrays(events[of] & (times[of] < times[of].max()), times[of])
+            return brier_score(mine, test, survival[of][:, [column]], grid[[column]])[1][0]
+
+        compared.append((found["brier"][month], at_month))
+        large = partial(observed_to_expected, column=column)
+        compared.append((found["in_the_large"][month], large))
+    for entry, measure in compared:
+
+        def gain(of, measure=measure):
+            return measure(own, of) - measure(other, of)
+
+        difference = entry["difference"]
+        assert difference["value"] == pytest.approx(gain(np.arange(N)), abs=1e-12)
+        limits = percentile_interval(resampled(gain, N, draws=10))
+        assert (difference["low"], difference["high"]) == pytest.approx(limits, abs=1e-9)
+        assert difference["low"] < difference["high"]
+
+
+def test_survival_curves_of_another_model_are_shown_everywhere(files, curves, other_curves, tmp_path, capsys):
+    page, sheet = tmp_path / "page.html", tmp_path / "figures.json"
+    command = ["evaluate", *map(str, files), "--versus", str(files[0]), "--versus-survival", str(other_curves)]
+    assert survfuse([*command, "--survival", str(curves), "--report", str(page), "--json", str(sheet)]) == 0
+    shown, found = capsys.readouterr().out, json.loads(sheet.read_text())["versus"]["survival"]
+    difference = found["brier"]["24"]["difference"]
+    text = f"{difference['value']:+.3f}", f"{difference['low']:+.3f} to {difference['high']:+.3f}"
+    assert f"  {'Brier score at 24 months':<32}{text[0]} ({text[1]}); below 0 is better" in shown
+    assert '<th scope="row">Brier score at 24 months</th>' in page.read_text() and text[1] in page.read_text()
+    for name in ("integrated Brier score", "observed / predicted at 60 months"):
+        assert page.read_text().count(name) and name.replace("predicted at", "expected,") in shown
+
+
+def test_survival_curves_of_another_model_that_cannot_be_compared_are_named(files, curves, other_curves):
+    for options, said in (
+        ({}, "--versus-survival needs --versus and --survival as well"),
+        ({"versus": files[0]}, "--versus-survival needs --survival as well"),
+        ({"survival": curves}, "--versus-survival needs --versus as well"),
+    ):
+        with pytest.raises(InputError, match=f"^{said}$"):
+            figures(files, versus_survival=other_curves, **options)
+    lines = other_curves.read_text().splitlines()
+    other_curves.write_text("\n".join([lines[0], *lines[2:]]))
+    with pytest.raises(InputError, match=r": 3A_000: other_survival\.csv: no row for this case$"):
+        figures(files, survival=curves, versus=files[0], versus_survival=other_curves)
+
+
+def test_survival_curves_without_two_months_in_common_leave_their_integral_undefined(
+    files, curves, other_curves, tmp_path, capsys
+):
+    table = pd.read_csv(other_curves)
+    table.rename(columns={f"{float(month)}": f"{month + 6}" for month in YEARS[:-1]}).to_csv(other_curves, index=False)
+    options = {"survival": curves, "versus": files[0], "versus_survival": other_curves}
+    found = figures(files, **options)["versus"]["survival"]
+    assert found["between"] == ["12", "24"]
+    command = ["evaluate", *files, "--survival", curves, "--versus", files[0], "--versus-survival", other_curves]
+    assert survfuse([str(word) for word in (*command, "--report", tmp_path / "page.html")]) == 0
+    assert "curves at 12, 24 months, of which a table has no entry" in capsys.readouterr().out
+    assert "12, 24 months a table has no entry: its curves are taken as linear." in (tmp_path / "page.html").read_text()
+    assert found["months"] == [60.0] and found["integrated_brier"]["difference"]["value"] is None
+    assert found["brier"]["24"]["difference"]["value"] is not None
 
 
 # Subgroups

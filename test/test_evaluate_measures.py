@@ -12,7 +12,7 @@ from sksurv.util import Surv
 from survfuse.survival.brier_curve import brier_curve
 from survfuse.survival.cox_regression import UNDEFINED, cox_coefficient, hazard_ratio
 from survfuse.survival.cox_samples import cox_coefficients
-from survfuse.survival.decision_curve import decision_curve
+from survfuse.survival.decision_curve import decision_curve, net_benefits
 from survfuse.survival.kaplan_meier import survival_at
 
 N = 60
@@ -113,6 +113,31 @@ def test_net_benefit_is_the_formula_with_kaplan_meier_among_those_treated(outcom
         assert model == pytest.approx(treated.mean() * (event - (1 - event) * odds), abs=1e-12)
 
 
+def test_net_benefit_of_samples_is_that_of_the_patients_repeated(outcomes):
+    risks, times, events = outcomes
+    predicted = 1 / (1 + np.exp(-risks))
+    random = np.random.default_rng(5)
+    weights = np.array([np.bincount(random.integers(0, N, N), minlength=N) for _ in range(4)], dtype=float)
+    alone = [predicted.argmax(), predicted.argmin(), np.where(events, 0.0, predicted).argmax()]
+    weights = np.vstack([weights, N * np.eye(N)[alone]])  # one patient; the last is censored
+    thresholds, defined = np.array([0.2, 0.9, 0.5, 0.99]), 0
+    for month in (0.5, 24.0, 80.0):  # before the first event, and after most of the follow-up
+        found = net_benefits(times, events, predicted, month, weights, thresholds)
+        for weight, row in zip(weights, found, strict=True):
+            of = np.repeat(np.arange(N), weight.astype(int))
+            for threshold, value in zip(thresholds, row, strict=True):
+                treated = of[predicted[of] >= threshold]
+                expected, odds = 0.0, threshold / (1 - threshold)
+                if treated.size:
+                    fitted = KaplanMeierFitter().fit(times[treated], events[treated])
+                    free = fitted.predict(month) if month <= times[treated].max() else np.nan
+                    free = 0.0 if (fitted.survival_function_.iloc[-1, 0] == 0.0 and np.isnan(free)) else free
+                    expected = treated.size / N * (1 - free - free * odds)
+                assert value == pytest.approx(expected, abs=1e-12, nan_ok=True)
+                defined += np.isfinite(expected)
+    assert 0 < defined < found.size * 3
+
+
 def test_without_censoring_net_benefit_counts_true_and_false_positives():
     times, predicted = np.arange(1.0, 11.0), np.linspace(0.95, 0.05, 10)
     found = decision_curve(times, np.ones(10), predicted, 4.5, np.array([0.3]))
@@ -131,3 +156,4 @@ def test_the_brier_score_over_time_is_scikit_survivals(outcomes):
     assert found[1:4] == pytest.approx(brier_score(surv, surv, survival[:, 1:4], at[1:4])[1], abs=1e-12)
     assert np.isnan(found[[0, 4]]).all()
     assert np.isnan(brier_curve(times, np.zeros(N), survival, at)).all()
+    assert np.isnan(brier_curve(times, times == times.max(), survival, at)).all()

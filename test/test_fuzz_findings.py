@@ -19,7 +19,10 @@ import torch
 from conftest import ROOT, SLIDE, end_of, give_slide
 from fuzz.processes import Tally, try_all
 
+from survfuse.cohort.read import read_cohort
+from survfuse.cohort.table_paths import CohortTables
 from survfuse.inputs.features import read_features
+from survfuse.inputs.slide_vectors import read_vector
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.native_stderr import native_stderr
 from survfuse.slide.pixels import Slide
@@ -191,3 +194,37 @@ def test_the_harness_counts_and_keeps_what_goes_wrong(tmp_path, monkeypatch, kin
     assert expected and sorted(found) == expected
     assert tally.counts[kind].total() == 120
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{kind}-{number}" for number in expected)
+
+
+def test_a_torch_file_whose_archive_opens_for_torch_alone_is_damaged(tmp_path):
+    """torch finds its entries where the central directory's first signature is broken; nothing could be checked."""
+    held = io.BytesIO()
+    torch.save(torch.rand(3, 4), held)
+    data = bytearray(held.getvalue())
+    data[data.index(b"PK\x01\x02", data.rindex(b"PK\x03\x04")) + 1] ^= 1
+    (tmp_path / "x.pt").write_bytes(data)
+    for read in (read_features, read_vector):
+        with pytest.raises(InputError, match=r"^x\.pt: (damaged|cannot be read as a torch file)"):
+            read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("gene\nTP53\nMYC\n", "expected columns of numbers beside gene, found none"),
+        ("gene,P1,\nTP53,1.0,2.0\nMYC,1.0,2.0\n", "numbers without a heading in column 3"),
+        ("gene,P1,\n" + "TP53,1.0,\n" * 60 + "MYC,1.0,2.0\n", "line 62: a value in a column without a heading"),
+    ],
+)
+def test_a_table_of_expression_with_nameless_columns_or_none_of_numbers_is_refused(tmp_path, table, message):
+    (tmp_path / "expression.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        read_cohort(CohortTables(expression=tmp_path / "expression.csv"), tmp_path / "c", with_outcomes=False)
+
+
+def test_empty_columns_of_an_expression_table_are_passed_over(tmp_path):
+    (tmp_path / "expression.csv").write_text("gene,P1,P2,,\nTP53,1.0,2.0,,\nMYC,3.0,4.0,,\n")
+    tables = CohortTables(expression=tmp_path / "expression.csv")
+    found = read_cohort(tables, tmp_path / "c", with_outcomes=False)
+    assert found.ids == ("P1", "P2") and found.genes == ("MYC", "TP53")
+    assert found.expression.tolist() == [[3.0, 1.0], [4.0, 2.0]]

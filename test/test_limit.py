@@ -198,7 +198,7 @@ def test_the_first_batch_s_start_up_counts_for_the_second_alone(opened, encoder,
 def test_what_follows_is_measured_in_the_precision_of_the_job(half):
     given = []
 
-    def ensemble(tiles, rna, clinical, half):
+    def ensemble(tiles, rna, clinical, half, vector):
         given.append(half)
 
     time_limit(60.0, ensemble, None, None, 4, half)

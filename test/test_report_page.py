@@ -98,6 +98,7 @@ def pages(tmp_path_factory) -> dict[str, str]:
         clinical=tables[2],
         by=["age", f"site{ATTACK}"],
         versus=tables[0],
+        versus_survival=curve_table,
         draws=20,
     )
     return {"training": (root / "report.html").read_text(), "external": page.read_text()}

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -224,6 +226,32 @@ def test_tables_and_a_folder_predict_the_same(cohort, tables, bundle, tmp_path, 
         out[name] = csv.read_text()
     capsys.readouterr()
     assert out["tables"] == out["folder"]
+
+
+NAMESPACE = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+SHEETS = {
+    "plain": lambda xml: xml.encode(),
+    "with a prefix": lambda xml: xml.replace(NAMESPACE, f"{NAMESPACE} {NAMESPACE.replace('xmlns', 'xmlns:x')}")
+    .replace("<f>", "<x:f>").replace("</f>", "</x:f>").encode(),
+    "in UTF-16": lambda xml: ('<?xml version="1.0" encoding="UTF-16"?>' + xml.partition("?>")[2]).encode("utf-16"),
+    "far behind": lambda xml: xml.replace("<row ", f"{' ' * ((1 << 20) - xml.index('<f>') - 1)}<row ", 1).encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spelt", SHEETS.values(), ids=SHEETS)
+def test_a_formula_without_a_value_is_named_however_the_sheet_is_written(tmp_path, spelt):
+    """Also where it begins at the end of a part of the file."""
+    path = as_workbook(tmp_path / "e.xlsx", [["gene", "P1", "P2"], ["TP53", 1.5, 2.5], ["A1BG", 2.5, "=B2+1"]])
+    with ZipFile(path) as book:
+        members = {name: book.read(name) for name in book.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    xml = members[sheet].decode()
+    members[sheet] = spelt('<?xml version="1.0"?>' + xml if not xml.startswith("<?xml") else xml)
+    with ZipFile(path, "w") as book:
+        for name, content in members.items():
+            book.writestr(name, content)
+    with pytest.raises(InputError, match=r"e\.xlsx: .*line 3: the formula '=B2\+1' has no stored value"):
+        read_cohort(CohortTables(expression=path), tmp_path / "cache", with_outcomes=False)
 
 
 # Genes
@@ -491,6 +519,55 @@ def test_a_training_leaves_its_report_and_a_failed_one_nothing(cohort, tables, t
         "report.html",
         "report.json",
     ]
+
+
+# Decimal commas
+
+
+def with_commas(tmp_path: Path, rows: list[list[object]], heading: str = "") -> Path:
+    """The rows with semicolons, in which fractions have commas; ``heading`` goes before the first line."""
+    path = write_rows(tmp_path / "e.csv", rows, ";", ",")
+    path.write_text(heading + path.read_text())
+    return path
+
+
+def test_points_among_decimal_commas_are_named(cohort, tables, tmp_path):
+    """A row of them, in the sample by which the commas are found or after it, and a column of an unknown patient."""
+    rows, _ = small(cohort)
+    long = [*rows, *([f"probe {place}", *row[1:]] for place, row in enumerate(2 * rows[1:]))]
+    for across, place in ((rows, 10), (turned(rows), 10), (long, 60)):
+        points = [f"{value}" for value in across[place][1:]]  # write_rows leaves text as it is
+        path = with_commas(tmp_path, [*across[:place], [across[place][0], *points], *across[place + 1 :]])
+        name, value = next(pair for pair in zip(across[0][1:], points, strict=True) if "." in pair[1])
+        said = f"{name}: expected a finite number with a decimal comma, found '{value}'"
+        with pytest.raises(InputError, match=re.escape(f"e.csv, line {place + 1}: {said}")):
+            read_cohort(CohortTables(expression=path), tmp_path / "cache", tables[1], columns=IN_DAYS)
+    for text in ("0.25", "1.250"):
+        other = with_commas(tmp_path, [[*row, "X1" if place == 0 else text] for place, row in enumerate(rows)])
+        with pytest.raises(InputError, match=rf"X1: expected a finite number with a decimal comma, found '{text}'"):
+            read_cohort(CohortTables(expression=other), tmp_path / "cache", with_outcomes=False)
+
+
+def test_a_heading_behind_a_hash_and_small_fractions_are_read_with_decimal_commas(cohort, tables, in_layout, tmp_path):
+    rows, _ = small(cohort)
+    small_ones = ["1e-05", *([3e-05] * (len(rows[0]) - 2))]  # as R writes them
+    path = with_commas(tmp_path, [rows[0], [rows[1][0], *small_ones], *rows[2:]], "#")
+    found = read_cohort(CohortTables(expression=path), tmp_path / "cache", tables[1], columns=IN_DAYS)
+    assert found.ids == in_layout.ids
+    assert found.expression[:, found.genes.index(str(rows[1][0]))].tolist() == [1e-05, *small_ones[1:]]
+    last = str(rows[-1][0])
+    assert np.array_equal(
+        found.expression[:, found.genes.index(last)], in_layout.expression[:, in_layout.genes.index(last)]
+    )
+
+
+def test_ids_are_no_numbers_and_headings_of_other_scripts_name_nobody(cohort, in_layout, tmp_path):
+    patients = {f"1.{place:03}": own for place, own in enumerate(patients_of(cohort).values())}
+    rows = [[*row, "возраст" if place == 0 else place + 0.5] for place, row in enumerate(clinical_rows(patients))]
+    path = write_rows(tmp_path / "c.csv", rows, ";", ",")
+    found = read_cohort(CohortTables(clinical=path), tmp_path / "cache", with_outcomes=False)
+    assert found.ids == tuple(patients)
+    assert [own["возраст"] for own in found.clinical] == [place + 1.5 for place in range(len(patients))]
 
 
 # What a first reader stumbled over

@@ -76,6 +76,21 @@ def test_the_whole_training_cohort_is_warned_of(cohort, bundle, tmp_path, capsys
     )
 
 
+def test_a_patient_with_several_slides_is_known_by_each(cohort, tmp_path):
+    root = tmp_path / "cohort"
+    shutil.copytree(cohort, root)
+    one, other = root / "features/features/3S_03_HE.pt", root / "features/features/3S_03_HE_2.pt"
+    torch.save(torch.load(one).flip(0) + 1.0, other)
+    out = tmp_path / "bundle"
+    few = ["--modalities", "slide", "--fusion=cox-slide", "--clusters=3", "--folds=2", "--inner=2", "--draws=10"]
+    assert survfuse(["train", str(root), "--out", str(out), *few]) == 0
+    model = package.load(out, device="cpu")
+    both = torch.cat([torch.load(one), torch.load(other)])
+    for features in (one, other, both):
+        assert model.predict(package.Case(features=features)).training_patient
+    assert model.predict(package.Case(features=both[:-1])).training_patient is False
+
+
 def test_new_patients_are_not_warned_of(others, bundle, tmp_path, capsys):
     assert answers(predict(others, bundle, tmp_path / "p.csv")) == ["no"] * 9
     assert capsys.readouterr().err == ""

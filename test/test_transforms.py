@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from survfuse.inputs.clinical import fit_vocabulary
 from survfuse.tasks.chimera3 import TASK
-from survfuse.training.input_maps import ClinicalMap, ExpressionMap, choose_genes, varying
+from survfuse.training.input_maps import ClinicalMap, ComponentMap, choose_genes, varying
 from survfuse.training.protocol import COX_SCORE, NONE, VARIANCE
 
 CLINICAL = [
@@ -51,7 +51,7 @@ def test_components_are_the_principal_components_of_the_fitted_patients(componen
     random = np.random.default_rng(0)
     rna = random.standard_normal((30, 400)) @ np.diag(np.geomspace(3.0, 0.1, 400))
     rna[:21, 5] = 2.0  # constant among the fitted patients: no weight
-    fitted = ExpressionMap.fit(rna[:21], np.ones(400, dtype=bool), components)
+    fitted = ComponentMap.fit(rna[:21], np.ones(400, dtype=bool), components)
     standard = StandardScaler().fit(rna[:21]).transform(rna)
     standard[:, 5] = 0.0
     expected = PCA(components, svd_solver="full").fit(standard[:21]).transform(standard)
@@ -69,7 +69,7 @@ def test_components_are_the_principal_components_of_the_fitted_patients(componen
 
 def test_more_components_than_dimensions_are_zero():
     random = np.random.default_rng(1)
-    fitted = ExpressionMap.fit(random.standard_normal((6, 10)), EVERY, 9)
+    fitted = ComponentMap.fit(random.standard_normal((6, 10)), EVERY, 9)
     assert (fitted.apply(random.standard_normal((3, 10)))[:, 5:] == 0.0).all()  # six centred patients span five
 
 
@@ -78,7 +78,7 @@ def test_missing_genes_are_imputed_by_the_fitted_patients_alone():
     rna = random.standard_normal((6, 10))
     rna[1, 4] = rna[5, 4] = np.nan
     rna[:4, 6] = np.nan  # no fitted patient has it
-    fitted = ExpressionMap.fit(rna[:4], EVERY, 3)
+    fitted = ComponentMap.fit(rna[:4], EVERY, 3)
     known = rna[[0, 2, 3], 4]
     assert fitted.offset[4] == pytest.approx(known.mean()) and fitted.factor[4] == pytest.approx(1.0 / known.std())
     filled = rna.copy()
@@ -95,7 +95,7 @@ def test_a_gene_that_few_express_gets_no_weight():
     rna[0, 1] += 1e-6
     rna[40, 1] = 20.0
     assert varying(rna[:40]).tolist() == [True, False, True]
-    fitted = ExpressionMap.fit(rna[:40], np.ones(3, dtype=bool), 2)
+    fitted = ComponentMap.fit(rna[:40], np.ones(3, dtype=bool), 2)
     assert np.abs(fitted.apply(rna)[40].numpy()).max() < 10.0
 
 

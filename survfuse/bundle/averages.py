@@ -1,6 +1,6 @@
 """The average reference patient as a bundle keeps it: what an explanation compares a case with.
 
-    averages.safetensors    rna [G], clinical [C]: means of the bundle's inputs
+    averages.safetensors    rna [G], clinical [C], vector [V]: means of the bundle's inputs
                             members/000 …: the mean slide vector [width] of each member that reads slides
                             in its metadata, the number of patients
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from survfuse.bundle.manifest import AVERAGES
 from survfuse.runtime.errors import BundleError, brief
+from survfuse.tasks.task import VECTOR
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,12 +33,13 @@ class Averages:
     rna: "Tensor | None"  # [G], transformed
     clinical: "Tensor | None"  # [C]
     slides: "Mapping[str, Tensor]"  # [width], by the member's file
+    vector: "Tensor | None" = None  # [V], slide-level
 
     def save(self, path: Path) -> None:
         """Write the averages to ``path``, as float32."""
         from safetensors.torch import save_file
 
-        given = {"rna": self.rna, "clinical": self.clinical}
+        given = {"rna": self.rna, "clinical": self.clinical, VECTOR: self.vector}
         tensors = {name: value for name, value in given.items() if value is not None}
         tensors |= {file.removesuffix(_SUFFIX): value for file, value in self.slides.items()}
         save_file(
@@ -69,8 +71,9 @@ def load_averages(bundle: "Bundle") -> Averages | None:
         raise BundleError(f"{AVERAGES}: expected the means of one patient or more, of the lengths that members take")
     if any(tensor.dtype != torch.float32 or not all_finite(tensor) for tensor in tensors.values()):
         raise BundleError(f"{AVERAGES}: expected finite float32 numbers")
-    slides = {f"{name}{_SUFFIX}": tensor for name, tensor in tensors.items() if name not in ("rna", "clinical")}
-    return Averages(patients, tensors.get("rna"), tensors.get("clinical"), slides)
+    rna, clinical, vector = (tensors.pop(name, None) for name in ("rna", "clinical", VECTOR))
+    slides = {f"{name}{_SUFFIX}": tensor for name, tensor in tensors.items()}
+    return Averages(patients, rna, clinical, slides, vector)
 
 
 def _lengths(bundle: "Bundle") -> dict[str, tuple[int]]:
@@ -83,6 +86,8 @@ def _lengths(bundle: "Bundle") -> dict[str, tuple[int]]:
         lengths["rna"] = (len(bundle.expression.genes),)
     if bundle.vocabulary is not None:
         lengths["clinical"] = (len(bundle.vocabulary.columns),)
+    if bundle.manifest.vector is not None:
+        lengths[VECTOR] = (bundle.manifest.vector.dimension,)
     families = families_of(bundle.task.modalities)
     for entry in bundle.manifest.members:
         family = families[entry.family]

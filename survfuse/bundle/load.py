@@ -52,7 +52,7 @@ from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import SurvivalCurve, curves_from_json
 from survfuse.tasks.modalities import Combination, ordered, parse_combination
 from survfuse.tasks.registry import DEFAULT
-from survfuse.tasks.task import Task
+from survfuse.tasks.task import VECTOR, Task
 
 if TYPE_CHECKING:
     from survfuse.networks.ensemble import Member
@@ -108,7 +108,7 @@ def load(root: Path, task: Task = DEFAULT) -> Bundle:
         weights = [name for name in file_names(manifest) if name not in manifest.tables]
         hashed = {name: pool.submit(sha256, root / name) for name in weights}
         try:
-            bundle = _bundle(root, manifest, digests, task)
+            bundle = _bundle(root, manifest, digests, manifest.task(task))
             _check_sizes(bundle)
             import torch  # noqa: F401
 
@@ -215,6 +215,8 @@ def _check_sizes(bundle: Bundle) -> None:
         lengths["rna"] = len(bundle.expression.genes)
     if bundle.vocabulary is not None:
         lengths["clinical"] = len(bundle.vocabulary.columns)
+    if bundle.manifest.vector is not None:
+        lengths[VECTOR] = bundle.manifest.vector.dimension
     for entry in bundle.manifest.members:
         if not isinstance(entry.family, str) or entry.family not in families:
             raise BundleError(f"{entry.file}: unknown network family {brief(entry.family)}")
@@ -224,7 +226,7 @@ def _check_sizes(bundle: Bundle) -> None:
             sizes.check_pairs(bundle.task.modalities)
         except (KeyError, TypeError, ValueError) as cause:
             raise BundleError(f"{entry.file}: unusable sizes ({cause})") from cause
-        takes = {"slide": sizes.tile, "rna": sizes.genes, "clinical": sizes.clinical}
+        takes = {"slide": sizes.tile, "rna": sizes.genes, "clinical": sizes.clinical, VECTOR: sizes.vector}
         for name in family.modalities:
             if name not in lengths:
                 raise BundleError(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,6 +11,7 @@ from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.runtime.errors import BundleError, brief
 from survfuse.runtime.files import is_number
 from survfuse.slide.settings import SlideSettings
+from survfuse.slide.vector_settings import VectorSettings
 from survfuse.tasks.modalities import is_combination
 from survfuse.tasks.task import Task
 
@@ -54,6 +55,15 @@ class Manifest:
     combinations: Mapping[str, RiskScale]  # of modalities, which the ensemble was trained to score
     members: tuple[MemberEntry, ...]
     tables: tuple[str, ...]
+    vector: VectorSettings | None = None  # None: the ensemble knows no slide-level vectors
+
+    def task(self, task: Task) -> Task:
+        """``task`` as the bundle takes it: with slide-level vectors if it knows them."""
+        return task.with_vectors(self.vector.with_slides) if self.vector is not None else task
+
+    def to_json(self) -> dict[str, object]:
+        """The contents as ``manifest.json`` keeps them; ``vector`` is left out if there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "vector" or value is not None}
 
 
 def holds_files(root: Path) -> bool:
@@ -98,6 +108,7 @@ def manifest_from_json(value: Mapping[str, Any], task: Task) -> Manifest:
             {name: RiskScale(**numbers) for name, numbers in value["combinations"].items()},
             members,
             tuple(value["tables"]),
+            VectorSettings(**value["vector"]) if "vector" in value else None,
         )
     except (KeyError, TypeError, AttributeError) as cause:
         raise BundleError(f"{MANIFEST}: does not follow schema version {SCHEMA_VERSION} ({brief(cause)})") from cause
@@ -107,9 +118,11 @@ def manifest_from_json(value: Mapping[str, Any], task: Task) -> Manifest:
         raise BundleError(f"{MANIFEST}: expected members, a provenance object and a notice")
     if CALIBRATION not in manifest.tables or any(name not in TABLES for name in manifest.tables):
         raise BundleError(f"{MANIFEST}: expected {CALIBRATION} among tables, and none but {', '.join(TABLES)}")
-    _check_weights(manifest, task)
+    _check_weights(manifest, manifest.task(task))
     if problem := manifest.slide.problem():
         raise BundleError(f"{MANIFEST}: slide settings: {problem}")
+    if manifest.vector is not None and (problem := manifest.vector.problem()):
+        raise BundleError(f"{MANIFEST}: slide-level vector: {problem}")
     for name in file_names(manifest):
         if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise BundleError(f"{MANIFEST}: the path {brief(name)} leads outside the bundle")

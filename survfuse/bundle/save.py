@@ -1,7 +1,7 @@
 """Writing a bundle: members, tables, checksums, and the manifest last."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def save(root: Path, manifest: Manifest, states: Iterable[Mapping[str, Any]], ta
     value = {
         "schema_version": SCHEMA_VERSION,
         "written_by": f"survfuse {__version__}",
-        **asdict(manifest),
+        **manifest.to_json(),
         "files": {file: sha256(root / file) for file in file_names(manifest)},
     }
     # The manifest comes last: a folder without one is not a bundle, so an interrupted save cannot be taken for one.

@@ -1,7 +1,7 @@
 """Which patients a bundle was trained on, as it keeps them: salted digests of inputs, without identity or values.
 
     training-patients.json    salt: key of the digests, in hexadecimal
-                              slide, rna: sorted digests, one for each patient who has that input
+                              slide, vector, rna: sorted digests, one for each patient who has that input
                               clinical: the same, only in bundles that read nothing else
 
 A digest is keyed BLAKE2b (RFC 7693). Who has a patient's inputs can tell whether the patient is among them; the inputs
@@ -26,13 +26,14 @@ from survfuse.bundle.manifest import TRAINING_PATIENTS
 from survfuse.runtime.arrays import Rows
 from survfuse.runtime.errors import BundleError, brief
 from survfuse.tasks.modalities import Combination
+from survfuse.tasks.task import VECTOR
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SALT = "salt"
 _PROBES = 64  # tiles of a slide that its digest looks at
-_BYTES = {"slide": 16, "rna": 16, "clinical": 2}  # of a digest, by modality
+_BYTES = {"slide": 16, VECTOR: 16, "rna": 16, "clinical": 2}  # of a digest, by modality
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class TrainingPatients:
         salt, lists = value.get(SALT), {name: entry for name, entry in value.items() if name != SALT}
         if not isinstance(salt, str) or not _is_hexadecimal(salt, 16):
             raise BundleError(f"{TRAINING_PATIENTS}: expected a {SALT} of 16 bytes in hexadecimal, found {brief(salt)}")
-        if set(lists) not in ({"slide"}, {"rna"}, {"slide", "rna"}, {"clinical"}):
+        if set(lists) != {"clinical"} and not (lists and set(lists) <= {"slide", VECTOR, "rna"}):
             raise BundleError(
-                f"{TRAINING_PATIENTS}: expected digests of slide and rna, or of clinical alone, "
+                f"{TRAINING_PATIENTS}: expected digests of slide, vector and rna, or of clinical alone, "
                 f"found {brief(', '.join(lists) or 'none')}"
             )
         for name, entries in lists.items():
@@ -117,6 +118,13 @@ def slide_digest(salt: bytes, tiles: int, features: "Tensor") -> str:
     halves = features.float().half() + 0.0  # a number below half precision becomes 0, and never −0
     shape = f"{tiles} {features.shape[1]} ".encode("ascii")
     return _digest("slide", salt, shape + halves.numpy().astype("<f2").tobytes())
+
+
+def vector_digest(salt: bytes, values: ArrayLike) -> str:
+    """Digest of a slide-level vector [V], rounded to half precision as tile features are."""
+    with np.errstate(over="ignore"):  # a number beyond half precision becomes infinite
+        halves = np.asarray(values, dtype=np.float32).astype("<f2") + np.float16(0.0)
+    return _digest(VECTOR, salt, halves.astype("<f2").tobytes())
 
 
 def expression_digest(salt: bytes, values: ArrayLike) -> str | None:

@@ -41,6 +41,9 @@ def evaluate(
     versus: Annotated[
         Path | None, options.file_option("Another model's predictions, to compare with.", metavar="CSV")
     ] = None,
+    versus_survival: Annotated[
+        Path | None, options.file_option("Its survival curves, to compare with those of --survival.", metavar="CSV")
+    ] = None,
     exclude_training: options.ExcludeTraining = False,
     report: Annotated[Path | None, options.output_option("Also write a page with all figures.", "HTML")] = None,
     json: Annotated[Path | None, options.output_option("Also write the figures to this file.", "FILE")] = None,
@@ -48,7 +51,8 @@ def evaluate(
     """Print whether the ranking is told from chance, the challenge's concordance, and other figures with intervals."""
     options.check_output_file(json)
     options.check_output_file(report)
-    check_outputs({"--report": report, "--json": json}, (predictions, outcomes, survival, clinical, versus))
+    inputs = (predictions, outcomes, survival, clinical, versus, versus_survival)
+    check_outputs({"--report": report, "--json": json}, inputs)
     figures = api.evaluate(
         predictions,
         outcomes,
@@ -57,6 +61,7 @@ def evaluate(
         by=by or (),
         clinical=clinical,
         versus=versus,
+        versus_survival=versus_survival,
         exclude_training=exclude_training,
         time_unit=time_unit,
         time_column=time_column,

@@ -5,12 +5,18 @@ from typing import Annotated
 
 from survfuse import api
 from survfuse.cli import options
+from survfuse.cohort.table_paths import CohortTables
 from survfuse.prediction.unusable_slide import OMIT, REFUSE
 
 
 def explain(
-    source: options.CaseOrCohort,
+    source: options.CasesOrTables = None,
     *,
+    slides: options.SlidesTable = None,
+    vectors: options.VectorsTable = None,
+    clinical: options.ClinicalTable = None,
+    expression: options.ExpressionTable = None,
+    duplicates: options.Duplicates = None,
     model: options.BundleOption,
     modalities: options.Modalities = None,
     unusable_slide: options.UnusableSlide = REFUSE,
@@ -22,8 +28,9 @@ def explain(
     device: options.Device = None,
 ) -> None:
     """Show why a case, or each of several cases, has its risk."""
+    tables = CohortTables(slides, clinical, expression, duplicates, vectors)
     api.explain(
-        source,
+        options.source_of(source, tables, "CASE, FOLDER or COHORT"),
         out,
         model=model,
         modalities=modalities,

@@ -19,7 +19,7 @@ from survfuse.runtime.errors import BundleError, InputError
 from survfuse.runtime.log import listing
 from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder, unknown
 from survfuse.slide.registry import ENCODERS
-from survfuse.tasks.registry import DEFAULT
+from survfuse.tasks.registry import WITH_VECTORS
 
 INPUTS, OUTPUTS, ENCODER, MACHINE = "Inputs", "Outputs", "Tile encoder", "Machine"  # panels in --help
 
@@ -87,7 +87,7 @@ def source_of(folder: Path | None, tables: CohortTables, metavar: str) -> Path |
         raise InputError(f"expected {metavar} or tables, found both {folder} and {listing(map(str, named))}")
     if folder is None and not named:
         raise InputError(
-            f"expected {metavar}, or tables in its place (--slides, --clinical, --expression), found neither"
+            f"expected {metavar}, or tables in its place (--slides, --vectors, --clinical, --expression), found neither"
         )
     return folder if folder is not None else tables
 
@@ -145,6 +145,9 @@ CohortFolder = Annotated[
 SlidesTable = Annotated[
     Path | None, file_option("Columns patient and file: tile features, or for extract slides.", TABLES, "TABLE")
 ]
+VectorsTable = Annotated[
+    Path | None, file_option("Columns patient and file: slide-level vectors, .h5 or .pt.", TABLES, "TABLE")
+]
 ClinicalTable = Annotated[Path | None, file_option("A column patient, and one for each variable.", TABLES, "TABLE")]
 ExpressionTable = Annotated[
     Path | None, file_option("Genes × patients or patients × genes, found out.", TABLES, "TABLE")
@@ -164,14 +167,6 @@ SlideOrCohort = Annotated[
         "A slide (its file, or the folder with its several files), or the folder of a cohort.",
         "[SLIDE|COHORT]",
         _checked(check_exists),
-    ),
-]
-CaseOrCohort = Annotated[
-    Path,
-    _argument(
-        "A case in the platform's layout, a folder of such cases, or a cohort.",
-        "CASE|FOLDER|COHORT",
-        _checked(check_is_folder),
     ),
 ]
 CasesOrTables = Annotated[
@@ -218,7 +213,10 @@ Device = Annotated[
 Modalities = Annotated[
     list[str] | None,
     several_of(
-        "modality", DEFAULT.modalities, f"Modalities to read: {', '.join(DEFAULT.modalities)} (default: all).", INPUTS
+        "modality",
+        WITH_VECTORS.modalities,
+        f"Modalities to read: {', '.join(WITH_VECTORS.modalities)} (default: all that there are).",
+        INPUTS,
     ),
 ]
 UnusableSlide = Annotated[

@@ -13,6 +13,7 @@ def predict(
     source: options.CasesOrTables = None,
     *,
     slides: options.SlidesTable = None,
+    vectors: options.VectorsTable = None,
     clinical: options.ClinicalTable = None,
     expression: options.ExpressionTable = None,
     duplicates: options.Duplicates = None,
@@ -33,7 +34,8 @@ def predict(
     """Score a case, a folder of cases or a cohort with a bundle."""
     options.check_output_file(out)
     options.check_output_file(survival)
-    cases = options.source_of(source, CohortTables(slides, clinical, expression, duplicates), "CASE, FOLDER or COHORT")
+    tables = CohortTables(slides, clinical, expression, duplicates, vectors)
+    cases = options.source_of(source, tables, "CASE, FOLDER or COHORT")
     inputs = cases.paths if isinstance(cases, CohortTables) else (cases,)
     check_outputs({"--out": out, "--survival": survival}, inputs)  # before torch is imported
 

@@ -17,6 +17,9 @@ def simulate(
     seed: Annotated[int, options.number("Random seed; each seed draws different patients.", PATIENTS)],
     genes: Annotated[int | None, options.number("Number of genes (default: every known symbol).", PATIENTS)] = None,
     tiles: Annotated[int, options.number("Approximate number of tiles per patient.", PATIENTS)] = 64,
+    vector_length: Annotated[
+        int, options.number("Numbers of a slide-level vector for each patient; 0 for none.", PATIENTS)
+    ] = 0,
     interaction: Annotated[
         float, options.number("Strength of the interactions between modalities; 0 for none.", PATIENTS)
     ] = 1.0,
@@ -28,5 +31,5 @@ def simulate(
     """Write a cohort of simulated patients in the published layout."""
     from survfuse.cohort.simulate import simulate
 
-    simulate(out, patients, seed, genes, tiles, interaction, tissue)
+    simulate(out, patients, seed, genes, tiles, interaction, tissue, vector_length=vector_length)
     stage("written", f"{out}: {count(patients, 'simulated patient')}")

@@ -12,17 +12,18 @@ from survfuse.networks.families import families_of
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.errors import InputError
 from survfuse.survival.calibration import CONTINUOUS, RANK
-from survfuse.tasks.registry import DEFAULT
+from survfuse.tasks.registry import WITH_VECTORS
 from survfuse.training.protocol import AUTO, COX_SCORE, NONE, VARIANCE, Optimisation, Protocol
 
 ENSEMBLE, EXPRESSION, OPTIMISATION, WIDTHS = "Ensemble", "Expression and calibration", "Optimisation", "Widths"
-FAMILIES = (AUTO, *families_of(DEFAULT.modalities))
+FAMILIES = (AUTO, *families_of(WITH_VECTORS.modalities))
 
 
 def train(
     cohort: options.CohortFolder = None,
     *,
     slides: options.SlidesTable = None,
+    vectors: options.VectorsTable = None,
     clinical: options.ClinicalTable = None,
     expression: options.ExpressionTable = None,
     duplicates: options.Duplicates = None,
@@ -119,6 +120,10 @@ def train(
     embedding: Annotated[int, number("Each vector in the full tensor.", WIDTHS)] = Sizes.embedding,
     factors: Annotated[int, number("Rank of the low-rank tensor's weight.", WIDTHS)] = Sizes.factors,
     fused: Annotated[int, number("Output of the low-rank tensor.", WIDTHS)] = Sizes.fused,
+    vector_layers: Annotated[
+        list[int] | None,
+        options.numbers("Layers over a slide-level vector, one width each.", WIDTHS, Sizes.vector_layers),
+    ] = None,
     clusters: Annotated[int, number("Number of tile clusters in the linear Cox models.", WIDTHS)] = Sizes.clusters,
     device: options.Device = None,
 ) -> None:
@@ -148,11 +153,12 @@ def train(
             embedding=embedding,
             factors=factors,
             fused=fused,
+            vector_layers=tuple(vector_layers or Sizes.vector_layers),
             clusters=clusters,
         )
     except ValueError as cause:
         raise InputError(str(cause)) from cause
-    tables = CohortTables(slides, clinical, expression, duplicates)
+    tables = CohortTables(slides, clinical, expression, duplicates, vectors)
     api.train(
         options.source_of(cohort, tables, "COHORT"),
         out,

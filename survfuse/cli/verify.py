@@ -32,6 +32,8 @@ def verify(bundle: options.BundleArgument) -> None:
     stage(
         "slide", f"{slide.encoder}, {slide.tile_px} px tiles at {slide.mpp:g} µm/px, covered {slide.min_coverage:.0%}"
     )
+    if manifest.vector is not None:
+        stage("vector", f"slide-level, {manifest.vector}")
     if loaded.expression is not None:
         stage("expression", f"{count(len(loaded.expression.genes), 'gene')}, {loaded.expression.transform}")
     if loaded.vocabulary is not None:

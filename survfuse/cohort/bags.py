@@ -68,6 +68,11 @@ class Bag:
         return int(self._ends[-1])
 
     @property
+    def slides(self) -> "list[Bag]":
+        """A bag for each slide."""
+        return [Bag([part], self.encoder, self.tile) for part in self._parts]
+
+    @property
     def dimension(self) -> int:
         """D, the length of a tile's features."""
         return int(self._parts[0].shape[1])

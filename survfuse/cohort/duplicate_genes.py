@@ -28,12 +28,11 @@ def merged_genes(genes: Sequence[str], values: Floats, how: str | None, file: st
         return own, merged
     if claimed := [gene for gene in repeated if len(gene_names().claimants(gene)) > 1]:
         raise InputError(
-            f"{file}: {counted(claimed, 'name')} of several genes with more than one row or column; give each its "
-            "gene's symbol"
+            f"{counted(claimed, 'name')} of several genes with more than one row or column; give each its gene's symbol"
         )
     if how is None:
         raise InputError(
-            f"{file}: {counted(repeated, 'gene')} with more than one row or column; say with --duplicates how to merge "
+            f"{counted(repeated, 'gene')} with more than one row or column; say with --duplicates how to merge "
             f"them: {', '.join(DUPLICATES)}"
         )
     column = {gene: place for place, gene in enumerate(own)}

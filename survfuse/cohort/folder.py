@@ -12,7 +12,14 @@ from pathlib import Path
 from survfuse.cohort.events import read_event
 from survfuse.cohort.expression import ExpressionRows
 from survfuse.cohort.gathered import Gathered
-from survfuse.cohort.layout import find_layout, patient_ids, patients_slides, report_misplaced, visible_files
+from survfuse.cohort.layout import (
+    find_layout,
+    patient_ids,
+    patients_slides,
+    patients_vectors,
+    report_misplaced,
+    visible_files,
+)
 from survfuse.cohort.outcomes import Outcome, OutcomeColumns, OutcomesTable, read_outcomes
 from survfuse.cohort.problems import Problems
 from survfuse.cohort.simulation_file import SIMULATION_FILE
@@ -23,7 +30,7 @@ from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import read_object
 from survfuse.runtime.log import listing, progress
 from survfuse.slide.suffixes import HDF5_SUFFIXES
-from survfuse.tasks.task import CohortLayout, Task
+from survfuse.tasks.task import VECTOR, CohortLayout, Task
 
 
 def gather_folder(
@@ -45,6 +52,7 @@ def gather_folder(
     if layout.own_folders:
         report_misplaced(root, layout, ids, modalities, problems)
     slides = patients_slides(root, layout, ids, table, problems) if "slide" in modalities else {}
+    vectors = patients_vectors(root, layout, ids, table, problems) if VECTOR in modalities else {}
     reader = _PatientReader(root, layout, table, problems, modalities, with_outcomes, task, columns, variables)
     for name in progress(ids, len(ids), "reading"):
         reader.read(name)
@@ -59,6 +67,7 @@ def gather_folder(
         genes=genes,
         expression=expression,
         coordinates={name: _coordinates(root, layout, slides.get(name, ())) for name in ids},
+        vectors=vectors,
     )
 
 

@@ -1,4 +1,4 @@
-"""A cohort in tables: one of slides, one of clinical variables, one of expression, joined by patient."""
+"""A cohort in tables: of slides, slide-level vectors, clinical variables and expression, joined by patient."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -20,9 +20,13 @@ from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import count, counted, stage, warn
 from survfuse.runtime.spreadsheet import content
 from survfuse.slide.suffixes import FEATURE_SUFFIXES, HDF5_SUFFIXES, SLIDE_SUFFIXES
-from survfuse.tasks.task import Task
+from survfuse.tasks.task import VECTOR, Task
 
-_SLIDE_COLUMNS = {"file": ("file", "path", "filename", "file_name", "slide", "features"), "mask": ("mask", "mask_file")}
+_SLIDE_COLUMNS = {
+    "file": ("file", "path", "filename", "file_name", "slide", "features"),
+    "mask": ("mask", "mask_file"),
+}
+_VECTOR_COLUMNS = {"file": ("file", "path", "filename", "file_name", "vector", "slide", "features")}
 
 
 class SlideFile(NamedTuple):
@@ -61,6 +65,7 @@ def gather_tables(
         own[called[outcomes] if outcomes is not None else stated.name] = set(stated.outcomes)
     clinical: Mapping[str, Mapping[str, object]] = {}
     slides: Mapping[str, Sequence[Path]] = {}
+    vectors: Mapping[str, Sequence[Path]] = {}
     expression: ExpressionTable | None = None
     if tables.clinical is not None and "clinical" in modalities:
         with problems.collect(None, tables.clinical.name):
@@ -71,9 +76,13 @@ def gather_tables(
         with problems.collect(None, tables.slides.name):
             slides = _features(read_slides(tables.slides, problems), problems, tables.slides.name)
             own[called[tables.slides]] = set(slides)
+    if tables.vectors is not None and VECTOR in modalities:
+        with problems.collect(None, tables.vectors.name):
+            vectors = _vectors(tables.vectors, problems)
+            own[called[tables.vectors]] = set(vectors)
     if tables.expression is not None and "rna" in modalities:
         known = set().union(*own.values())
-        with problems.collect(None):
+        with problems.collect(None, tables.expression.name):
             expression = read_expression(
                 tables.expression,
                 known,
@@ -96,6 +105,7 @@ def gather_tables(
         genes=expression.genes if expression is not None else (),
         expression=expression.values[[rows[name] for name in usable]] if expression is not None else None,
         coordinates={name: _coordinates(slides.get(name, ())) for name in usable},
+        vectors={name: vectors[name] for name in usable if name in vectors},
         outcome_variables=columns.named if with_outcomes and _is_clinical(tables, outcomes) else (),
     )
 
@@ -107,15 +117,17 @@ def _is_clinical(tables: CohortTables, outcomes: Path | None) -> bool:
     return outcomes.samefile(tables.clinical)
 
 
-def read_slides(path: Path, problems: Problems) -> list[SlideFile]:
-    """The rows of a table of slides: patient, file and, if there is one, its tissue mask.
+def read_slides(
+    path: Path, problems: Problems, columns: Mapping[str, Sequence[str]] = _SLIDE_COLUMNS
+) -> list[SlideFile]:
+    """The rows of a table of slides: patient, file and, if there is one, its tissue mask; ``columns`` are their names.
 
     Files are relative to the table's folder. Raises InputError for a missing column; a file that is not there, or is
     listed more than once, is a problem.
     """
     table = read_table(path, problems)
     patient = patient_column(table)
-    places = table.columns(_SLIDE_COLUMNS, optional=("mask",))
+    places = table.columns(columns, optional=("mask",))
     found: list[SlideFile] = []
     seen: dict[Path, str] = {}
     for row in table.rows:
@@ -215,6 +227,22 @@ def _features(slides: Sequence[SlideFile], problems: Problems, table: str) -> di
             what = "a slide; extract its features first" if is_slide else "no feature file"
             expected = f"is {what} (expected {', '.join(FEATURE_SUFFIXES)})"
             problems.add(f"{slide.file.name} {expected}", slide.patient, table)
+    return found
+
+
+def _vectors(path: Path, problems: Problems) -> dict[str, list[Path]]:
+    """Each patient's files of slide-level vectors."""
+    found: dict[str, list[Path]] = {}
+    try:
+        rows = read_slides(path, problems, _VECTOR_COLUMNS)
+    except InputError as error:
+        raise InputError(f"{error}; vectors are read from files, their numbers not from columns") from error
+    for row in rows:
+        if row.file.suffix.lower() in FEATURE_SUFFIXES:
+            found.setdefault(row.patient, []).append(row.file)
+        else:
+            expected = f"is no slide-level vector (expected {', '.join(FEATURE_SUFFIXES)})"
+            problems.add(f"{row.file.name} {expected}", row.patient, path.name)
     return found
 
 

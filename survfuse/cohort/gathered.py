@@ -20,4 +20,5 @@ class Gathered:
     genes: tuple[str, ...] = ()  # G
     expression: Floats | None = None  # [n, G], NaN where a patient lacks a gene
     coordinates: Mapping[str, Path | None] = field(default_factory=dict)
+    vectors: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # files of slide-level vectors by patient
     outcome_variables: tuple[str, ...] = ()  # columns of the clinical table that were named as the outcome's

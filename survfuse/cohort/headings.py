@@ -18,14 +18,14 @@ PATIENT_COLUMNS = (
 LESS_CERTAIN = ("id", "sampleid", "sample")
 
 
-FILE_COLUMNS = ("file", "path", "filename", "slide", "features", "slideid", "mask", "maskfile")
+FILE_COLUMNS = ("file", "path", "filename", "slide", "features", "slideid", "vector", "mask", "maskfile")
 NAMING = frozenset((*PATIENT_COLUMNS, *LESS_CERTAIN, *FILE_COLUMNS, ""))
 
 
 def plain_name(heading: str) -> str:
-    """A heading in lower case, letters and digits alone.
+    """A heading in lower case, letters and digits of any script alone.
 
-    >>> plain_name("Patient_ID")
-    'patientid'
+    >>> plain_name("Patient_ID"), plain_name("Größe")
+    ('patientid', 'größe')
     """
-    return re.sub(r"[^a-z0-9]", "", heading.lower())
+    return re.sub(r"[\W_]", "", heading.lower())

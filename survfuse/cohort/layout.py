@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from survfuse.cohort.outcomes import OutcomesTable
 from survfuse.cohort.problems import Problems
 from survfuse.runtime.errors import InputError
+from survfuse.runtime.log import counted
 from survfuse.slide.parts import is_slide_folder
 from survfuse.slide.suffixes import FEATURE_SUFFIXES, MASK_SUFFIXES, SLIDE_SUFFIXES
 from survfuse.tasks.task import CohortLayout
@@ -124,7 +125,7 @@ def patients_slides(
     """
     listed = table.slides
     slides: dict[str, list[Path]] = {name: [] for name in ids}
-    stems = _feature_files(root, layout, problems)
+    stems = _feature_files(root, layout.features, problems)
     for stem, path in stems.items():
         named = patient_of(stem, ids)
         owner = listed.get(stem, named)
@@ -134,6 +135,11 @@ def patients_slides(
             problems.add(f"is named after {named}", owner, path.name)
         elif owner in slides:
             slides[owner].append(path)
+    if not stems and not listed:
+        places = " or ".join(layout.features)
+        lacking = f"{counted(ids, 'patient')} without tile features <id>_HE*.pt, .h5 or .hdf5 in {places}"
+        problems.add(f"{lacking}; leave them out with --modalities")
+        return slides
     absent = set()
     for stem, name in listed.items():
         # A slide_id that repeats the case_id names no file: those are found by the patient's name.
@@ -146,10 +152,39 @@ def patients_slides(
     return slides
 
 
-def _feature_files(root: Path, layout: CohortLayout, problems: Problems) -> dict[str, Path]:
+def patients_vectors(
+    root: Path, layout: CohortLayout, ids: Sequence[str], table: OutcomesTable, problems: Problems
+) -> dict[str, list[Path]]:
+    """Each patient's files of slide-level vectors: named after the patient, after a slide, or as the table's slide_id.
+
+    A folder that is not there, a file that belongs to no patient, and patients without files are problems.
+    """
+    vectors: dict[str, list[Path]] = {name: [] for name in ids}
+    if not (root / layout.vectors).is_dir():
+        problems.add(f"no slide-level vectors: expected a folder {layout.vectors}; leave them out with --modalities")
+        return vectors
+    strangers = []
+    for stem, path in _feature_files(root, (layout.vectors,), problems).items():
+        owner = stem if stem in vectors else table.slides.get(stem, patient_of(stem, ids))
+        if owner is None:
+            strangers.append(path.name)
+        elif owner in vectors:
+            vectors[owner].append(path)
+    if strangers:
+        problems.add(f"{counted(strangers, 'file')} of no patient; expected <id> or <id>_HE*", file=layout.vectors)
+    for name in ids:
+        whole = [path.name for path in vectors[name] if path.stem == name]
+        if not vectors[name]:
+            problems.add(f"no slide-level vector {name}.h5, .hdf5 or .pt in {layout.vectors}", name)
+        elif whole and len(vectors[name]) > 1:
+            problems.add(f"both {whole[0]}, of all slides, and {name}_HE*; expected one or the other", name)
+    return vectors
+
+
+def _feature_files(root: Path, folders: Sequence[str], problems: Problems) -> dict[str, Path]:
     """Feature files by stem, sorted. Two of one slide in a folder are a problem: either could be meant."""
     stems: dict[str, Path] = {}
-    for folder in layout.features:
+    for folder in folders:
         for path in visible_files(root / folder):
             if path.suffix.lower() not in FEATURE_SUFFIXES:
                 continue

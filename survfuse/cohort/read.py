@@ -1,8 +1,8 @@
 """A cohort: many patients with outcomes, read from a folder in any of the task's layouts, or from tables."""
 
-from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +10,26 @@ import numpy as np
 from survfuse.cohort.bags import Bag, open_bag
 from survfuse.cohort.folder import gather_folder
 from survfuse.cohort.from_tables import gather_tables
+from survfuse.cohort.layout import find_layout
+from survfuse.cohort.odd_values import report_odd
 from survfuse.cohort.outcome_names import outcome_names
 from survfuse.cohort.outcomes import TASKS_OWN, OutcomeColumns
 from survfuse.cohort.problems import Problems
 from survfuse.cohort.stated_variables import NONE_STATED, StatedVariables
 from survfuse.cohort.table_paths import CohortTables
 from survfuse.cohort.time_unit import check_times
+from survfuse.cohort.vectors import read_vectors
+from survfuse.inputs.slide_vectors import SlideVector
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import count, listing, progress, stage
+from survfuse.runtime.log import listing, progress, stage
 from survfuse.runtime.suggestions import unknown
 from survfuse.slide.registry import find_spec
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.stated_tile import StatedTile, merged
+from survfuse.slide.vector_settings import VectorSettings
 from survfuse.tasks.registry import DEFAULT
-from survfuse.tasks.task import Task
+from survfuse.tasks.task import VECTOR, Task
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,26 @@ class Cohort:
     coordinates: tuple[Path | None, ...] = ()  # n, files with the places of the tiles of patients with one slide
     kept_variables: tuple[str, ...] = ()  # that the user knows not to state the outcome
     stated_variables: StatedVariables = NONE_STATED  # what the user stated of clinical variables
+    slide_vectors: tuple[SlideVector, ...] | None = None  # n, the mean of those of a patient's slides
+
+    @cached_property
+    def vectors(self) -> Floats | None:
+        """The slide-level vectors [n, V]."""
+        if self.slide_vectors is None:
+            return None
+        return np.stack([each.values for each in self.slide_vectors]).astype(np.float64)
+
+    @cached_property
+    def vector_settings(self) -> VectorSettings | None:
+        """Of which encoder and length the slide-level vectors are; None without any."""
+        if self.slide_vectors is None:
+            return None
+        encoder = next((each.encoder for each in self.slide_vectors if each.encoder is not None), None)
+        return VectorSettings(encoder, len(self.slide_vectors[0].values), "slide" in self.task.modalities)
+
+    def without_vectors(self) -> "Cohort":
+        """The same cohort without slide-level vectors."""
+        return replace(self, slide_vectors=None, task=self.task.without_vectors())
 
     def features_made_with(self, encoder: str | None, mpp: float | None) -> tuple[str, float]:
         """The tile encoder and the µm per pixel of its input: those given, else as the feature files state, else UNI
@@ -72,7 +97,8 @@ def read_cohort(
 
     ``cache`` is a folder for copies that ``survfuse.cohort.bags`` keeps of some feature files. ``outcomes`` is a table
     with case_id, time and event, as ``read_outcomes`` takes it with ``columns``. Only the files of ``modalities`` (all
-    of the task's, or of those that there are tables of, if None) are read. Without ``with_outcomes`` no outcome is
+    of the task's, or of those that there are tables of, if None) are read; slide-level vectors, which no task asks for,
+    if there are any. Without ``with_outcomes`` no outcome is
     needed: times are NaN and events False. With them, clinical variables whose names are outcomes' are left out, except
     ``keep_variables``. ``variables`` are what is stated of clinical variables. ``genes``
     are a bundle's, by which a table's genes are told from its patients.
@@ -80,6 +106,8 @@ def read_cohort(
     Raises one InputError that lists everything that is wrong with any patient or file, and one for times in another
     unit than stated.
     """
+    if VECTOR not in task.modalities and (VECTOR in modalities if modalities is not None else has_vectors(root, task)):
+        task = task.with_vectors()
     all_of_them = root.modalities(task) if isinstance(root, CohortTables) else task.modalities
     chosen = all_of_them if modalities is None else tuple(modalities)
     if not chosen or not set(chosen) <= set(task.modalities):
@@ -96,6 +124,7 @@ def read_cohort(
             with problems.collect(name):
                 bags[name] = open_bag(found.slides[name], cache)
     encoder, tile = _common_origin(bags, problems)
+    vectors = read_vectors(found.vectors, problems)
     problems.raise_any(str(root))
     ids = tuple(found.ids)
     clinical = [found.clinical.get(name, {}) for name in ids]
@@ -120,12 +149,20 @@ def read_cohort(
         simulated=found.simulated,
         encoder=encoder,
         tile=tile,
-        task=task,
+        task=task.with_vectors("slide" in chosen) if VECTOR in chosen else task,
         coordinates=tuple(found.coordinates.get(name) for name in ids),
         outcome_variables=tuple(stated),
         kept_variables=tuple(keep_variables),
         stated_variables=variables,
+        slide_vectors=tuple(vectors[name] for name in ids) if VECTOR in chosen else None,
     )
+
+
+def has_vectors(root: Path | CohortTables, task: Task) -> bool:
+    """Whether the cohort at ``root`` has slide-level vectors: a table of them, or their folder."""
+    if isinstance(root, CohortTables):
+        return root.vectors is not None
+    return (root / find_layout(root, task.layouts).vectors).is_dir()
 
 
 def _outcome_variables(
@@ -151,19 +188,9 @@ def _common_origin(bags: Mapping[str, Bag], problems: Problems) -> tuple[str | N
 
     Patients whose features differ in length, encoder or tile from most patients' are problems.
     """
-    _report_odd("features of length", {name: bag.dimension for name, bag in bags.items()}, problems)
+    report_odd("features of length", {name: bag.dimension for name, bag in bags.items()}, problems)
     stated = {name: bag.encoder for name, bag in bags.items() if bag.encoder is not None}
     tiles = merged({name: bag.tile for name, bag in bags.items() if bag.tile is not None})
-    _report_odd("features of encoder", stated, problems)
-    _report_odd("features of tiles of", tiles, problems)
+    report_odd("features of encoder", stated, problems)
+    report_odd("features of tiles of", tiles, problems)
     return next(iter(stated.values()), None), next(iter(tiles.values()), None)
-
-
-def _report_odd(what: str, values: Mapping[str, Hashable], problems: Problems) -> None:
-    """Add a problem that names the patients whose value is not the most common one."""
-    usual, *others = [value for value, _ in Counter(values.values()).most_common()] or [None]
-    if not others:
-        return
-    most = sum(value == usual for value in values.values())
-    odd = (f"{value} in {listing(name for name in values if values[name] == value)}" for value in others)
-    problems.add(f"{what} {usual} in {count(most, 'patient')}, but {', '.join(odd)}")

@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from survfuse.cohort.simulation_file import SIMULATION_FILE
+from survfuse.inputs.slide_vectors import write_vector
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import write_json, write_text
 from survfuse.runtime.log import progress
+from survfuse.slide.vector_settings import MOST_NUMBERS
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import SimulatedTraits, Task
 
@@ -27,6 +29,7 @@ _STRUCTURE_SEED = 20260513
 PROGRAMMES = 8  # groups of genes that vary together
 PHENOTYPES = 5  # kinds of tissue; the first is the aggressive one
 UNTISSUED_DIMENSION = 1024  # of features drawn without a slide
+VECTOR_ENCODER = "simulated"  # named in the files of slide-level vectors
 
 # Log hazard ratio per unit of each standardised covariate.
 MAIN_EFFECTS = {
@@ -96,6 +99,7 @@ class Drawn:
     expression: Floats  # [n, G]
     clinical: Sequence[Mapping[str, str | int]]  # n
     bags: Iterator[SimulatedBag]  # n, drawn as they are needed
+    vectors: Floats  # [n, V], slide-level
 
 
 def draw(
@@ -106,16 +110,20 @@ def draw(
     interaction: float = 1.0,
     phenotypes: Sequence[Floats] | None = None,
     task: Task = DEFAULT,
+    vector_length: int = 0,
 ) -> Drawn:
     """A cohort of ``number`` patients drawn with ``seed``.
 
-    ``genes``, ``tiles`` and ``interaction`` are those of ``simulate``. ``phenotypes`` holds example tiles [k, D] of
-    each kind of tissue; ``drawn_phenotypes`` if None. Raises InputError for numbers that do not make a cohort.
+    ``genes``, ``tiles``, ``interaction`` and ``vector_length`` are those of ``simulate``. ``phenotypes`` holds example
+    tiles [k, D] of each kind of tissue; ``drawn_phenotypes`` if None. Raises InputError for numbers that do not make a
+    cohort.
     """
     if number < 1 or tiles < 1 or seed < 0 or (genes is not None and genes < PROGRAMMES):
         raise InputError(f"expected at least 1 patient, 1 tile and {PROGRAMMES} genes, and a seed of at least 0")
-    # A random stream for each part, so that the patients are the same with more genes or larger bags.
-    streams = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(5)]
+    if not 0 <= vector_length <= MOST_NUMBERS:
+        raise InputError(f"expected slide-level vectors of 0 to {MOST_NUMBERS:,} numbers")
+    # A random stream for each part, so that the patients are the same with more genes, larger bags or vectors.
+    streams = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(6)]
     patients = Patients.draw(number, streams[0])
     hazard = patients.log_hazard(interaction)
     times, events = _outcomes(hazard, streams[1])
@@ -130,6 +138,7 @@ def draw(
         _expression(patients, len(symbols), streams[2]),
         task.simulated_variables(traits, streams[3]),
         (_bag(share, tiles, examples, streams[4]) for share in patients.aggressive),
+        _vectors(patients, vector_length, streams[5]),
     )
 
 
@@ -142,14 +151,16 @@ def simulate(
     interaction: float = 1.0,
     tissue: Path | None = None,
     task: Task = DEFAULT,
+    vector_length: int = 0,
 ) -> None:
     """Write a cohort of ``number`` patients drawn with ``seed`` under ``root``, which must be empty or absent.
 
     Each patient has the expression of ``genes`` genes (all real symbols known here if None; further ones are
     numbered), about ``tiles`` tiles, and the clinical variables of ``task``; ``interaction`` multiplies the
     interactions in the hazard. With ``tissue``, a slide, tiles are drawn from the embedded encoder's features of that
-    slide; without, they are random vectors of length 1,024. Outcomes are in each patient's clinical file and, for all,
-    in outcomes.csv; the truth is written to simulation.json.
+    slide; without, they are random vectors of length 1,024. With a ``vector_length``, each slide has a slide-level
+    vector of so many numbers as well. Outcomes are in each patient's clinical file and, for all, in outcomes.csv; the
+    truth is written to simulation.json.
 
     Raises InputError if ``root`` is not empty, for numbers that do not make a cohort, and for a slide with too little
     tissue.
@@ -157,12 +168,12 @@ def simulate(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root}: not empty; expected an empty or absent folder for the cohort")
     phenotypes = None if tissue is None else _tissue_phenotypes(tissue)
-    drawn = draw(number, seed, genes, tiles, interaction, phenotypes, task)
+    drawn = draw(number, seed, genes, tiles, interaction, phenotypes, task, vector_length)
     names = [f"{task.simulated_prefix}{place + 1:0{len(str(number))}}" for place in range(number)]
     layout = task.layouts[0]
     features = root / layout.features[0]
     coordinates = features.with_name("coordinates")
-    for folder in (features, coordinates):
+    for folder in (features, coordinates, *([root / layout.vectors] if vector_length else [])):
         folder.mkdir(parents=True)
     for place, name in enumerate(progress(names, number, "simulating")):
         for file in (layout.clinical, layout.expression):
@@ -174,6 +185,8 @@ def simulate(
         bag = next(drawn.bags)
         torch.save(torch.from_numpy(bag.features), features / f"{name}_HE.pt")
         np.save(coordinates / f"{name}_HE.npy", bag.coordinates)
+        if vector_length:
+            write_vector(root / layout.vectors / f"{name}_HE.h5", drawn.vectors[place], VECTOR_ENCODER)
     truth = {
         "what": "simulated patients; every value here is invented",
         "seed": seed,
@@ -273,6 +286,16 @@ def _orientations(path: Path) -> Floats:
                 features += [encoder(turned), encoder(turned.flip(2))]
     orientations: Floats = torch.cat(features).double().numpy()
     return orientations
+
+
+def _vectors(patients: Patients, length: int, random: np.random.Generator) -> Floats:
+    """Slide-level vectors [n, length]: the share of aggressive tissue and other traits of the slide, along directions
+    that are the same for every seed, and noise."""
+    directions = np.random.default_rng(_STRUCTURE_SEED).standard_normal((PHENOTYPES, length))
+    traits = random.standard_normal((len(patients.age), PHENOTYPES))
+    traits[:, 0] = patients.aggressive
+    vectors: Floats = traits @ directions + random.standard_normal((len(patients.age), length))
+    return vectors
 
 
 def _bag(aggressive: float, tiles: int, phenotypes: Sequence[Floats], random: np.random.Generator) -> SimulatedBag:

@@ -7,17 +7,19 @@ off: byte-order marks, quotes, comment lines at the beginning (GDC, cBioPortal),
 import csv
 import gzip
 import io
-import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import ParseError
+from zipfile import BadZipFile, ZipFile
 
 from survfuse.runtime.errors import InputError, brief, check_extra
 from survfuse.runtime.files import spelt_number
-from survfuse.runtime.log import stage
+from survfuse.runtime.log import progress, stage
 
 _SEPARATORS = (",", ";", "\t", "|")
 csv.field_size_limit(1 << 30)  # a heading of all genes is one cell of a table with another separator
@@ -25,6 +27,8 @@ _SAMPLE = 20  # lines by which a separator is recognised
 _GZIP, _ZIP, _UTF16 = b"\x1f\x8b", b"PK\x03\x04", (b"\xff\xfe", b"\xfe\xff")
 _EXCEL, _PARQUET = (".xlsx", ".xlsm"), (".parquet", ".pq")
 _OLD_EXCEL = ".xls"
+_FORMULA = re.compile(rb"<([\w.-]+:)?f[\s/>]")  # an element of a workbook's XML, of any namespace's prefix
+_LONGEST_TAG = 100  # bytes
 
 
 class TableRow(NamedTuple):
@@ -53,7 +57,7 @@ def read_cells(path: Path) -> Cells:
         if path.suffix.lower() in _EXCEL:
             heading, *rows = _workbook(path) or [TableRow(1, ())]
             return Cells(heading.cells, rows, None)
-        if path.suffix.lower() in _PARQUET:
+        if is_parquet(path):
             return _parquet(path)
         if path.suffix.lower() == _OLD_EXCEL:
             raise InputError("is a workbook of Excel before 2007; save it as .xlsx or CSV")
@@ -125,7 +129,7 @@ def _without_comments(text: str) -> str:
     if start == 0:
         return text
     first = text[start : text.find("\n", start)] if "\n" in text[start:] else text[start:]
-    separator = separator_of(first)
+    separator = separator_of(text[last:].removeprefix("#"))  # of the first line alone, a decimal comma may be one
     cells = first.count(separator)
     if cells and text[last : start - 1].count(separator) >= cells and _is_data(first, separator):
         start = last
@@ -134,13 +138,18 @@ def _without_comments(text: str) -> str:
 
 
 def _is_data(line: str, separator: str) -> bool:
-    """Whether a line has numbers, as a heading hardly does."""
-    return any(spelt_number(cell) is not None for cell in line.split(separator))
+    """Whether a line has numbers, with decimal points or commas, as a heading hardly does."""
+    return any(spelt_number(cell.replace(",", ".", 1)) is not None for cell in line.split(separator))
 
 
 def is_text(path: Path) -> bool:
     """Whether a file's name says that its table is text."""
     return path.suffix.lower() not in (*_EXCEL, *_PARQUET, _OLD_EXCEL)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file's name says that its table is Parquet."""
+    return path.suffix.lower() in _PARQUET
 
 
 def delimited_rows(text: str, separator: str) -> Iterator[TableRow]:
@@ -168,8 +177,6 @@ def _delimited(text: str) -> Cells:
 def _workbook(path: Path) -> list[TableRow]:
     """The rows of a workbook's first sheet."""
     check_extra("tables", f"reading {path.name}")
-    from zipfile import BadZipFile
-
     from openpyxl import load_workbook
     from openpyxl.utils.exceptions import InvalidFileException
 
@@ -177,13 +184,14 @@ def _workbook(path: Path) -> list[TableRow]:
         book = load_workbook(path, read_only=True, data_only=True)
         try:
             sheet, *others = book.worksheets
+            every = progress(sheet.iter_rows(values_only=True), sheet.max_row or 0, "tables")
             rows = [
-                TableRow(number, tuple(_spelt(cell) for cell in cells))
-                for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1)
+                TableRow(number, tuple(spelt(cell) for cell in cells)) for number, cells in enumerate(every, start=1)
             ]
         finally:
             book.close()
-        _check_formulas(path, rows)
+        if _may_have_formulas(path):
+            _check_formulas(path, rows)
     except (
         BadZipFile,
         InvalidFileException,
@@ -200,6 +208,20 @@ def _workbook(path: Path) -> list[TableRow]:
     filled = [row for row in rows if any(row.cells)]
     width = max((_filled(row.cells) for row in filled[:1]), default=0)
     return [TableRow(row.line, row.cells[: max(width, _filled(row.cells))]) for row in filled]
+
+
+def _may_have_formulas(path: Path) -> bool:
+    """Whether a workbook's XML has a formula's element anywhere: without one, the workbook need not be read again."""
+    with ZipFile(path) as archive, suppress(RuntimeError):  # of a part that is encrypted, or packed in another way
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                end = b""
+                while part := file.read(1 << 20):
+                    if b"\0" in part or _FORMULA.search(end + part):  # XML in UTF-16, or a picture: unknown
+                        return True
+                    end = part[-_LONGEST_TAG:]
+        return False
+    return True
 
 
 def _check_formulas(path: Path, rows: Sequence[TableRow]) -> None:
@@ -225,30 +247,18 @@ def _filled(cells: Sequence[str]) -> int:
 
 
 def _parquet(path: Path) -> Cells:
-    """The columns of a Parquet file; pandas' index, if it was kept, comes first."""
     check_extra("tables", f"reading {path.name}")
-    import pyarrow
-    import pyarrow.parquet
+    from survfuse.cohort.parquet_columns import parquet_columns
 
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, ValueError) as cause:
-        raise InputError(f"cannot be read as Parquet ({cause})") from cause
-    kept = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
-    names = [name for name in table.column_names if name in kept]
-    names += [name for name in table.column_names if name not in names]
-    for name in names:
-        if pyarrow.types.is_nested(table.schema.field(name).type):
-            raise InputError(f"the column {brief(name)} has lists or records; expected one value a cell")
-    columns = [[_spelt(value) for value in table.column(name).to_pylist()] for name in names]
-    heading = tuple("" if name.startswith("__index_level_") else name.strip() for name in names)
-    return Cells(heading, [TableRow(number, cells) for number, cells in enumerate(zip(*columns, strict=True), 1)], None)
+    heading, columns = parquet_columns(path)
+    cells = [[spelt(value) for value in column.to_pylist()] for column in columns]
+    return Cells(heading, [TableRow(number, row) for number, row in enumerate(zip(*cells, strict=True), 1)], None)
 
 
-def _spelt(value: object) -> str:
+def spelt(value: object) -> str:
     """A cell's value as text.
 
-    >>> _spelt(None), _spelt(3.0), _spelt(0.1), _spelt(True), _spelt(" x ")
+    >>> spelt(None), spelt(3.0), spelt(0.1), spelt(True), spelt(" x ")
     ('', '3', '0.1', 'True', 'x')
     """
     if value is None or (isinstance(value, float) and value != value):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.suggestions import unknown
-from survfuse.tasks.task import Task
+from survfuse.tasks.task import VECTOR, Task
 
 MAX, MEAN, SUM = "max", "mean", "sum"
 DUPLICATES = (MAX, MEAN, SUM)
@@ -27,9 +27,10 @@ class CohortTables:
     clinical: Path | None = None  # patient, and a column for each variable
     expression: Path | None = None  # genes × patients or the reverse
     duplicates: str | None = None  # how several rows of one gene are merged: one of DUPLICATES; None: an error
+    vectors: Path | None = None  # patient, file: slide-level vectors
 
     def __post_init__(self) -> None:
-        for name in ("slides", "clinical", "expression"):
+        for name in ("slides", "clinical", "expression", "vectors"):
             path = getattr(self, name)
             object.__setattr__(self, name, Path(path) if path is not None else None)  # text is taken as well
         if self.duplicates not in (None, *DUPLICATES):
@@ -47,17 +48,19 @@ class CohortTables:
         return tuple(name for name in task.modalities if self.of(name) is not None)
 
     def of(self, modality: str) -> Path | None:
-        """The table of a modality: slide, rna or clinical.
+        """The table of a modality: slide, vector, rna or clinical.
 
         >>> CohortTables(expression=Path("expression.tsv.gz")).of("rna").name
         'expression.tsv.gz'
         """
-        return {"slide": self.slides, "rna": self.expression, "clinical": self.clinical}[modality]
+        tables = {"slide": self.slides, VECTOR: self.vectors, "rna": self.expression, "clinical": self.clinical}
+        return tables[modality]
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """The tables that there are."""
-        return tuple(path for path in (self.slides, self.clinical, self.expression) if path is not None)
+        every = (self.slides, self.vectors, self.clinical, self.expression)
+        return tuple(path for path in every if path is not None)
 
     def __str__(self) -> str:
         """The tables' names, as messages begin with."""

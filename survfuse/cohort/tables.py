@@ -68,6 +68,6 @@ def read_table(path: Path, problems: Problems) -> Table:
 
 def _with_points(heading: Sequence[str], columns: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     """``columns`` with decimal points, but for those that name patients or files."""
-    pointed = with_points(columns)
-    named = [plain_name(name) in NAMING for name in heading]
-    return [own if name else other for name, own, other in zip(named, columns, pointed, strict=True)]
+    places = [place for place, name in enumerate(heading) if plain_name(name) not in NAMING]
+    pointed = dict(zip(places, with_points([columns[place] for place in places]), strict=True))
+    return [pointed.get(place, column) for place, column in enumerate(columns)]

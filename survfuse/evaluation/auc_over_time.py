@@ -6,7 +6,8 @@ import numpy as np
 
 from survfuse.evaluation.judged import Judged
 from survfuse.survival.bootstrap import Draws, aucs
-from survfuse.survival.metrics import auc_at, percentile_interval
+from survfuse.survival.estimates import limits
+from survfuse.survival.metrics import auc_at
 from survfuse.survival.numbers import null
 
 _MOST_MONTHS = 24  # points of a curve
@@ -26,12 +27,12 @@ def auc_band(judged: Judged, draws: Draws) -> Band:
     months = curve_months(judged)
     areas = auc_at(judged.times, judged.events, judged.times, judged.events, judged.risks, months)
     sampled = aucs(judged.times, judged.events, judged.risks, draws.weights, months)  # [draws, T]
-    limits = [percentile_interval(column) for column in sampled.T]
+    low, high = limits(sampled)
     return {
         "months": months,
         "value": [null(areas[month]) for month in months],
-        "low": [null(low) for low, _ in limits],
-        "high": [null(high) for _, high in limits],
+        "low": low,
+        "high": high,
     }
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from survfuse.evaluation.survival_figures import CalibrationGroup, NetBenefit
 from survfuse.evaluation.svg import HIGH, LOW, MUTED, QUIET, WIDTH
-from survfuse.evaluation.time_drawings import numbers
+from survfuse.evaluation.time_drawings import FAINT, numbers
 
 
 def calibration_drawing(by_month: Mapping[str, Sequence[CalibrationGroup]]) -> Figure:
@@ -37,7 +37,7 @@ def _values(group: CalibrationGroup) -> list[float]:
 
 
 def decision_drawing(by_month: Mapping[str, NetBenefit]) -> Figure | None:
-    """Net benefit over threshold probabilities at each horizon; None if it is defined at none."""
+    """Net benefit over threshold probabilities at each horizon, with its band; None if it is defined at none."""
     known = {month: curve for month, curve in by_month.items() if np.isfinite(numbers(curve["model"])).any()}
     if not known:
         return None
@@ -45,10 +45,12 @@ def decision_drawing(by_month: Mapping[str, NetBenefit]) -> Figure | None:
     panels = drawing.subplots(len(known), 1, squeeze=False)[:, 0]
     for axes, (month, curve) in zip(panels, known.items(), strict=True):
         thresholds, model, everybody = (numbers(curve[key]) for key in ("thresholds", "model", "treat_all"))
+        low, high = numbers(curve["low"]), numbers(curve["high"])
         axes.axhline(0.0, color=MUTED, linewidth=1.2, label="treat nobody")
+        axes.fill_between(thresholds, low, high, color=LOW, alpha=FAINT, linewidth=0)
         axes.plot(thresholds, everybody, color=HIGH, linewidth=1.4, linestyle="--", label="treat all")
         axes.plot(thresholds, model, color=LOW, linewidth=1.8, label="by the prediction")
-        top = float(np.nanmax([*model, everybody[0], 0.01]))
+        top = float(np.nanmax([*model, *high, everybody[0], 0.01]))
         # Where few would be treated, the curve says little, and treating all is far below zero.
         used = thresholds[np.isfinite(model) & (model != 0.0)]
         axes.set(ylim=(-0.3 * top, 1.1 * top), xlim=(0.0, float(used.max()) + 0.02 if used.size else 1.0))

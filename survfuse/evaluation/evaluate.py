@@ -1,6 +1,6 @@
 """Predictions compared with outcomes: what was found in words, the challenge's figure, then others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -9,27 +9,18 @@ from lifelines import KaplanMeierFitter
 
 from survfuse.cohort.time_unit import check_times
 from survfuse.evaluation.finding import ranking_sentence, reversed_sentence, simulated_sentence
-from survfuse.evaluation.inputs import Files, Matched, read_inputs
+from survfuse.evaluation.inputs import Files, Matched, StatedCurves, read_inputs
 from survfuse.evaluation.judged import Curves, Judged
-from survfuse.evaluation.measure import Measure
+from survfuse.evaluation.measured import measured
 from survfuse.evaluation.performance import Performance, performance
-from survfuse.evaluation.predictions import Predicted
 from survfuse.evaluation.subgroups import Variable, by_variable, subgroup_values
+from survfuse.evaluation.survival_figures import integrated
 from survfuse.evaluation.trained_on import TrainedOn, trained_on
-from survfuse.runtime.arrays import Floats
+from survfuse.evaluation.versus import Versus, versus
+from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.log import NAMED, listing, progress, warn
-from survfuse.survival.bootstrap import (
-    Draws,
-    aucs,
-    challenge_concordances,
-    concordances,
-    integrated_briers,
-    uno_concordances,
-)
-from survfuse.survival.cox_regression import cox_coefficient
-from survfuse.survival.cox_samples import cox_coefficients
-from survfuse.survival.estimates import Estimate, discrimination, high_risk
-from survfuse.survival.metrics import challenge_concordance, integrated_brier
+from survfuse.survival.bootstrap import Draws
+from survfuse.survival.estimates import Estimate, high_risk
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import Task
 
@@ -38,33 +29,12 @@ TRAINING_CUT = "the training cohort's median risk"
 OWN_CUT = "the median of these patients' risks"
 
 
-class Comparison(TypedDict):
-    """A figure of another model, and this model's figure minus it in the same bootstrap draws."""
-
-    other: Estimate
-    difference: Estimate
-
-
 class Brier(TypedDict):
     """Integrated Brier scores: of the predicted curves, of Kaplan–Meier, and their difference."""
 
     predicted: Estimate
     kaplan_meier: Estimate
     difference: Estimate
-
-
-class Versus(TypedDict):
-    """Another model's predictions for the same patients."""
-
-    name: str  # of the file
-    training_patients: int | None  # as in the evaluation, of this model
-    training_patients_unknown: int
-    challenge_concordance: Comparison
-    harrell_concordance: Comparison
-    uno_concordance: Comparison
-    auc: dict[str, Comparison]  # by month
-    log_hazard_ratio_per_sd: Comparison  # per standard deviation of each model's risks
-    calibration_slope: Comparison  # of the risks
 
 
 class Evaluation(TypedDict):
@@ -118,11 +88,12 @@ def evaluate(
     sample = Draws(len(judged.times), draws, seed)
     step = progress(range(3 + len(files.by)), 3 + len(files.by), "evaluating")
     next(step)
-    own = _measured(judged, matched.predicted, sample)
+    own = measured(judged, matched.predicted, sample)
     next(step)
     shared = performance(judged, sample)
     next(step)
-    versus = None if matched.versus is None else _versus(own, judged, matched, sample, marks[-1])
+    other = _curves(matched.versus_curves, judged.times, judged.events)
+    compared = None if matched.versus is None else versus(own, judged, matched, other, sample, marks[-1])
     brier = _brier(judged, sample)
     subgroups = []
     for name, _ in zip(files.by, step, strict=False):
@@ -148,69 +119,10 @@ def evaluate(
         "integrated_brier": brier,
         "performance": shared,
         "subgroups": subgroups,
-        "versus": versus,
+        "versus": compared,
     }
     figures["finding"] = _finding(figures, judged, matched, marks, exclude_training)
     return Evaluated(figures, judged)
-
-
-@dataclass(frozen=True)
-class _Measures:
-    """Measures of one table's predictions, over the same bootstrap draws."""
-
-    challenge: Measure
-    harrell: Measure
-    uno: Measure
-    areas: Mapping[str, Measure]  # by month
-    slope: Measure  # Cox's coefficient of the risk
-    spread: float  # standard deviation of the risks
-
-
-def _measured(judged: Judged, predicted: Sequence[Predicted], sample: Draws) -> _Measures:
-    """The measures of what is ``predicted`` [n] for the patients of ``judged``."""
-    times, events, weights = judged.times, judged.events, sample.weights
-    risks = np.array([each.risk for each in predicted])
-    months = np.array([each.months for each in predicted])
-    harrell, uno, *areas = discrimination(times, events, risks, judged.horizons)
-    sampled = aucs(times, events, risks, weights, judged.horizons).T
-    challenge = challenge_concordances(times, events, months, weights)
-    slope = cox_coefficient(risks, times, events)["value"]
-    return _Measures(
-        Measure(challenge_concordance(times, events, months), challenge),
-        Measure(harrell, concordances(times, events, risks, weights)),
-        Measure(uno, uno_concordances(times, events, risks, weights)),
-        {
-            f"{month:g}": Measure(area, column)
-            for month, area, column in zip(judged.horizons, areas, sampled, strict=True)
-        },
-        Measure(_or_nan(slope), cox_coefficients(risks, times, events, weights)),
-        float(risks.std()),
-    )
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _versus(own: _Measures, judged: Judged, matched: Matched, sample: Draws, mark: TrainedOn) -> Versus:
-    """This table's figures compared with those of the other one."""
-    assert matched.versus is not None
-    other = _measured(judged, matched.versus, sample)
-    return {
-        "name": matched.versus_name,
-        "training_patients": mark.number,
-        "training_patients_unknown": len(mark.unknown),
-        "challenge_concordance": _compared(own.challenge, other.challenge),
-        "harrell_concordance": _compared(own.harrell, other.harrell),
-        "uno_concordance": _compared(own.uno, other.uno),
-        "auc": {month: _compared(own.areas[month], area) for month, area in other.areas.items()},
-        "log_hazard_ratio_per_sd": _compared(own.slope.times(own.spread), other.slope.times(other.spread)),
-        "calibration_slope": _compared(own.slope, other.slope),
-    }
-
-
-def _compared(own: Measure, other: Measure) -> Comparison:
-    return {"other": other.estimate(), "difference": own.difference(other)}
 
 
 def _brier(judged: Judged, sample: Draws) -> Brier | None:
@@ -218,13 +130,8 @@ def _brier(judged: Judged, sample: Draws) -> Brier | None:
     curves = judged.curves
     if curves is None:
         return None
-    times, events, grid = judged.times, judged.events, curves.grid
     predicted, marginal = (
-        Measure(
-            integrated_brier(times, events, times, events, survival, grid),
-            integrated_briers(times, events, survival, grid, sample.weights),
-        )
-        for survival in (curves.survival, curves.marginal)
+        integrated(judged, survival, curves.grid, sample) for survival in (curves.survival, curves.marginal)
     )
     return {
         "predicted": predicted.estimate(),
@@ -240,12 +147,16 @@ def _judged(matched: Matched, task: Task) -> Judged:
     risks = np.array([each.risk for each in matched.predicted])
     stated = [each.high for each in matched.predicted if each.high is not None]
     high, cut = (np.array(stated), TRAINING_CUT) if len(stated) == len(risks) else (high_risk(risks), OWN_CUT)
-    curves = None
-    if matched.curves is not None:
-        grid = np.array(matched.months)
-        known = KaplanMeierFitter().fit(times, events).survival_function_at_times(grid).to_numpy()
-        curves = Curves(grid, np.stack(matched.curves), np.tile(known, (len(times), 1)))
-    return Judged(times, events, risks, task.horizons, high, cut, curves)
+    return Judged(times, events, risks, task.horizons, high, cut, _curves(matched.curves, times, events))
+
+
+def _curves(stated: StatedCurves | None, times: Floats, events: Bools) -> Curves | None:
+    """The curves that a table has ``stated`` of patients with these outcomes [n], if there is one."""
+    if stated is None:
+        return None
+    grid = np.array(stated.months)
+    known = KaplanMeierFitter().fit(times, events).survival_function_at_times(grid).to_numpy()
+    return Curves(grid, np.stack(stated.curves), np.tile(known, (len(times), 1)))
 
 
 def _trained_on(matched: Matched, exclude_training: bool) -> list[TrainedOn]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from survfuse.evaluation.evaluate import Comparison, Evaluated, Evaluation, Versus
+from survfuse.evaluation.evaluate import Evaluated, Evaluation
 from survfuse.evaluation.forest_drawing import ForestRow, forest_drawing
 from survfuse.evaluation.page_template import Row, drawn, render
 from survfuse.evaluation.shared_parts import (
@@ -25,6 +25,7 @@ from survfuse.evaluation.shared_parts import (
 from survfuse.evaluation.subgroups import Variable, few_events_text, number_label
 from survfuse.evaluation.svg import style
 from survfuse.evaluation.tripod import external_items
+from survfuse.evaluation.versus import Comparison, Versus
 from survfuse.runtime.files import write_text
 
 _SUBGROUPS = (
@@ -104,6 +105,12 @@ def _versus_rows(versus: Versus) -> list[Row]:
         ("log hazard ratio per standard deviation of the risk", versus["log_hazard_ratio_per_sd"]),
         ("calibration slope of the risk", versus["calibration_slope"]),
     ]
+    if (survival := versus["survival"]) is not None:
+        compared += [
+            ("integrated Brier score", survival["integrated_brier"]),
+            *((f"Brier score at {month} months", entry) for month, entry in survival["brier"].items()),
+            *((f"observed / predicted at {month} months", entry) for month, entry in survival["in_the_large"].items()),
+        ]
     return [(name, *cells(entry["other"]), *cells(entry["difference"], "+.3f")) for name, entry in compared]
 
 

@@ -14,6 +14,7 @@ from survfuse.cohort.simulation_file import SIMULATION_FILE
 from survfuse.evaluation.predictions import (
     Predicted,
     PredictionsTable,
+    SurvivalTable,
     read_predictions,
     read_survival,
 )
@@ -37,9 +38,19 @@ class Files:
     outcomes: Path  # a table, or the folder of a cohort
     survival: Path | None = None
     versus: Path | None = None  # another model's predictions
+    versus_survival: Path | None = None  # its survival curves
     clinical: Path | None = None  # a table with patients and variables
     by: tuple[str, ...] = ()  # variables to form subgroups by
     columns: OutcomeColumns = TASKS_OWN  # of the outcomes
+
+
+@dataclass(frozen=True)
+class StatedCurves:
+    """Survival curves that a table states of n patients."""
+
+    name: str  # of the file
+    months: tuple[float, ...]  # T
+    curves: tuple[Floats, ...]  # n, each [T]
 
 
 @dataclass(frozen=True)
@@ -50,10 +61,10 @@ class Matched:
     cases: tuple[str, ...]  # n
     predicted: tuple[Predicted, ...]  # n
     outcomes: tuple[Outcome, ...]  # n
-    curves: tuple[Floats, ...] | None  # n, each [T]
-    months: tuple[float, ...]  # T
+    curves: StatedCurves | None
     versus: tuple[Predicted, ...] | None  # n
     versus_name: str  # of the file
+    versus_curves: StatedCurves | None
     clinical: Mapping[str, Mapping[str, object]]  # by case and variable
     simulated: bool
     excluded: tuple[str, ...]  # training patients who were left out
@@ -76,12 +87,15 @@ def read_inputs(files: Files, task: Task, exclude_training: bool = False) -> Mat
     With ``exclude_training``, rows whose training_patient is yes in either table of predictions are left out, and so
     are outcomes of patients without a row. Raises one InputError that lists everything wrong with the tables,
     including cases that only one of them has; one for an unknown variable, one for a table of clinical variables
-    without any of the patients, and one if nobody is left. Warns of patients whom that table lacks.
+    without any of the patients, one for another model's survival curves without what they are compared with, and one if
+    nobody is left. Warns of patients whom the table of clinical variables lacks.
     """
+    _check_versus(files)
     problems = Problems()
     predicted = read_predictions(files.predictions, problems)
     versus = read_predictions(files.versus, problems) if files.versus else None
     survival = read_survival(files.survival, problems) if files.survival else None
+    versus_survival = read_survival(files.versus_survival, problems) if files.versus_survival else None
     observed = _observed(files.outcomes, task, files.columns, problems)
     clinical = _clinical(files, observed, problems)
     outcomes, variables = _by_case(observed.outcomes, predicted.cases), _by_case(clinical, predicted.cases)
@@ -95,7 +109,7 @@ def read_inputs(files: Files, task: Task, exclude_training: bool = False) -> Mat
         compared = set(outcomes) - set(unpredicted) - excluded
         if _report(wanted, compared, predicted.name, (observed.name, "no outcome"), problems):
             _hint(predicted, observed.name, outcomes, problems)
-    for other in (versus, survival):
+    for other in (versus, survival, versus_survival):
         if other is not None and other.readable and predicted.readable:
             said = (other.name, "no row for this case")
             if _report(wanted, set(other.cases) - excluded, predicted.name, said, problems):
@@ -112,15 +126,30 @@ def read_inputs(files: Files, task: Task, exclude_training: bool = False) -> Mat
         tuple(kept),
         tuple(known for case in kept if (known := predicted.cases[case])),
         tuple(outcome for case in kept if (outcome := outcomes[case])),
-        tuple(curve for case in kept if (curve := survival.cases[case]) is not None) if survival else None,
-        tuple(survival.months) if survival else (),
+        _stated_curves(survival, kept),
         tuple(known for case in kept if (known := versus.cases[case])) if versus else None,
         versus.name if versus else "",
+        _stated_curves(versus_survival, kept),
         variables,
         _simulated(files.outcomes),
         tuple(case for case in predicted.cases if case in excluded),
         tuple(case for case in unpredicted if case not in excluded),
     )
+
+
+def _check_versus(files: Files) -> None:
+    """Raise InputError for another model's survival curves without its predictions, or without this model's curves."""
+    needed = {"--versus": files.versus, "--survival": files.survival}
+    if files.versus_survival is not None and (missing := [name for name, path in needed.items() if path is None]):
+        raise InputError(f"--versus-survival needs {' and '.join(missing)} as well")
+
+
+def _stated_curves(table: SurvivalTable | None, cases: Sequence[str]) -> StatedCurves | None:
+    """What a table of survival curves states of ``cases``, if there is one."""
+    if table is None:
+        return None
+    curves = tuple(curve for case in cases if (curve := table.cases[case]) is not None)
+    return StatedCurves(table.name, tuple(table.months), curves)
 
 
 def _observed(source: Path, task: Task, columns: OutcomeColumns, problems: Problems) -> _Observed:

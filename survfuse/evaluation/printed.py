@@ -12,6 +12,7 @@ from survfuse.survival.numbers import number_text
 
 Lines = Iterator[tuple[str, str]]
 _WIDTH = 34  # of a figure's name
+_SMALLER = "; below 0 is better"
 
 
 def print_evaluation(result: Evaluation) -> None:
@@ -87,8 +88,21 @@ def _versus(result: Evaluation) -> Lines:
         ("log hazard ratio per SD", versus["log_hazard_ratio_per_sd"]),
         ("calibration slope of the risk", versus["calibration_slope"]),
     ]
+    survival = versus["survival"]
+    by_month = {} if survival is None else survival["in_the_large"]
+    rows += [(f"observed / expected, {month} months", entry) for month, entry in by_month.items()]
     for name, entry in rows:
         yield f"  {name}", estimate_text(entry["difference"], "+.3f")
+    if survival is not None:
+        whole = survival["integrated_brier"]["difference"]
+        yield "  integrated Brier score", estimate_text(whole, "+.3f") + _SMALLER
+        for month, entry in survival["brier"].items():
+            yield f"  Brier score at {month} months", estimate_text(entry["difference"], "+.3f") + _SMALLER
+        if survival["between"]:
+            yield (
+                "  taken as linear",
+                f"curves at {', '.join(survival['between'])} months, of which a table has no entry",
+            )
 
 
 def estimate_text(estimate: Estimate, form: str = ".3f") -> str:

@@ -21,11 +21,12 @@ CAPTIONS = {
     "groups": "Kaplan–Meier curves of the high-risk and the low-risk patients, with 95% limits; ticks are censored "
     "patients.",
     "brier": "Brier score over time of predicted survival, and of Kaplan–Meier's curve, which is the same for "
-    "everybody: smaller is better.",
+    "everybody: smaller is better. Shaded: pointwise 95% bootstrap intervals of the former.",
     "calibration": "Predicted survival against Kaplan–Meier in groups of equal size by predicted survival; bars are "
     "95% limits. On the dotted line, predictions equal observations.",
     "decision": "Decision curves: the net benefit, in true positives per patient, of treating the patients whose "
-    "predicted probability of the event reaches a threshold, compared with treating all and nobody.",
+    "predicted probability of the event reaches a threshold, compared with treating all and nobody. Shaded: its "
+    "pointwise 95% bootstrap intervals.",
 }
 
 
@@ -119,20 +120,24 @@ def auc_rows(figures: Performance, most: int = 8) -> list[Row]:
 
 
 def brier_over_time_rows(survival: SurvivalFigures, most: int = 8) -> list[Row]:
-    """Rows of (month, predicted, Kaplan–Meier) at some of the months: what the curve shows."""
+    """Rows of (month, predicted, 95% interval, Kaplan–Meier) at some of the months: what the curve shows."""
     scores = survival["brier_over_time"]
-    rows = zip(scores["months"], scores["predicted"], scores["kaplan_meier"], strict=True)
-    known = [row for row in rows if row[1] is not None]
+    keys = scores["months"], scores["predicted"], scores["low"], scores["high"], scores["kaplan_meier"]
+    known = [row for row in zip(*keys, strict=True) if row[1] is not None]
     step = max(1, -(-len(known) // most))
-    return [(f"{month:.3g}", number_text(own), number_text(other)) for month, own, other in known[::step]]
+    return [
+        (f"{month:.3g}", number_text(own), interval(low, high, ".3f"), number_text(other))
+        for month, own, low, high, other in known[::step]
+    ]
 
 
 def decision_rows(survival: SurvivalFigures) -> list[Row]:
-    """Rows of (months and threshold, net benefit by the prediction, of treating all): some of the curve's points."""
+    """Rows of (months and threshold, net benefit by the prediction, 95% interval, of treating all): some points."""
     return [
         (
             f"{month} months, {curve['thresholds'][at]:.0%}",
             number_text(curve["model"][at]),
+            interval(curve["low"][at], curve["high"][at], ".3f"),
             number_text(curve["treat_all"][at]),
         )
         for month, curve in survival["decision_curves"].items()

@@ -11,19 +11,12 @@ from numpy.typing import NDArray
 from survfuse.evaluation.judged import Curves, Judged
 from survfuse.evaluation.measure import Measure
 from survfuse.evaluation.performance import Performance, performance
-from survfuse.evaluation.survival_figures import CalibrationTest, calibration_test
+from survfuse.evaluation.survival_figures import CalibrationTest, calibration_test, integrated
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.log import progress
-from survfuse.survival.bootstrap import (
-    Draws,
-    aucs,
-    challenge_concordances,
-    concordances,
-    integrated_briers,
-    uno_concordances,
-)
+from survfuse.survival.bootstrap import Draws, aucs, challenge_concordances, concordances, uno_concordances
 from survfuse.survival.estimates import Estimate, discrimination, estimate, high_risk, log_rank_p
-from survfuse.survival.metrics import challenge_concordance, concordance, corrected_difference, integrated_brier
+from survfuse.survival.metrics import challenge_concordance, concordance, corrected_difference
 from survfuse.survival.numbers import null
 
 _CUT = "the median of the held-out risks"
@@ -171,11 +164,7 @@ def _summary(held: HeldOut, judged: Judged, sample: Draws) -> Summary:
     sampled_areas = aucs(times, events, held.risks, weights, held.horizons).T
     assert judged.curves is not None
     brier, marginal = (
-        Measure(
-            integrated_brier(times, events, times, events, survival, held.grid),
-            integrated_briers(times, events, survival, held.grid, weights),
-        )
-        for survival in (held.survival, judged.curves.marginal)
+        integrated(judged, survival, held.grid, sample) for survival in (held.survival, judged.curves.marginal)
     )
     return {
         "patients": len(times),

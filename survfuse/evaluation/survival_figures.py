@@ -1,19 +1,20 @@
 """Figures of predicted survival curves: error over time, calibration and net benefit."""
 
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from lifelines import KaplanMeierFitter
 
 from survfuse.evaluation.judged import Curves, Judged
+from survfuse.evaluation.measure import Measure
 from survfuse.runtime.arrays import Floats
-from survfuse.survival.bootstrap import Draws
+from survfuse.survival.bootstrap import Draws, briers, integrated_briers
 from survfuse.survival.brier_curve import brier_curve
 from survfuse.survival.cox_regression import Coefficient, cox_coefficient
-from survfuse.survival.decision_curve import decision_curve
-from survfuse.survival.estimates import Estimate, estimate
+from survfuse.survival.decision_curve import decision_curve, net_benefits
+from survfuse.survival.estimates import Estimate, limits
 from survfuse.survival.kaplan_meier import survival_at
-from survfuse.survival.metrics import d_calibration
+from survfuse.survival.metrics import d_calibration, integrated_brier
 from survfuse.survival.numbers import null
 
 _MOST_GROUPS = 5  # of patients in a calibration plot
@@ -37,6 +38,14 @@ class InTheLarge(TypedDict):
     ratio: Estimate  # observed / predicted; 1 is right
 
 
+class Large(NamedTuple):
+    """Calibration in the large at a month, with its draws."""
+
+    observed: Measure
+    predicted: float
+    ratio: Measure
+
+
 class CalibrationGroup(TypedDict):
     """A group of patients of similar predicted survival."""
 
@@ -52,6 +61,8 @@ class BrierOverTime(TypedDict):
 
     months: list[float]
     predicted: list[float | None]
+    low: list[float | None]  # of the pointwise 95% bootstrap intervals of ``predicted``
+    high: list[float | None]
     kaplan_meier: list[float | None]
 
 
@@ -60,6 +71,8 @@ class NetBenefit(TypedDict):
 
     thresholds: list[float]
     model: list[float | None]
+    low: list[float | None]  # of the pointwise 95% bootstrap intervals of ``model``
+    high: list[float | None]
     treat_all: list[float | None]
 
 
@@ -78,25 +91,49 @@ def survival_figures(judged: Judged, curves: Curves, draws: Draws) -> SurvivalFi
     """All figures of ``curves`` for ``judged`` patients, with bootstrap intervals from ``draws``."""
     months = [(f"{month:g}", month) for month in judged.horizons]
     return {
-        "brier_over_time": _brier_over_time(judged, curves),
-        "in_the_large": {name: in_the_large(judged, curves, month, draws) for name, month in months},
+        "brier_over_time": _brier_over_time(judged, curves, draws),
+        "in_the_large": {name: _in_the_large(large(judged, curves, month, draws)) for name, month in months},
         "calibration_groups": {name: calibration_groups(judged, curves, month) for name, month in months},
         "calibration_slope": calibration_slope(judged, curves),
         "d_calibration": calibration_test(judged, curves),
-        "decision_curves": {name: _net_benefit(judged, curves, month) for name, month in months},
+        "decision_curves": {name: _net_benefit(judged, curves, month, draws) for name, month in months},
     }
 
 
-def in_the_large(judged: Judged, curves: Curves, month: float, draws: Draws) -> InTheLarge:
+def large(judged: Judged, curves: Curves, month: float, draws: Draws) -> Large:
     """The share of patients with the event by ``month``: Kaplan–Meier's against the mean prediction."""
     expected = 1.0 - curves.at_month(month)  # [n]
     everybody = np.ones((1, len(expected)))
-    observed = 1.0 - survival_at(judged.times, judged.events, everybody, [month])[0, 0]
+    observed = 1.0 - float(survival_at(judged.times, judged.events, everybody, [month])[0, 0])
     sampled = 1.0 - survival_at(judged.times, judged.events, draws.weights, [month])[:, 0]
-    mean, means = float(expected.mean()), draws.weights @ expected / len(expected)
+    mean, means = expected.mean(), draws.weights @ expected / len(expected)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = estimate(float(np.divide(observed, mean)), sampled / means)
-    return {"observed": estimate(float(observed), sampled), "predicted": null(mean), "ratio": ratio}
+        ratio = Measure(float(np.divide(observed, mean)), sampled / means)
+    return Large(Measure(observed, sampled), float(mean), ratio)
+
+
+def _in_the_large(found: Large) -> InTheLarge:
+    return {
+        "observed": found.observed.estimate(),
+        "predicted": null(found.predicted),
+        "ratio": found.ratio.estimate(),
+    }
+
+
+def integrated(judged: Judged, survival: Floats, grid: Floats, draws: Draws) -> Measure:
+    """The integrated Brier score of ``survival`` [n, T] over the months of ``grid`` [T]."""
+    times, events = judged.times, judged.events
+    return Measure(
+        integrated_brier(times, events, times, events, survival, grid),
+        integrated_briers(times, events, survival, grid, draws.weights),
+    )
+
+
+def brier_at(judged: Judged, curves: Curves, month: float, draws: Draws) -> Measure:
+    """The Brier score of ``curves`` at ``month``; undefined after their last month."""
+    survival = curves.at_month(month)[:, np.newaxis]
+    sampled = briers(judged.times, judged.events, survival, [month], draws.weights)
+    return Measure(float(brier_curve(judged.times, judged.events, survival, [month])[0]), sampled[:, 0])
 
 
 def calibration_groups(judged: Judged, curves: Curves, month: float) -> list[CalibrationGroup]:
@@ -150,23 +187,33 @@ def calibration_slope(judged: Judged, curves: Curves) -> Coefficient:
     return cox_coefficient(np.log(-np.log(inside)), judged.times, judged.events)
 
 
-def _brier_over_time(judged: Judged, curves: Curves) -> BrierOverTime:
+def _brier_over_time(judged: Judged, curves: Curves, draws: Draws) -> BrierOverTime:
     own, marginal = (
         brier_curve(judged.times, judged.events, survival, curves.grid)
         for survival in (curves.survival, curves.marginal)
     )
-    return {"months": curves.grid.tolist(), "predicted": _nulls(own), "kaplan_meier": _nulls(marginal)}
+    low, high = limits(briers(judged.times, judged.events, curves.survival, curves.grid, draws.weights))
+    return {
+        "months": curves.grid.tolist(),
+        "predicted": _nulls(own),
+        "low": low,
+        "high": high,
+        "kaplan_meier": _nulls(marginal),
+    }
 
 
-def _net_benefit(judged: Judged, curves: Curves, month: float) -> NetBenefit:
+def _net_benefit(judged: Judged, curves: Curves, month: float, draws: Draws) -> NetBenefit:
     """The decision curve at ``month``; no thresholds after the curves' last month."""
     probabilities = 1.0 - curves.at_month(month)
     if not np.isfinite(probabilities).all():
-        return {"thresholds": [], "model": [], "treat_all": []}
+        return {"thresholds": [], "model": [], "low": [], "high": [], "treat_all": []}
     found = decision_curve(judged.times, judged.events, probabilities, month)
+    low, high = limits(net_benefits(judged.times, judged.events, probabilities, month, draws.weights))
     return {
         "thresholds": found.thresholds.tolist(),
         "model": _nulls(found.model),
+        "low": low,
+        "high": high,
         "treat_all": _nulls(found.everybody),
     }
 

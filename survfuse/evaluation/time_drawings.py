@@ -11,6 +11,8 @@ from survfuse.evaluation.survival_figures import BrierOverTime
 from survfuse.evaluation.svg import LOW, MUTED, QUIET, WIDTH, month_ticks
 from survfuse.runtime.arrays import Floats
 
+FAINT = 0.18  # opacity of a band
+
 
 def auc_drawing(band: Band) -> Figure | None:
     """The area over time with its band; None if it is defined nowhere."""
@@ -20,7 +22,7 @@ def auc_drawing(band: Band) -> Figure | None:
     drawing = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = drawing.subplots()
     axes.axhline(0.5, color=QUIET, linewidth=1, linestyle=":")
-    axes.fill_between(band["months"], low, high, color=LOW, alpha=0.18, linewidth=0)
+    axes.fill_between(band["months"], low, high, color=LOW, alpha=FAINT, linewidth=0)
     axes.plot(band["months"], value, color=LOW, linewidth=1.8)
     shown = np.concatenate([value, low, high, [0.5]])
     fit(axes, shown, most=1.0)
@@ -31,8 +33,8 @@ def auc_drawing(band: Band) -> Figure | None:
 
 
 def brier_drawing(scores: BrierOverTime) -> Figure | None:
-    """Brier scores over time, of the predictions and of Kaplan–Meier; None if none is defined."""
-    predicted, marginal = numbers(scores["predicted"]), numbers(scores["kaplan_meier"])
+    """Brier scores over time, of the predictions with their band and of Kaplan–Meier; None if none is defined."""
+    predicted, low, high, marginal = (numbers(scores[key]) for key in ("predicted", "low", "high", "kaplan_meier"))
     known = np.isfinite(predicted)
     if not known.any():
         return None
@@ -40,14 +42,15 @@ def brier_drawing(scores: BrierOverTime) -> Figure | None:
     axes = drawing.subplots()
     months = np.asarray(scores["months"])
     marker = "o" if known.sum() < 12 else ""
+    axes.fill_between(months, low, high, color=LOW, alpha=FAINT, linewidth=0)
     axes.plot(
         months, marginal, color=MUTED, linewidth=1.5, linestyle="--", marker=marker, markersize=4, label="Kaplan–Meier"
     )
     axes.plot(months, predicted, color=LOW, linewidth=1.8, marker=marker, markersize=4, label="predicted")
-    fit(axes, np.concatenate([predicted, marginal, [0.0]]))
+    fit(axes, np.concatenate([predicted, low, high, marginal, [0.0]]))
     axes.set(xlabel="months", ylabel="Brier score")
     month_axis(axes, float(months[known][-1]), 0.0)
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
     return drawing
 
 

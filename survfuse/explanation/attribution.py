@@ -1,4 +1,4 @@
-"""An ensemble's risk of one case as a sum of parts: of tiles, genes, variables, and of modalities jointly."""
+"""An ensemble's risk of one case as a sum of parts: of tiles, genes, variables, a whole vector, and joint ones."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from survfuse.networks.terms import Term, in_order
 from survfuse.runtime.arrays import Floats
 from survfuse.runtime.waiting import one_thread
 from survfuse.tasks.modalities import Combination, ordered
+from survfuse.tasks.task import VECTOR
 
 TOLERANCE = 1e-4  # of integrated gradients, in standard deviations of a member's risks
 
@@ -31,13 +32,14 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """risk = baseline + Σ tiles + Σ genes + Σ variables + Σ joint, each relative to the average reference patient.
+    """risk = baseline + Σ tiles + vector + Σ genes + Σ variables + Σ joint, relative to the average reference patient.
 
     The baseline is that patient's risk. What the case lacks has no part, and what the ensemble does not read either.
     """
 
     baseline: Parts  # [1]
     tiles: Parts | None  # [N]
+    vector: Parts | None  # [1], of the slide-level vector as a whole: its numbers have no names
     genes: Parts | None  # [G]
     variables: Parts | None  # [V], clinical
     joint: Mapping[str, Parts]  # [1] each, by name, as in "slide × rna"
@@ -47,7 +49,7 @@ class Attribution:
     @property
     def total(self) -> float:
         """The sum of the baseline and all parts."""
-        parts = [self.baseline, self.tiles, self.genes, self.variables, *self.joint.values()]
+        parts = [self.baseline, self.tiles, self.vector, self.genes, self.variables, *self.joint.values()]
         return float(sum(part.values.sum() for part in parts if part is not None))
 
 
@@ -75,8 +77,8 @@ def attribute(
         # The ensemble's parts are the mean, by weight, of its members' on the ensemble's scale.
         share, unit = weight.weight / total, total / (weight.scale * scale.scale)
         slide, attention = (result[0].clone() for result in pool.result()) if pool is not None else (None, None)
-        own = Point(slide, case.rna, case.clinical)
-        other = Point(reference.slides[each.place], reference.rna, reference.clinical)
+        own = Point(slide, case.rna, case.clinical, case.vector)
+        other = Point(reference.slides[each.place], reference.rna, reference.clinical, reference.vector)
         with one_thread():
             parts = member_parts(each.network, own, other, TOLERANCE * weight.scale)
         means["baseline"].add(family, share, unit * (parts.baseline - weight.location) - scale.location / scale.scale)
@@ -84,6 +86,8 @@ def attribute(
             means["genes"].add(family, share, unit * parts.genes.numpy())
         if parts.columns is not None:
             means["variables"].add(family, share, unit * np.add.reduceat(parts.columns.numpy(), starts))
+        if parts.vector is not None:
+            means[VECTOR].add(family, share, unit * parts.vector)
         for modalities, value in parts.joint.items():
             means[modalities].add(family, share, unit * value)
         means["risk"].add(family, share, unit * (parts.total - weight.location))
@@ -95,6 +99,7 @@ def attribute(
     return Attribution(
         baseline=means["baseline"].parts(),
         tiles=_tiles(ensemble, case, looks) if looks else None,
+        vector=means[VECTOR].parts() if VECTOR in means else None,
         genes=means["genes"].parts() if "genes" in means else None,
         variables=means["variables"].parts() if "variables" in means else None,
         joint={name: joint[name] for name in in_order(joint, ensemble.modalities)},

@@ -12,7 +12,7 @@ from survfuse.runtime.files import encodable, write_text
 from survfuse.runtime.spreadsheet import cell
 
 HEADING = ("kind", "name", "value", "sd")
-JOINT = {2: "pair", 3: "triple"}  # by the number of modalities that a joint part is of
+JOINT = {2: "pair", 3: "triple", 4: "quadruple"}  # by the number of modalities that a joint part is of
 
 Row = tuple[str, str, str, str]
 
@@ -20,9 +20,9 @@ Row = tuple[str, str, str, str]
 def write_contributions(path: Path, explanation: Explanation) -> None:
     """Write every part of the risk to ``path``, whole or not at all; the values sum to the risk.
 
-    A row has a kind (baseline, tile, gene, variable, pair or triple of modalities), a name, a value in units of the
-    risk, and its spread over members of a family, empty if no family has several. Tiles are named by their
-    number from 1, as in tiles.geojson. Names that a spreadsheet could compute begin with an apostrophe.
+    A row has a kind (baseline, tile, vector, gene, variable, or pair, triple or quadruple of modalities), a name, a
+    value in units of the risk, and its spread over members of a family, empty if no family has several. Tiles are named
+    by their number from 1, as in tiles.geojson. Names that a spreadsheet could compute begin with an apostrophe.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -32,11 +32,13 @@ def write_contributions(path: Path, explanation: Explanation) -> None:
 
 
 def rows(explanation: Explanation) -> Iterator[Row]:
-    """The table's rows: the baseline, tiles, genes, variables, joint parts. Numbers keep every digit."""
+    """The table's rows: the baseline, tiles, vector, genes, variables, joint parts. Numbers keep every digit."""
     parts = explanation.attribution
     yield from _rows("baseline", [explanation.reference], parts.baseline)
     if parts.tiles is not None:
         yield from _rows("tile", [str(number + 1) for number in range(len(parts.tiles.values))], parts.tiles)
+    if parts.vector is not None:
+        yield from _rows("vector", ["slide-level vector"], parts.vector)
     if parts.genes is not None:
         yield from _rows("gene", explanation.genes, parts.genes)
     if parts.variables is not None:

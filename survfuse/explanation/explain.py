@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from survfuse.bundle.load import load
+from survfuse.cohort.table_paths import CohortTables
 from survfuse.explanation.explanation import INCOMPLETE, Explainer
 from survfuse.explanation.files import write_explanation, write_files
 from survfuse.explanation.out_folder import check_out, new_out_folder
@@ -18,7 +19,7 @@ from survfuse.runtime.log import Note, Record, count, progress, recorded, stage
 
 
 def explain(
-    source: Path,
+    source: Path | CohortTables,
     model: Path,
     out: Path,
     *,
@@ -27,7 +28,7 @@ def explain(
     device: str | None = None,
     omit_unusable_slide: bool = False,
 ) -> None:
-    """Explain every case at ``source`` with the bundle at ``model``, as ``predict`` takes them.
+    """Explain every case at ``source``, or in its tables, with the bundle at ``model``, as ``predict`` takes them.
 
     The files of a single case are written to the folder ``out``, those of several to folders in it that are named after
     them; all or none. An earlier explanation in ``out`` is replaced.
@@ -35,7 +36,8 @@ def explain(
     Raises InputError for cases that cannot be read, do not fit the bundle or cannot be predicted, all of them in one
     error, and for an ``out`` that holds something else.
     """
-    out = check_out(out, {"the cases": source, "the bundle": model, "the cache": cache})
+    cases_at = {"the cases": source} if isinstance(source, Path) else {path.name: path for path in source.paths}
+    out = check_out(out, cases_at | {"the bundle": model, "the cache": cache})
     bundle = load(model)
     announce(bundle)
     explainer = Explainer(Predictor(bundle, device))

@@ -153,6 +153,11 @@ def _check_sum(attribution: Attribution, risk: float) -> None:
 
 def _described(attribution: Attribution) -> list[str]:
     """How many parts the risk was divided into, in words."""
-    parts = {"tile": attribution.tiles, "gene": attribution.genes, "variable": attribution.variables}
+    parts = {
+        "tile": attribution.tiles,
+        "slide-level vector": attribution.vector,
+        "gene": attribution.genes,
+        "variable": attribution.variables,
+    }
     words = [count(len(part.values), noun) for noun, part in parts.items() if part is not None]
     return [*words, count(len(attribution.joint), "joint part")] if attribution.joint else words

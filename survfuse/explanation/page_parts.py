@@ -30,10 +30,9 @@ def sum_of_parts(written: Record) -> str:
     for noun, group in groups.items():
         if group is not None:
             rows.append(Row((f"{count(group['number'], noun)} of this case",), group["sum"]))
-    rows += [
-        Row((f"jointly: {_joint(part['name'])}",), part["value"], part["sd"], part["told_from_zero"] is not False)
-        for part in written["joint"]
-    ]
+    whole = [(f"the {part['name']} of this case", part) for part in (written["vector"],) if part is not None]
+    whole += [(f"jointly: {_joint(part['name'])}", part) for part in written["joint"]]
+    rows += [Row((name,), part["value"], part["sd"], part["told_from_zero"] is not False) for name, part in whole]
     rows.append(Row(("this case’s risk",), written["prediction"]["risk"], total=True))
     return "<h2>What the risk is made of</h2>" + bar_table(
         ("part",), rows, "Contributions relative to the reference patient; they add up to the risk."

@@ -52,6 +52,7 @@ def record(explanation: Explanation) -> Record:
         "reference": explanation.reference,
         "baseline": _part("baseline", parts.baseline, 0),
         "tiles": _tiles(explanation, parts.tiles) if parts.tiles is not None else None,
+        "vector": _part("slide-level vector", parts.vector, 0) if parts.vector is not None else None,
         "genes": _genes(explanation.genes, parts.genes) if parts.genes is not None else None,
         "variables": _variables(explanation, parts.variables) if parts.variables is not None else None,
         "joint": [_part(name, part, 0) for name, part in parts.joint.items()],

@@ -114,6 +114,7 @@ class Record(TypedDict):
     reference: str  # the patient that the parts are relative to
     baseline: Part  # that patient's risk
     tiles: Tiles | None
+    vector: Part | None  # of the slide-level vector as a whole
     genes: Genes | None
     variables: Variables | None
     joint: list[Part]

@@ -14,7 +14,7 @@ from survfuse.runtime.log import count
 
 NEUTRAL = (
     "a neutral patient, for this bundle keeps no averages of its reference patients: expression at the training mean, "
-    "numbers at theirs, no category, and in the slide's place what a network takes if there is none, or zeros"
+    "numbers at theirs, no category, and in the place of slides what a network takes if there is none, or zeros"
 )
 
 
@@ -30,6 +30,7 @@ class ReferencePatient:
     rna: Tensor | None  # [G]
     clinical: Tensor | None  # [C]
     description: str  # what it is, in words
+    vector: Tensor | None = None  # [V]
 
 
 def reference_patient(bundle: Bundle, ensemble: Ensemble) -> ReferencePatient:
@@ -41,11 +42,12 @@ def reference_patient(bundle: Bundle, ensemble: Ensemble) -> ReferencePatient:
     if averages is not None:
         slides = [averages.slides.get(entry.file) for entry in bundle.manifest.members]
         described = f"the average of {count(averages.patients, 'reference patient')}"
-        return ReferencePatient(slides, averages.rna, averages.clinical, described)
+        return ReferencePatient(slides, averages.rna, averages.clinical, described, averages.vector)
     rna = clinical = None
     if bundle.expression is not None:
         raw = bundle.expression.transform == IDENTITY
         rna = torch.from_numpy(bundle.expression.mean).float() if raw else torch.zeros(len(bundle.expression.genes))
     if bundle.vocabulary is not None:
         clinical = torch.zeros(len(bundle.vocabulary.columns))
-    return ReferencePatient(ensemble.absent_slides(), rna, clinical, NEUTRAL)
+    vector = torch.zeros(bundle.manifest.vector.dimension) if bundle.manifest.vector is not None else None
+    return ReferencePatient(ensemble.absent_slides(), rna, clinical, NEUTRAL, vector)

@@ -3,7 +3,12 @@
 import math
 from collections.abc import Sequence
 
-NAMES = {"slide": "the slide", "rna": "expression", "clinical": "clinical variables"}  # of modalities
+NAMES = {  # of modalities
+    "slide": "the slide",
+    "vector": "the slide-level vector",
+    "rna": "expression",
+    "clinical": "clinical variables",
+}
 _FEWEST, _MOST = 2, 9  # decimals
 
 

@@ -12,11 +12,14 @@ from survfuse.runtime.log import stage
 from survfuse.runtime.suggestions import check_is_file
 from survfuse.slide.suffixes import FEATURE_SUFFIXES
 from survfuse.tasks.modalities import Combination
+from survfuse.tasks.task import VECTOR
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from survfuse.inputs.slide_vectors import SlideVector
 
     class PandasRow(Protocol):
         """A pandas Series: values by name."""
@@ -48,6 +51,7 @@ class Case:
     name: str
     found_by: str  # where the inputs came from, for the log: "memory", "inputs.json", …
     coordinates: "Path | NDArray[np.integer] | None"  # of features: a file that has them, or [N, 2] level-0 pixels
+    vector: "Path | FeatureValues | SlideVector | None"  # slide-level, [V]
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Case:
         name: str = "",
         found_by: str = "memory",
         coordinates: "FilePath | NDArray[np.integer] | None" = None,
+        vector: "FilePath | FeatureValues | SlideVector | None" = None,
     ) -> None:
         """Collect a patient's inputs.
 
@@ -68,7 +73,9 @@ class Case:
         of a floating type.
         rna: raw expression by gene symbol: a JSON file, a mapping, or a pandas row, in which NaN is an absent gene.
         clinical: clinical variables by name: a JSON file, a mapping, or a pandas row, in which NaN is a missing value.
-        name: the case's name in messages; by default its slide's or features' file name without suffix.
+        name: the case's name in messages; by default the file name, without suffix, of its slide, features or vector.
+        vector: a slide-level vector (TITAN's, PRISM's, …): a ``.h5``, ``.hdf5`` or ``.pt`` file, or an array or tensor
+        [V] of a floating type.
         found_by: where the inputs came from, for the log; readers of folders and cohorts set it.
 
         Raises InputError for a slide together with features, a mask without a slide, and a case without any input.
@@ -81,18 +88,20 @@ class Case:
             given, feature_values = None, given
         if mask is not None and given is None:
             raise InputError("a tissue mask belongs to a slide, found none")
-        file = given if given is not None else feature_values
+        file = next((each for each in (given, feature_values, vector) if each is not None), None)
         self._set("slide", given)
         self._set("mask", _path(mask))
         self._set("features", feature_values)
         self._set("rna", _path_or_mapping(rna, "rna"))
         self._set("clinical", _path_or_mapping(clinical, "clinical"))
-        self._set("name", name or (file.stem if isinstance(file, Path) else UNNAMED))
+        self._set("name", name or (Path(file).stem if isinstance(file, (str, os.PathLike)) else UNNAMED))
         self._set("found_by", found_by)
         self._set("coordinates", _coordinates(coordinates, feature_values))
+        self._set("vector", _path(vector) if isinstance(vector, (str, os.PathLike)) else vector)
         if not self.given:
             raise InputError(
-                "a case needs a slide, tile features, expression or clinical variables, found none of them"
+                "a case needs a slide, tile features, a slide-level vector, expression or clinical variables, "
+                "found none of them"
             )
 
     def _set(self, field: str, value: object) -> None:
@@ -138,6 +147,7 @@ class Case:
         """
         inputs = {
             "slide": self.slide if self.slide is not None else self.features,
+            VECTOR: self.vector,
             "rna": self.rna,
             "clinical": self.clinical,
         }
@@ -170,7 +180,8 @@ class Case:
         """
         slide = "features given, no mask needed" if self.features is not None else None
         slide = slide or ("slide with mask" if self.mask else "slide without mask" if self.slide else "no slide")
-        return ", ".join([slide, *(f"no {name}" for name in ("rna", "clinical") if name not in self.given)])
+        vector = ["slide-level vector"] if self.vector is not None else []
+        return ", ".join([slide, *vector, *(f"no {name}" for name in ("rna", "clinical") if name not in self.given)])
 
 
 def _coordinates(

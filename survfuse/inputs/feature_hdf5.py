@@ -70,17 +70,13 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
     """
     import h5py
 
-    dataset = _own(path, file, features_name(file))
+    dataset = float_dataset(path, file)
     # Coordinates are not needed, but if they do not fit, the file is wrong.
     coords = own_object(file, "coords")
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
-        found = _contents(file)
-        raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers, found {found}")
-    if dataset.is_virtual or dataset.external:
-        raise InputError(f"{path.name}: its features lie in other files, which are not read")
     shape = dataset.shape
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1) or shape[-1] == 0:
-        raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(shape)}")
+        whole = ", as of a slide-level vector, which is the modality vector" if len(shape) == 1 else ""
+        raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(shape)}{whole}")
     if shape[-2] == 0:
         raise InputError(f"{path.name}: holds no tiles")
     if coords is not None and not isinstance(coords, h5py.Dataset):
@@ -89,11 +85,32 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
         found = f"coords of shape {list(coords.shape or ())}; expected [{shape[-2]}, 2]"
         raise InputError(f"{path.name}: {count(shape[-2], 'tile')}, but {found}")
     check_extent(path, shape[-2], shape[-1])
+    check_written(path, dataset)
+    return dataset
+
+
+def float_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
+    """The file's dataset of features, of any shape.
+
+    Raises InputError for none, for another type, and for one that lies in other files.
+    """
+    import h5py
+
+    dataset = _own(path, file, features_name(file))
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
+        found = _contents(file)
+        raise InputError(f"{path.name}: expected a dataset 'features' of floating-point numbers, found {found}")
+    if dataset.is_virtual or dataset.external:
+        raise InputError(f"{path.name}: its features lie in other files, which are not read")
+    return dataset
+
+
+def check_written(path: Path, dataset: "h5py.Dataset") -> None:
+    """Raise InputError for features that were never written whole, or lie in chunks of an implausible size."""
     if dataset.id.get_storage_size() == 0:
         raise InputError(f"{path.name}: its features were never written")
     if dataset.chunks:
         _check_chunks(path, dataset)
-    return dataset
 
 
 def features_name(file: "h5py.File") -> str:

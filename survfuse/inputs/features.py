@@ -181,7 +181,7 @@ def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
     import torch
 
     stored = read_matrix(path, mapped=stored_plainly(path))
-    _check_sums(path, go_on)
+    check_sums(path, go_on)
     half = stored.dtype in (torch.float16, torch.bfloat16)
     kept = stored.dtype if half else torch.float32
     if stored.dtype == kept and stored.is_contiguous():
@@ -190,7 +190,7 @@ def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
     return Features(torch.empty(stored.shape, dtype=kept).copy_(stored), half, None)
 
 
-def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
+def check_sums(path: Path, go_on: Callable[[], None]) -> None:
     """Raise InputError if an entry of torch's zip format does not fit its checksum, which torch does not check.
 
     If no entry's fits, the file was written without checksums, as torch can.
@@ -198,7 +198,13 @@ def _check_sums(path: Path, go_on: Callable[[], None]) -> None:
     if not zipfile.is_zipfile(path):  # torch's older format has none
         return
     right, wrong = 0, ""
-    with zipfile.ZipFile(path) as archive:
+    try:
+        opened = zipfile.ZipFile(path)
+    except NOT_AN_ARCHIVE as cause:
+        if is_machine_failure(cause):
+            raise
+        raise InputError(f"{path.name}: damaged ({brief(cause)})") from cause
+    with opened as archive:
         for entry in archive.infolist():
             try:
                 with archive.open(entry) as file:

@@ -1,4 +1,4 @@
-"""Cox's linear models over expression, clinical variables and shares of tile clusters."""
+"""Cox's linear models over expression, clinical variables, slide-level vectors and shares of tile clusters."""
 
 from collections.abc import Mapping
 
@@ -10,11 +10,13 @@ from survfuse.networks.network import Network, read_out
 from survfuse.networks.online_softmax import Pool
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.terms import Term
+from survfuse.tasks.task import VECTOR
 
 
 class LinearCox(Network):
     """Cox's linear model: risk = w_s · (shares of tile clusters) + w_r · (expression) + w_c · c.
 
+    A slide-level vector adds a term of its own.
     ``means`` are the fitted patients' mean vectors: they stand in for a missing modality.
     """
 
@@ -26,7 +28,12 @@ class LinearCox(Network):
         return tuple(Term((modality,)) for modality in self.modalities)
 
     def _build(self, sizes: Sizes) -> None:
-        widths = {"slide": sizes.clusters, "rna": sizes.components or sizes.genes, "clinical": sizes.clinical}
+        widths = {
+            "slide": sizes.clusters,
+            "rna": sizes.components or sizes.genes,
+            "clinical": sizes.clinical,
+            VECTOR: sizes.vector_components or sizes.vector,
+        }
         if "slide" in self.modalities:
             self.register_buffer("centres", torch.zeros(sizes.clusters, sizes.tile))
         self.means = nn.ParameterDict({name: nn.Parameter(torch.zeros(widths[name])) for name in self.modalities})
@@ -53,6 +60,9 @@ class LinearCox(Network):
 
     def _encode_rna(self, rna: Tensor, keep: Keep | None) -> Tensor:  # noqa: ARG002
         return rna
+
+    def _encode_vector(self, vector: Tensor, keep: Keep | None) -> Tensor:  # noqa: ARG002
+        return vector
 
     def _stand_in(self, modality: str) -> Tensor:
         mean: Tensor = self.means[modality]

@@ -1,7 +1,7 @@
 """All members in one pass over the tiles, and their weighted sum on the scale of the reference risks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from survfuse.networks.terms import Term, in_order
 from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.runtime.errors import InputError
 from survfuse.tasks.modalities import Combination, combination_name, ordered, parse_combination
+from survfuse.tasks.task import VECTOR
 
 # Tiles processed at once: their activations stay in the processor's cache, and a larger bag needs no more memory.
 TILES_AT_A_TIME = 1024
@@ -47,16 +48,20 @@ class EnsembleRisk:
     attention: Tensor | None  # [N], weighted mean over the members that look at the slide; sums to 1
 
 
-_FIELDS = {"slide": "tiles", "rna": "rna", "clinical": "clinical"}  # of Tensors, by modality
+_FIELDS = {"slide": "tiles", "rna": "rna", "clinical": "clinical", VECTOR: "vector"}  # of Tensors, by modality
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """One case: tiles [N, D] of any floating type, rna [G], clinical [C] in float32; None if it lacks that modality."""
+    """One case: tiles [N, D] of any floating type; rna [G], clinical [C] and a slide-level vector [V] in float32.
+
+    None stands for a modality that it lacks.
+    """
 
     tiles: Tensor | None
     rna: Tensor | None
     clinical: Tensor | None
+    vector: Tensor | None = None
 
     @property
     def given(self) -> Combination:
@@ -70,8 +75,7 @@ class Tensors:
 
     def only(self, modalities: Combination) -> "Tensors":
         """The same case without its other modalities."""
-        kept = {name: getattr(self, field) if name in modalities else None for name, field in _FIELDS.items()}
-        return Tensors(kept["slide"], kept["rna"], kept["clinical"])
+        return replace(self, **{field: None for name, field in _FIELDS.items() if name not in modalities})
 
     @staticmethod
     def batch(vector: Tensor | None) -> Tensor | None:
@@ -120,16 +124,17 @@ class Ensemble:
         rna: Tensor | None = None,
         clinical: Tensor | None = None,
         half: bool = False,
+        vector: Tensor | None = None,
     ) -> EnsembleRisk:
-        """Score one case: tiles [N, D] of any floating type, rna [G], clinical [C] in float32; None if it lacks that
-        modality.
+        """Score one case: tiles [N, D] of any floating type, rna [G], clinical [C] and a slide-level vector [V] in
+        float32; None if it lacks that modality.
 
         With ``half``, for tiles of half precision on a GPU, the layers over tiles run in fp16 and their sums in
         float32; if fp16 overflows, everything runs in float32.
 
         Raises InputError for a combination of modalities that the ensemble was not trained to score.
         """
-        return self.together([Tensors(tiles, rna, clinical)], half)[0]
+        return self.together([Tensors(tiles, rna, clinical, vector)], half)[0]
 
     @torch.inference_mode()
     def together(self, cases: "Sequence[Tensors]", half: bool = False) -> list[EnsembleRisk]:
@@ -245,8 +250,8 @@ class _Sums:
     def add(self, scoring: Scoring, case: Tensors, pool: Pool | None) -> None:
         """Add one member's risk of ``case``, whose tiles are in ``pool``, by the network's terms."""
         network, weight = scoring.network, scoring.weight
-        encoded = network.encode(None, case.batch(case.rna), case.batch(case.clinical), pool=pool)
-        fused = network.fuse(*encoded)
+        rna, clinical, vector = (case.batch(values) for values in (case.rna, case.clinical, case.vector))
+        fused = network.fuse(*network.encode(None, rna, clinical, pool=pool, vector=vector))
         factor = weight.weight / weight.scale
         self._risks.append(fused.risk.double())
         self._constant += factor * (float(fused.bias) - weight.location)

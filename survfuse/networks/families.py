@@ -8,19 +8,22 @@
     tensor              outer product of [M; 1], [r; 1], [c; 1], then a perceptron (Zadeh et al. 2017)
     low-rank-tensor     that product against a weight of low rank, never formed (Liu et al. 2018)
     hierarchical        pairs first, then the pairs' own bilinear fusion
-    slide, rna          one modality: w · M + b, w · r + b
-    clinical, cox-rna, cox-slide, cox-rna+clinical, cox
-                        Cox's linear model of clinical variables, expression, shares of tile clusters, two, all three
+    slide, rna, vector  one modality: w · M + b, w · r + b, …
+    clinical, cox-rna, cox-slide, cox-vector, cox-rna+clinical, cox-vector+clinical, cox
+                        Cox's linear model of clinical variables, expression, shares of tile clusters, a slide-level
+                        vector, two of them, all
 
-M, r and c are the vectors of the slide, of expression and of the clinical variables. Another task's families follow
-from its modalities in the same way. This table needs no torch; the networks themselves are in ``build``.
+M, r and c are the vectors of the slide, of expression and of the clinical variables; a slide-level vector adds one of
+its own. Another task's families follow from its modalities in the same way. This table needs no torch; the networks
+themselves are in ``build``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from survfuse.tasks.modalities import Combination, all_pairs, combination_name
+from survfuse.tasks.modalities import Combination, all_pairs, combination_name, ordered
+from survfuse.tasks.task import VECTOR
 
 BILINEAR, RESIDUAL, CONCAT = "bilinear", "bilinear-residual", "concat"
 TENSOR, LOW_RANK_TENSOR, HIERARCHICAL = "tensor", "low-rank-tensor", "hierarchical"
@@ -49,7 +52,7 @@ class Family:
 
 @cache
 def families_of(modalities: Combination) -> Mapping[str, Family]:
-    """Every family that a task with these ``modalities`` has, by name; the order is part of how members are seeded.
+    """Every family that a task with these ``modalities`` has, by name; members are seeded by their order.
 
     >>> list(families_of(("slide",)))
     ['slide', 'cox-slide']
@@ -64,9 +67,19 @@ def families_of(modalities: Combination) -> Mapping[str, Family]:
     rows += [(name, COX, (name,)) for name in modalities if name == "clinical"]
     if len(modalities) > 2:
         rows += [(combination_name(pair), BILINEAR, pair) for pair in all_pairs(modalities)]
-    rows += [(f"cox-{name}", COX, (name,)) for name in ("rna", "slide") if name in own]
-    if {"rna", "clinical"} < own:
-        rows.append(("cox-rna+clinical", COX, tuple(name for name in modalities if name != "slide")))
+    rows += [(f"cox-{name}", COX, (name,)) for name in ("rna", "slide", VECTOR) if name in own]
+    for name in ("rna", VECTOR):
+        if {name, "clinical"} < own:
+            rows.append((f"cox-{name}+clinical", COX, ordered((name, "clinical"), modalities)))
     if len(modalities) > 1:
         rows.append((COX, COX, modalities))
     return {name: Family(name, fusion, read, modalities) for name, fusion, read in rows}
+
+
+def family_number(family: Family) -> int:
+    """The family's place among those of its task, by which its members are seeded.
+
+    Families without slide-level vectors come first, so that they have the same number with and without that modality.
+    """
+    plain = tuple(name for name in family.task_modalities if name != VECTOR)
+    return list({**families_of(plain), **families_of(family.task_modalities)}).index(family.name)

@@ -41,7 +41,7 @@ class Concat(Network):
         return tuple(Term((modality,)) for modality in self.modalities)
 
     def _build_fusion(self, sizes: Sizes) -> None:
-        self.risk = nn.Linear(sum(sizes.vector(modality) for modality in self.modalities), 1)
+        self.risk = nn.Linear(sum(sizes.width(modality) for modality in self.modalities), 1)
 
     def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         return read_out(list(vectors.values()), self.risk)
@@ -64,7 +64,7 @@ class BilinearFusion(Network):
         task_pairs = all_pairs(self.family.task_modalities)
         widths = [sizes.pairs[task_pairs.index(pair)] for pair in self.pairs]
         for (first, second), width in zip(self.pairs, widths, strict=True):
-            form = LowRankBilinear(sizes.vector(first), sizes.vector(second), sizes.rank, width)
+            form = LowRankBilinear(sizes.width(first), sizes.width(second), sizes.rank, width)
             self.add_module(f"{first}_{second}", form)
         return widths
 
@@ -85,7 +85,7 @@ class BilinearResidual(BilinearFusion):
 
     def _build_fusion(self, sizes: Sizes) -> None:
         width = sum(self._build_pairs(sizes))
-        self.residual = nn.Linear(sum(sizes.vector(modality) for modality in self.modalities), sizes.hidden)
+        self.residual = nn.Linear(sum(sizes.width(modality) for modality in self.modalities), sizes.hidden)
         self.risk = nn.Linear(width + sizes.hidden, 1)
 
     def _fuse(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ class TensorFusion(Network):
     def _build_fusion(self, sizes: Sizes) -> None:
         embedded = [modality for modality in self.modalities if modality != "clinical"]
         for modality in embedded:
-            self.add_module(f"{modality}_embedding", nn.Linear(sizes.vector(modality), sizes.embedding))
+            self.add_module(f"{modality}_embedding", nn.Linear(sizes.width(modality), sizes.embedding))
         widths = [sizes.embedding if modality in embedded else sizes.clinical for modality in self.modalities]
         entries = prod(width + 1 for width in widths)
         self.hidden = nn.ModuleList([nn.Linear(entries, sizes.hidden), nn.Linear(sizes.hidden, sizes.hidden)])
@@ -147,7 +147,7 @@ class LowRankTensor(Network):
     def _build_fusion(self, sizes: Sizes) -> None:
         # A bias in the factor is its weight of the appended one.
         width = sizes.factors * sizes.fused
-        self.factors = nn.ModuleDict({name: nn.Linear(sizes.vector(name), width) for name in self.modalities})
+        self.factors = nn.ModuleDict({name: nn.Linear(sizes.width(name), width) for name in self.modalities})
         self.offset = nn.Parameter(torch.zeros(sizes.fused))
         self.risk = nn.Linear(sizes.fused, 1)
 

@@ -1,12 +1,12 @@
 """What every network shares: an encoder for each modality, stand-ins for missing ones, and additive terms.
 
-Three encoders turn the modalities into vectors: gated-attention multiple-instance learning over the slide's tiles
-(M), a multilayer perceptron over expression (r), and the clinical vector as it is (c). The families differ in how they
-fuse them into a risk, a log relative hazard: larger is worse.
+Encoders turn the modalities into vectors: gated-attention multiple-instance learning over the slide's tiles (M), a
+multilayer perceptron over expression (r) and one over a slide-level vector, and the clinical vector as it is (c). The
+families differ in how they fuse them into a risk, a log relative hazard: larger is worse.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from survfuse.networks.families import Family
 from survfuse.networks.online_softmax import GatedPool, Pool
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.terms import Term
+from survfuse.tasks.task import VECTOR
 
 
 class Fused(NamedTuple):
@@ -29,24 +30,24 @@ class Fused(NamedTuple):
     attention: Tensor  # [B, N], each row sums to 1 over its case's tiles; [B, 0] without a slide
 
 
-class RnaEncoder(nn.Module):
-    """Expression → r: linear layers, each with ReLU and dropout."""
+class Perceptron(nn.Module):
+    """Expression, or a slide-level vector, → the vector that is fused: linear layers, each with ReLU and dropout."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, modality: str, inputs: int, widths: Sequence[int], rate: float) -> None:
         super().__init__()
-        self.rate = sizes.dropout
-        widths = (sizes.components or sizes.genes, *sizes.rna)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.modality = modality  # its dropout masks are named after it
+        self.rate = rate
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((inputs, *widths)))
 
-    def forward(self, rna: Tensor, keep: Keep | None) -> Tensor:
-        """rna [B, components or genes] → [B, sizes.rna[-1]]."""
-        return self.after_first(self.layers[0](rna), keep)
+    def forward(self, values: Tensor, keep: Keep | None) -> Tensor:
+        """values [B, inputs] → [B, widths[-1]]."""
+        return self.after_first(self.layers[0](values), keep)
 
     def after_first(self, entered: Tensor, keep: Keep | None) -> Tensor:
-        """What the first layer gives [B, sizes.rna[0]] → [B, sizes.rna[-1]]."""
-        hidden = drop(torch.relu(entered), keep, "rna.0", self.rate)
+        """What the first layer gives [B, widths[0]] → [B, widths[-1]]."""
+        hidden = drop(torch.relu(entered), keep, f"{self.modality}.0", self.rate)
         for number, layer in enumerate(self.layers[1:], start=1):
-            hidden = drop(torch.relu(layer(hidden)), keep, f"rna.{number}", self.rate)
+            hidden = drop(torch.relu(layer(hidden)), keep, f"{self.modality}.{number}", self.rate)
         return hidden
 
 
@@ -82,6 +83,8 @@ class Network(nn.Module):
             self.expression = FixedLinear(sizes.genes, sizes.components)
         if "clinical" in self.modalities and sizes.standardised:
             self.variables = FixedLinear(sizes.clinical, sizes.clinical)
+        if VECTOR in self.modalities and sizes.vector_components:
+            self.vector_axes = FixedLinear(sizes.vector, sizes.vector_components)
         self._build(sizes)
         self._reset()
 
@@ -95,10 +98,13 @@ class Network(nn.Module):
         if "slide" in self.modalities:
             self.bag = GatedAttention(sizes)
         if "rna" in self.modalities:
-            self.rna = RnaEncoder(sizes)
+            self.rna = Perceptron("rna", sizes.components or sizes.genes, sizes.rna, sizes.dropout)
+        if VECTOR in self.modalities:
+            inputs = sizes.vector_components or sizes.vector
+            self.vector = Perceptron(VECTOR, inputs, sizes.vector_layers, sizes.dropout)
         if sizes.stand_ins:
             self.stand_ins = nn.ParameterDict(
-                {modality: nn.Parameter(torch.zeros(sizes.vector(modality))) for modality in self.modalities}
+                {modality: nn.Parameter(torch.zeros(sizes.width(modality))) for modality in self.modalities}
             )
         self._build_fusion(sizes)
 
@@ -117,6 +123,8 @@ class Network(nn.Module):
             masks |= {"bag": ((tiles, self.sizes.bag), rate), "gate": ((tiles, self.sizes.attention), union_rate(rate))}
         if "rna" in self.modalities:
             masks |= {f"rna.{number}": ((width,), rate) for number, width in enumerate(self.sizes.rna)}
+        if VECTOR in self.modalities:
+            masks |= {f"{VECTOR}.{number}": ((width,), rate) for number, width in enumerate(self.sizes.vector_layers)}
         return masks if rate else {}
 
     def forward(
@@ -127,13 +135,15 @@ class Network(nn.Module):
         present: Tensor | None = None,
         available: Tensor | None = None,
         keep: Keep | None = None,
+        vector: Tensor | None = None,
     ) -> Fused:
         """Score B cases.
 
-        tiles [B, N, tile], rna [B, genes], clinical [B, clinical]; present [B, N] is False for the padding of shorter
-        bags; available [B, modalities] says which of the task's modalities a case has; keep holds dropout masks.
+        tiles [B, N, tile], rna [B, genes], clinical [B, clinical], vector [B, vector]; present [B, N] is False for the
+        padding of shorter bags; available [B, modalities] says which of the task's modalities a case has; keep holds
+        dropout masks.
         """
-        return self.fuse(*self.encode(tiles, rna, clinical, present, keep), available)
+        return self.fuse(*self.encode(tiles, rna, clinical, present, keep, vector=vector), available)
 
     def encode(
         self,
@@ -143,6 +153,7 @@ class Network(nn.Module):
         present: Tensor | None = None,
         keep: Keep | None = None,
         pool: Pool | None = None,
+        vector: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Vectors [B, width] of the modalities that are given, and attention [B, N].
 
@@ -157,6 +168,9 @@ class Network(nn.Module):
                 vectors[modality], attention = self._encode_slide(tiles, present, keep)
             elif modality == "rna" and rna is not None:
                 vectors[modality] = self._encode_rna(self.expression(rna) if self.sizes.components else rna, keep)
+            elif modality == VECTOR and vector is not None:
+                entered = self.vector_axes(vector) if self.sizes.vector_components else vector
+                vectors[modality] = self._encode_vector(entered, keep)
             elif modality == "clinical" and clinical is not None:
                 vectors[modality] = self.variables(clinical) if self.sizes.standardised else clinical
         if attention is None:
@@ -193,7 +207,7 @@ class Network(nn.Module):
     def absent(self, modality: str) -> Tensor:
         """The vector [width] in place of a modality that a case lacks: its stand-in, zeros without one."""
         has_one = self.sizes.stand_ins or self.family.linear
-        return self._stand_in(modality) if has_one else torch.zeros(self.sizes.vector(modality))
+        return self._stand_in(modality) if has_one else torch.zeros(self.sizes.width(modality))
 
     def rna_entry(self) -> tuple[Tensor, Tensor] | None:
         """Weight [K, genes] and bias [K] of the affine layer by which expression enters; None if none is between."""
@@ -214,6 +228,10 @@ class Network(nn.Module):
     def _encode_rna(self, rna: Tensor, keep: Keep | None) -> Tensor:
         vector: Tensor = self.rna(rna, keep)
         return vector
+
+    def _encode_vector(self, vector: Tensor, keep: Keep | None) -> Tensor:
+        encoded: Tensor = self.vector(vector, keep)
+        return encoded
 
     def _stand_in(self, modality: str) -> Tensor:
         stand_in: Tensor = self.stand_ins[modality]

@@ -8,9 +8,11 @@ from survfuse.bundle.training_patients import (
     expression_digest,
     probed,
     slide_digest,
+    vector_digest,
 )
 from survfuse.prediction.vectors import SlideTiles
 from survfuse.runtime.log import Note, warn
+from survfuse.tasks.task import VECTOR
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +29,7 @@ def digests_of(
     tiles: SlideTiles | None,
     rna: "RnaVector | None",
     clinical: "NDArray[np.float32] | None",
+    vector: "NDArray[np.float32] | None" = None,
 ) -> dict[str, str]:
     """A case's digests by modality, of those inputs that it has and that the bundle knows ``patients`` by."""
     import torch
@@ -35,6 +38,8 @@ def digests_of(
     if tiles is not None and "slide" in patients.digests:
         number = len(tiles.features)
         digests["slide"] = slide_digest(patients.salt, number, tiles.features[torch.from_numpy(probed(number))])
+    if vector is not None and VECTOR in patients.digests:
+        digests[VECTOR] = vector_digest(patients.salt, vector)
     if rna is not None and "rna" in patients.digests:
         digests["rna"] = expression_digest(patients.salt, rna.raw)
     if clinical is not None and "clinical" in patients.digests:

@@ -15,10 +15,18 @@ from survfuse.inputs.case import Case
 from survfuse.prediction.in_sample import digests_of, say_in_sample
 from survfuse.prediction.prediction import HIGH, LOW, Prediction
 from survfuse.prediction.time_estimate import time_limit
-from survfuse.prediction.vectors import SlideTiles, as_tiles, clinical_vector, expression_vector, read_slide
+from survfuse.prediction.vectors import (
+    SlideTiles,
+    as_tiles,
+    clinical_vector,
+    expression_vector,
+    read_slide,
+    slide_vector,
+)
 from survfuse.runtime.errors import BundleError, InputError, NoTissueError
 from survfuse.runtime.log import Note, Record, count, recorded, stage, warn
 from survfuse.tasks.modalities import Combination, check_modalities, combination_name, ordered
+from survfuse.tasks.task import VECTOR
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +35,9 @@ if TYPE_CHECKING:
     from survfuse.slide.encoders import Encoder
 
 FAR_BEYOND = "the risk is far beyond those of the reference patients"
-OTHER_UNITS = "features, expression or clinical variables may be in other units than the bundle was trained on"
-BEYOND_ALL_RANGE = "features, expression or clinical variables are far out of range"
+INPUTS = "features, slide-level vectors, expression or clinical variables"
+OTHER_UNITS = f"{INPUTS} may be in other units than the bundle was trained on"
+BEYOND_ALL_RANGE = f"{INPUTS} are far out of range"
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Inputs:
     tiles: SlideTiles | None
     said: Record
     training_patient: bool | None = None  # whether the bundle was trained on it; None: not known
+    vector: "torch.Tensor | None" = None  # [V], slide-level
 
     @property
     def name(self) -> str:
@@ -57,7 +67,8 @@ class Inputs:
         """As the ensemble takes them."""
         from survfuse.networks.ensemble import Tensors
 
-        return Tensors(self.tiles.features if self.tiles is not None else None, self.rna, self.clinical)
+        tiles = self.tiles.features if self.tiles is not None else None
+        return Tensors(tiles, self.rna, self.clinical, self.vector)
 
 
 class Predictor:
@@ -171,7 +182,7 @@ class Predictor:
         """
         if modalities is None:
             return self.bundle.modalities
-        check_modalities(modalities, self.bundle.task.modalities)
+        check_modalities(modalities, self.bundle.task.with_vectors().modalities)
         return ordered(modalities, self.bundle.modalities)
 
     def _inputs(self, case: Case, used: Combination, seconds: float | None, omit: bool, record: Record) -> Inputs:
@@ -179,9 +190,15 @@ class Predictor:
         left_out = [name for name in bundle.modalities if name not in used]
         rna = expression_vector(case, bundle) if "rna" not in left_out else None
         clinical = clinical_vector(case, bundle) if "clinical" not in left_out else None
-        has = {"slide": "slide" in case.given, "rna": rna is not None, "clinical": clinical is not None}
+        vector = slide_vector(case, bundle) if VECTOR not in left_out else None
+        has = {
+            "slide": "slide" in case.given,
+            VECTOR: vector is not None,
+            "rna": rna is not None,
+            "clinical": clinical is not None,
+        }
         given = tuple(name for name in used if has[name])
-        self._check_scored(given, used)
+        self._check_scored(given, used, case)
 
         import torch
 
@@ -192,26 +209,27 @@ class Predictor:
             warn(note)
         rna_values = torch.from_numpy(rna.values) if rna is not None else None
         clinical_values = torch.from_numpy(clinical) if clinical is not None else None
+        vector_values = torch.from_numpy(vector) if vector is not None else None
         tiles = None
         if "slide" in given:
             limit = None
             if seconds and case.slide is not None:
                 dimension = bundle.manifest.slide.dimension
                 half = self._on_gpu and self._encodes_in_half
-                limit = time_limit(seconds, ensemble, rna_values, clinical_values, dimension, half)
+                limit = time_limit(seconds, ensemble, rna_values, clinical_values, dimension, half, vector_values)
             try:
                 slide = read_slide(case, bundle, self.device, limit, lambda: self.encoder)
             except InputError as problem:
-                self._leave_slide_out(problem, given, used, omit)
+                self._leave_slide_out(problem, given, used, omit, case)
             else:
                 tiles = as_tiles(slide, bundle)
         known = bundle.training_patients
-        held = known.hold(digests_of(known, tiles, rna, clinical)) if known is not None else None
+        held = known.hold(digests_of(known, tiles, rna, clinical, vector)) if known is not None else None
         if known is not None and held:
             say_in_sample(case.name, known)
-        return Inputs(case, rna_values, clinical_values, tiles, record, held)
+        return Inputs(case, rna_values, clinical_values, tiles, record, held, vector_values)
 
-    def _check_scored(self, given: Combination, used: Combination) -> None:
+    def _check_scored(self, given: Combination, used: Combination, case: Case) -> None:
         """Note what is not ``given`` of what is ``used``; raise InputError if the bundle cannot score the rest."""
         missing = ", ".join(name for name in used if name not in given)
         left_out = ", ".join(name for name in self.bundle.modalities if name not in used)
@@ -220,20 +238,24 @@ class Predictor:
             trained = ", ".join(self.bundle.manifest.combinations)
             lacks = [f"the case lacks {missing}"] if missing else []
             lacks += [f"{left_out} left out on request"] if left_out else []
+            unread = ", ".join(name for name in case.given if name not in self.bundle.modalities)
+            lacks += [f"{unread} not used by this bundle"] if unread else []
             raise InputError(f"{'; '.join(lacks) or 'the case lacks a modality'}; this bundle scores {trained}")
         for title, names in (("missing", missing), ("left out", left_out)):
             if names:
                 text = f"{names}; scored with {name}, as the bundle was trained to do"
                 stage(title, Note(text, (text,)))
 
-    def _leave_slide_out(self, problem: InputError, given: Combination, used: Combination, omit: bool) -> None:
+    def _leave_slide_out(
+        self, problem: InputError, given: Combination, used: Combination, omit: bool, case: Case
+    ) -> None:
         """Warn that the slide is left out; raise ``problem`` if it must not be."""
         rest = tuple(name for name in given if name != "slide")
         scored = combination_name(rest) in self.bundle.manifest.combinations
         if not (omit or isinstance(problem, NoTissueError)) or not scored:
             raise problem
         warn(Note(f"the slide is left out: {problem}", ("the slide is left out",)))
-        self._check_scored(rest, used)
+        self._check_scored(rest, used, case)
 
     def _prediction(self, inputs: Inputs, risk: "EnsembleRisk", record: Record) -> Prediction:
         """The prediction for an ensemble's risk; logs each step towards it."""

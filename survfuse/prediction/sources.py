@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,11 +14,12 @@ from survfuse.inputs.case import Case
 from survfuse.inputs.sockets import INPUTS_FILE, is_case, read_case
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import stage
-from survfuse.tasks.task import Task
+from survfuse.tasks.task import VECTOR, Task
 
 if TYPE_CHECKING:
     from survfuse.cohort.read import Cohort
     from survfuse.cohort.table_paths import CohortTables
+    from survfuse.inputs.slide_vectors import SlideVector
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,12 @@ def cases_in(source: "Path | CohortTables", bundle: Bundle, modalities: Sequence
     and for a cohort that cannot be read or does not fit the bundle.
     """
     if not isinstance(source, Path):
-        return _cohort_cases(source, bundle, [name for name in modalities if source.of(name) is not None], cache)
+        if source.vectors is not None and VECTOR not in bundle.modalities:
+            stage("vector", f"{source.vectors.name}: not used by this bundle")
+        used = [name for name in modalities if source.of(name) is not None]
+        if not used:
+            raise InputError(f"{source}: no table of what is to be used, {', '.join(modalities) or 'nothing'}")
+        return _cohort_cases(source, bundle, used, cache)
     if not source.is_dir():
         raise InputError(f"{source}: expected a folder with one case, several cases or a cohort")
     if is_case(source, bundle.task):
@@ -80,7 +86,23 @@ def cases_in(source: "Path | CohortTables", bundle: Bundle, modalities: Sequence
     if any(is_case(folder, bundle.task) for folder in folders):
         names = tuple(folder.name for folder in folders)
         return Cases(names, lambda index: _case_of_folder(folders[index], bundle.task))
-    return _cohort_cases(source, bundle, modalities, cache)
+    return _cohort_cases(source, bundle, _in_folder(source, bundle, modalities), cache)
+
+
+def _in_folder(root: Path, bundle: Bundle, modalities: Sequence[str]) -> list[str]:
+    """Those of ``modalities`` that a cohort's folder has: slide-level vectors lie in one of their own."""
+    from survfuse.cohort.read import has_vectors
+
+    if VECTOR not in modalities or len(modalities) == 1 or has_vectors(root, bundle.task):
+        return list(modalities)
+    stage("vector", f"{root.name} has no folder of slide-level vectors")
+    return [name for name in modalities if name != VECTOR]
+
+
+def _with_encoder(cohort: "Cohort", row: int) -> "SlideVector":
+    """A patient's slide-level vector, of the encoder that any of the cohort's files states."""
+    assert cohort.slide_vectors is not None and cohort.vector_settings is not None
+    return replace(cohort.slide_vectors[row], encoder=cohort.vector_settings.encoder)
 
 
 def _cohort_cases(source: "Path | CohortTables", bundle: Bundle, modalities: Sequence[str], cache: Path) -> Cases:
@@ -102,6 +124,8 @@ def _cohort_cases(source: "Path | CohortTables", bundle: Bundle, modalities: Seq
         bundle.manifest.slide.check_features(cohort.bags[0].dimension, cohort.encoder, tile=cohort.tile)
         if cohort.tile is None:
             stage("features", f"tile size not stated; assumed to be the bundle's, {bundle.manifest.slide.tile}")
+    if cohort.vector_settings is not None and bundle.manifest.vector is not None:
+        bundle.manifest.vector.check(cohort.vector_settings.dimension, cohort.vector_settings.encoder)
     return Cases(cohort.ids, lambda row: _cohort_case(cohort, row))
 
 
@@ -125,4 +149,5 @@ def _cohort_case(cohort: "Cohort", row: int) -> Case:
         name=cohort.ids[row],
         found_by="the cohort",
         coordinates=cohort.coordinates[row] if cohort.bags is not None and cohort.coordinates else None,
+        vector=_with_encoder(cohort, row) if cohort.slide_vectors is not None else None,
     )

@@ -17,6 +17,7 @@ def time_limit(
     clinical: "torch.Tensor | None",
     dimension: int,
     half: bool = False,
+    vector: "torch.Tensor | None" = None,
 ) -> TimeLimit:
     """The limit of a job that may take ``seconds``, with what follows the encoding estimated from the number of tiles.
 
@@ -29,7 +30,7 @@ def time_limit(
 
     def taken(parts: int) -> float:
         started = elapsed()
-        ensemble(torch.zeros(parts * TILES_AT_A_TIME, dimension), rna, clinical, half=half)
+        ensemble(torch.zeros(parts * TILES_AT_A_TIME, dimension), rna, clinical, half=half, vector=vector)
         return elapsed() - started
 
     taken(1)  # the first pass also reads the weights from disk, and starts a GPU

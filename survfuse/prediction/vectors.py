@@ -1,4 +1,4 @@
-"""A case's inputs as the networks of a bundle take them: expression [G], clinical vector [C], tile features [N, D]."""
+"""A case's inputs as networks take them: expression [G], clinical and slide-level vectors [C], [V], features [N, D]."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from survfuse.runtime.clock import TimeLimit
 from survfuse.runtime.errors import BundleError
 from survfuse.runtime.log import count, stage, warn
 from survfuse.runtime.suggestions import check_is_file
+from survfuse.tasks.task import VECTOR
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +56,27 @@ def clinical_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":
         return None
     stage("clinical", *encoded.notes)
     return encoded.values
+
+
+def slide_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":
+    """The case's slide-level vector [V]; None if it has none, or if the bundle does not use any.
+
+    Raises InputError for one that cannot be read, or is of another length or encoder than the bundle's.
+    """
+    settings = bundle.manifest.vector if VECTOR in bundle.modalities else None
+    if case.vector is None or settings is None:
+        if settings is not None or case.vector is not None:
+            stage("vector", "none given" if case.vector is None else "not used by this bundle")
+        return None
+    from survfuse.inputs.slide_vectors import vector_of
+
+    if isinstance(case.vector, Path):
+        check_is_file(case.vector)
+    vector = vector_of(case.vector, case.name)
+    settings.check(len(vector.values), vector.encoder, vector.name)
+    assumed = "" if vector.encoder or settings.encoder is None else ", by assumption"
+    stage("vector", f"slide-level, {settings}{assumed}")
+    return vector.values
 
 
 @dataclass(frozen=True)

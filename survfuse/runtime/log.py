@@ -91,8 +91,8 @@ def warn(message: str | Note) -> None:
 def progress(items: Iterable[T], total: int, name: str, amount: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
     """Yield ``items``, showing a bar on a terminal and a plain line every ten seconds elsewhere.
 
-    An item counts ``amount`` towards ``total`` once the caller asks for the next one. Nothing is shown in a block whose
-    output is only recorded.
+    An item counts ``amount`` towards ``total`` once the caller asks for the next one; a ``total`` of 0 is not known.
+    Nothing is shown in a block whose output is only recorded.
     """
     done, last = 0, time.monotonic()
     with _bar(total, name) as bar:
@@ -101,9 +101,9 @@ def progress(items: Iterable[T], total: int, name: str, amount: Callable[[T], in
             done += amount(item)
             if bar is not None:
                 bar.update(amount(item))
-            elif time.monotonic() - last >= _LINE_EVERY and done < total:
+            elif time.monotonic() - last >= _LINE_EVERY and not 0 < total <= done:
                 last = time.monotonic()
-                stage(name, f"{done:,} of {total:,}")
+                stage(name, f"{done:,} of {total:,}" if total else f"{done:,}")
 
 
 def _bar(total: int, name: str) -> "AbstractContextManager[_Bar | None]":
@@ -112,7 +112,7 @@ def _bar(total: int, name: str) -> "AbstractContextManager[_Bar | None]":
         return nullcontext()
     from tqdm import tqdm
 
-    bar: AbstractContextManager[_Bar] = tqdm(total=total, desc=name, leave=False, mininterval=0.1)
+    bar: AbstractContextManager[_Bar] = tqdm(total=total or None, desc=name, leave=False, mininterval=0.1)
     return bar
 
 

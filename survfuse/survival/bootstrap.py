@@ -89,6 +89,19 @@ def aucs(times: ArrayLike, events: ArrayLike, risks: ArrayLike, weights: Floats,
     return areas
 
 
+def briers(times: ArrayLike, events: ArrayLike, survival: ArrayLike, at: ArrayLike, weights: Floats) -> Floats:
+    """Brier score [draws, T] of ``survival`` [n, T] at the increasing months ``at`` [T].
+
+    ``brier_curve`` in each sample: NaN outside the follow-up of the patients drawn, and without events before its end.
+
+    >>> briers([10, 20, 30], [1, 1, 0], [[0.5], [0.5], [0.5]], [15], np.array([[1.0, 1.0, 1.0]]))
+    array([[0.25]])
+    """
+    sample = _Sampled(times, events, weights)
+    scores, inside = _brier_scores(sample, survival, at)
+    return np.where(inside & (sample.first_event < sample.end)[:, np.newaxis], scores, np.nan)
+
+
 def integrated_briers(
     times: ArrayLike, events: ArrayLike, survival: ArrayLike, at: ArrayLike, weights: Floats
 ) -> Floats:
@@ -96,15 +109,8 @@ def integrated_briers(
 
     ``metrics.integrated_brier`` in each sample: over the months within the follow-up of the patients drawn.
     """
-    sample = _Sampled(times, events, weights)
-    at, survival = np.asarray(at, dtype=np.float64), np.asarray(survival, dtype=np.float64)
-    happened = sample.times[:, np.newaxis] <= at  # [n, T]
-    cases = np.square(survival[sample.happened]) * happened[sample.happened]
-    controls = np.square(1.0 - survival) * ~happened
-    free = sample.censoring_at(at)
-    inside = (at >= sample.start[:, np.newaxis]) & (at < sample.end[:, np.newaxis])  # [draws, T]
-    scores = (sample.event_weights * sample.inverse_censoring) @ cases + weights @ controls * _inverse(free)
-    scores /= weights.sum(axis=1, keepdims=True)
+    sample, at = _Sampled(times, events, weights), np.asarray(at, dtype=np.float64)
+    scores, inside = _brier_scores(sample, survival, at)
     both = inside[:, :-1] & inside[:, 1:]  # an integral runs between two months inside
     steps = np.where(both, np.diff(at), 0.0)
     area = np.where(both, (scores[:, :-1] + scores[:, 1:]) / 2.0, 0.0) * steps
@@ -171,6 +177,19 @@ class _Sampled:
             return later
 
         return _won(risks[self.happened], risks, tolerance, self.weights, comparable)
+
+
+def _brier_scores(sample: _Sampled, survival: ArrayLike, at: ArrayLike) -> tuple[Floats, Bools]:
+    """(Brier score [draws, T] at the months ``at`` [T], whether they lie within each sample's follow-up [draws, T])."""
+    at, survival = np.asarray(at, dtype=np.float64), np.asarray(survival, dtype=np.float64)
+    happened = sample.times[:, np.newaxis] <= at  # [n, T]
+    cases = np.square(survival[sample.happened]) * happened[sample.happened]
+    controls = np.square(1.0 - survival) * ~happened
+    scores = (sample.event_weights * sample.inverse_censoring) @ cases
+    scores += sample.weights @ controls * _inverse(sample.censoring_at(at))
+    scores /= sample.weights.sum(axis=1, keepdims=True)
+    inside = (at >= sample.start[:, np.newaxis]) & (at < sample.end[:, np.newaxis])
+    return scores, inside
 
 
 def _harrell(sample: _Sampled, risks: Floats, tolerance: float) -> Floats:

@@ -41,6 +41,16 @@ def estimate(value: float, draws: Floats) -> Estimate:
     return {"value": null(value), "low": null(low), "high": null(high), "undefined_draws": undefined}
 
 
+def limits(draws: Floats) -> tuple[list[float | None], list[float | None]]:
+    """(low, high) ends of the 95% percentile intervals of several measures' ``draws`` [draws, T], each of length T.
+
+    >>> limits(np.array([[0.5, float("nan")], [0.5, float("nan")]]))
+    ([0.5, None], [0.5, None])
+    """
+    ends = [percentile_interval(column) for column in draws.T]
+    return [null(low) for low, _ in ends], [null(high) for _, high in ends]
+
+
 def high_risk(risks: ArrayLike) -> Bools:
     """Which of ``risks`` [n] lie above their median.
 

@@ -38,6 +38,7 @@ TASK = Task(
             "data/{id}/{id}_RNA.json",
             ("features/features",),
             coordinates="features/coordinates",
+            vectors="features/slide_vectors",
         ),
         # CLAM writes the same features into both folders; torch files can be mapped as they lie.
         CohortLayout(

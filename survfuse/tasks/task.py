@@ -4,7 +4,7 @@ Everything that is specific to one task is in a ``Task``; the rest of the packag
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MASK = "mask"  # the key of the tissue mask's socket; the other sockets go by their modality
+VECTOR = "vector"  # the modality of slide-level vectors: no socket gives one, and only some cohorts have them
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class CohortLayout:
     features: tuple[str, ...]  # folders; of two files of one slide in different ones, the first folder's is read
     table: bool = False  # whether one CSV of outcomes at the root belongs to the layout
     coordinates: str = ""  # the folder of tiles' coordinates, <slide>.npy, that belong to torch files
+    vectors: str = "slide_vectors"  # the folder of slide-level vectors
 
     @property
     def own_folders(self) -> bool:
@@ -74,8 +76,8 @@ class SimulatedTraits:
 class Task:
     """What is predicted, from which sockets, and how its files name things.
 
-    ``modalities`` are among those that the package has readers and encoders for (``slide``, ``rna``, ``clinical``), in
-    the order in which combinations, pairs and terms are written.
+    ``modalities`` are among those that the package has readers and encoders for (``slide``, ``vector``, ``rna``,
+    ``clinical``), in the order in which combinations, pairs and terms are written.
     """
 
     name: str
@@ -92,9 +94,19 @@ class Task:
     simulated_prefix: str = "P"  # of simulated patients' ids, before their number
 
     def __post_init__(self) -> None:
-        known = {"slide", "rna", "clinical"}
+        known = {"slide", VECTOR, "rna", "clinical"}
         if not self.modalities or len(set(self.modalities)) < len(self.modalities) or not known >= set(self.modalities):
-            raise ValueError(f"task {self.name}: expected distinct modalities among slide, rna and clinical")
-        lacking = [name for name in self.modalities if name not in self.sockets]
+            raise ValueError(f"task {self.name}: expected distinct modalities among slide, vector, rna and clinical")
+        lacking = [name for name in self.modalities if name not in self.sockets and name != VECTOR]
         if lacking:
             raise ValueError(f"task {self.name}: no socket for {', '.join(lacking)}")
+
+    def with_vectors(self, slides: bool = True) -> "Task":
+        """The same task with slide-level vectors as a modality of their own, after the slide or in its place."""
+        others = [name for name in self.modalities if name not in ("slide", VECTOR)]
+        slide = ["slide"] if slides and "slide" in self.modalities else []
+        return replace(self, modalities=(*slide, VECTOR, *others))
+
+    def without_vectors(self) -> "Task":
+        """The same task without that modality."""
+        return replace(self, modalities=tuple(name for name in self.modalities if name != VECTOR))

@@ -58,4 +58,5 @@ def averages(
         rna = torch.from_numpy(table.transformed(cohort.expression[:, genes]).astype(np.float64).mean(axis=0))
     if data.clinical is not None and any("clinical" in family.modalities for family, _ in families):
         clinical = torch.from_numpy(data.clinical.mean(axis=0))
-    return Averages(len(cohort.ids), rna, clinical, slides)
+    vector = torch.from_numpy(cohort.vectors.mean(axis=0)) if cohort.vectors is not None else None
+    return Averages(len(cohort.ids), rna, clinical, slides, vector)

@@ -15,6 +15,7 @@ from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
 from survfuse.survival.partial_likelihood import EfronLoss
 from survfuse.tasks.modalities import Combination, all_combinations
+from survfuse.tasks.task import VECTOR
 from survfuse.training.input_maps import varying
 from survfuse.training.member import Fitted, Prepared
 from survfuse.training.tile_clusters import TileClusters
@@ -22,7 +23,7 @@ from survfuse.training.tile_clusters import TileClusters
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 # How strongly the other modalities may count relative to the clinical variables, as a factor of their scale.
 RATIOS = (0.25, 1.0, 4.0)
-COMPONENTS = 40  # of expression, together with other modalities
+COMPONENTS = 40  # of expression, and of a slide-level vector, together with other modalities
 _LEAST_SPREAD = 0.01  # of a cluster's shares of tiles: what varies less is not brought to the others' scale
 
 
@@ -136,8 +137,8 @@ def _scale(modality: str, values: Floats, ratio: float) -> Floats:
     if modality == "slide":
         # Near-empty clusters would give extreme values to new patients who have them.
         return np.where(varying(values), np.maximum(spread, _LEAST_SPREAD), 0.0) / ratio
-    if modality == "rna":
-        # All components share the first one's scale: the penalty is then a ridge penalty over the genes.
+    if modality in ("rna", VECTOR):
+        # All components share the first one's scale: the penalty is then a ridge penalty over what they are of.
         return np.full_like(spread, spread.max() / ratio)
     return np.where(spread > 0.0, 1.0, 0.0)  # standardised already; categories as they are
 

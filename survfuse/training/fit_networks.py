@@ -21,6 +21,7 @@ from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import progress
 from survfuse.survival.partial_likelihood import EfronLoss
 from survfuse.tasks.modalities import Combination, all_combinations
+from survfuse.tasks.task import VECTOR
 from survfuse.training.member import Fitted, Prepared
 from survfuse.training.protocol import Optimisation
 from survfuse.training.tile_sampler import TileSampler
@@ -60,7 +61,14 @@ def fit_networks(
 
 def inner_sizes(sizes: Sizes) -> Sizes:
     """The sizes of the network behind the fixed input maps of one with ``sizes``."""
-    return replace(sizes, genes=sizes.components or sizes.genes, components=0, standardised=False)
+    return replace(
+        sizes,
+        genes=sizes.components or sizes.genes,
+        components=0,
+        vector=sizes.vector_components or sizes.vector,
+        vector_components=0,
+        standardised=False,
+    )
 
 
 class FittedTogether:
@@ -230,7 +238,7 @@ class FittedTogether:
             case["keep"] = keep
         if available is not None:
             case["available"] = available
-        absent = {name: None for name in ("tiles", "rna", "clinical") if name not in case}
+        absent = {name: None for name in ("tiles", "rna", "clinical", VECTOR) if name not in case}
 
         def one(parameters: dict[str, Tensor], case: dict[str, object]) -> Tensor:
             named = {f"network.{name}": value for name, value in parameters.items()}
@@ -262,8 +270,9 @@ class _FullRisk(torch.nn.Module):
         present: Tensor | None = None,
         available: Tensor | None = None,
         keep: Mapping[str, Tensor] | None = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
-        risk: Tensor = self.network(tiles, rna, clinical, present, available, keep).risk
+        risk: Tensor = self.network(tiles, rna, clinical, present, available, keep, vector).risk
         return risk
 
 
@@ -276,9 +285,14 @@ class _RisksByCombination(torch.nn.Module):
         self.combinations = combinations
 
     def forward(
-        self, tiles: Tensor | None, rna: Tensor | None, clinical: Tensor | None, present: Tensor | None = None
+        self,
+        tiles: Tensor | None,
+        rna: Tensor | None,
+        clinical: Tensor | None,
+        present: Tensor | None = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
-        vectors, attention = self.network.encode(tiles, rna, clinical, present)
+        vectors, attention = self.network.encode(tiles, rna, clinical, present, vector=vector)
         given = [{name: vectors[name] for name in combination} for combination in self.combinations]
         return torch.stack([self.network.fuse(some, attention).risk for some in given])
 

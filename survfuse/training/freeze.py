@@ -24,6 +24,7 @@ from survfuse.slide.settings import SlideSettings
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import SurvivalCurve
 from survfuse.tasks.modalities import Combination, combination_name, ordered
+from survfuse.tasks.task import VECTOR
 from survfuse.training.averages import averages
 from survfuse.training.member import TrainedMember
 from survfuse.training.model_card import model_card
@@ -67,7 +68,9 @@ def freeze(
     provenance = dict(facts) | {"held_out": {name: value for name, value in figures.items() if name != "candidates"}}
     with new_bundle_folder(root) as partial:
         carried = carry_weights(settings, partial, weights) if "slide" in reads else settings
-        manifest = Manifest(purpose(data), NOTICES[purpose(data)], provenance, carried, scales, entries, ())
+        stated = purpose(data)
+        vector = data.cohort.vector_settings
+        manifest = Manifest(stated, NOTICES[stated], provenance, carried, scales, entries, (), vector)
         tables = _tables(data, stacks, reads, genes, model_card(manifest, figures, data.cohort.task))
         families = [(member.family, _sizes(data, member.family, genes)) for member in kept]
         expression = (tables.expression, genes) if tables.expression is not None else None
@@ -141,4 +144,8 @@ def _states(data: TrainingData, members: Sequence[TrainedMember], genes: Rows) -
             state |= {"expression.weight": weight[:components, genes], "expression.bias": bias[:components]}
         if "clinical" in member.family.modalities and maps.clinical is not None:
             state["variables.weight"], state["variables.bias"] = maps.clinical.layer()
+        if VECTOR in member.family.modalities and maps.vector is not None:
+            weight, bias = maps.vector.layer()
+            components = data.family_sizes(member.family).vector_components
+            state |= {"vector_axes.weight": weight[:components], "vector_axes.bias": bias[:components]}
         yield state

@@ -18,13 +18,13 @@ from survfuse.training.protocol import NONE, VARIANCE
 
 
 @dataclass(frozen=True)
-class ExpressionMap:
-    """Expression as the bundle gives it [G] → the components [K] that a network takes.
+class ComponentMap:
+    """Expression as the bundle gives it [G], or a slide-level vector, → the components [K] that a network takes.
 
-    Genes are standardised, those not selected get no weight, and the rest is rotated onto the principal axes of the
-    fitted patients. The rotation loses nothing that the patients can teach: a layer's gradient lies in the space
-    that their expression spans, and n patients span at most n − 1 axes of thousands. It makes the first layer a
-    hundred times smaller, and removes the directions in which a layer would keep its random initial values.
+    Genes, or a vector's numbers, are standardised, those not selected get no weight, and the rest is rotated onto the
+    principal axes of the fitted patients. The rotation loses nothing that the patients can teach: a layer's gradient
+    lies in the space that their inputs span, and n patients span at most n − 1 axes of thousands. It makes the first
+    layer a hundred times smaller, and removes the directions in which a layer would keep its random initial values.
     """
 
     offset: Floats  # [G], the fitted patients' mean
@@ -32,8 +32,8 @@ class ExpressionMap:
     axes: Floats  # [K, G], orthonormal rows
 
     @classmethod
-    def fit(cls, rna: Floats, chosen: Bools, components: int) -> "ExpressionMap":
-        """The map by the fitted patients' expression ``rna`` [n, G], NaN where absent.
+    def fit(cls, rna: Floats, chosen: Bools, components: int) -> "ComponentMap":
+        """The map by the fitted patients' expression ``rna`` [n, G], or slide-level vectors, NaN where absent.
 
         Only the ``chosen`` [G] genes can have a weight. A gene in which fewer than two patients, or fewer than one in
         fifty, differ from the others has none: a scale learnt from so few would give extreme values to new patients
@@ -100,8 +100,9 @@ class ClinicalMap:
 class InputMaps:
     """A member's maps; None for a modality that the cohort does not have."""
 
-    expression: ExpressionMap | None
+    expression: ComponentMap | None
     clinical: ClinicalMap | None
+    vector: ComponentMap | None
 
 
 def varying(values: Floats) -> Bools:

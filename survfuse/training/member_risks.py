@@ -8,6 +8,7 @@ from torch import Tensor
 from survfuse.cohort.bags import Bag
 from survfuse.networks.network import Network
 from survfuse.tasks.modalities import Combination
+from survfuse.tasks.task import VECTOR
 
 _TILES_AT_ONCE = 16_384
 
@@ -30,7 +31,8 @@ def network_risks(
     vectors: dict[str, Tensor] = {}
     attention = torch.zeros(len(rows), 0, device=device)
     if others:
-        vectors, attention = network.encode(None, others.get("rna"), others.get("clinical"))
+        rna, clinical, vector = (others.get(name) for name in ("rna", "clinical", VECTOR))
+        vectors, attention = network.encode(None, rna, clinical, vector=vector)
     if "slide" in network.modalities:
         assert bags is not None
         slides = (network.encode(tiles, None, None, present) for tiles, present in _batches(bags, rows, device))

@@ -46,11 +46,13 @@ def _cohort(manifest: Manifest) -> list[str]:
 
 
 def _slide(manifest: Manifest) -> str:
-    """A sentence on the tile features, if the ensemble reads any."""
-    slide = manifest.slide
-    if not any("slide" in parse_combination(name) for name in manifest.combinations):
-        return ""
-    return f" Tile features by {slide.encoder}, from tiles of {slide.tile_px} px at {slide.mpp:g} µm per pixel."
+    """A sentence each on tile features and slide-level vectors, if the ensemble reads any."""
+    slide, vector, text = manifest.slide, manifest.vector, ""
+    if any("slide" in parse_combination(name) for name in manifest.combinations):
+        text += f" Tile features by {slide.encoder}, from tiles of {slide.tile_px} px at {slide.mpp:g} µm per pixel."
+    if vector is not None:
+        text += f" Slide-level vectors of {vector}."
+    return text
 
 
 def _protocol(facts: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,18 @@ from survfuse.survival.calibration import CONTINUOUS
 NONE, VARIANCE, COX_SCORE = "none", "variance", "cox-score"  # rules by which genes are selected
 AUTO = "auto"
 # From the simplest to the paper's. A cohort that lacks a modality trains the families that do not need it.
-CANDIDATES = ("clinical", "cox-rna", "cox-slide", "cox-rna+clinical", "cox", "rna+clinical", "bilinear")
+CANDIDATES = (
+    "clinical",
+    "cox-rna",
+    "cox-slide",
+    "cox-vector",
+    "cox-rna+clinical",
+    "cox-vector+clinical",
+    "cox",
+    "rna+clinical",
+    "vector+clinical",
+    "bilinear",
+)
 
 
 @dataclass(frozen=True)

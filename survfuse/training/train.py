@@ -73,6 +73,8 @@ def train(
         if silent := [name for name, bag in zip(cohort.ids, cohort.bags, strict=True) if bag.tile is None]:
             whose = f" of {counted(silent, 'patient', len(cohort.ids))}" if cohort.tile is not None else ""
             stage("features", f"tile size{whose} not stated; taken to be {settings.tile}, by --encoder and --mpp")
+    if cohort.vector_settings is not None:
+        stage("vectors", f"slide-level, {cohort.vector_settings}")
     stage("cohort", f"{count(len(cohort.ids), 'patient')}, {count(int(cohort.events.sum()), 'event')}")
     where = executor or LocalExecutor(torch.device("cpu"))
     data = training_data(cohort, protocol, sizes)

@@ -14,18 +14,24 @@ from survfuse.cohort.outcome_check import check_no_outcomes
 from survfuse.cohort.read import Cohort
 from survfuse.inputs.clinical import Vocabulary, fit_vocabulary
 from survfuse.inputs.expression import LOG_STANDARDISE, Expression
-from survfuse.networks.families import Family, families_of
+from survfuse.networks.build import shapes
+from survfuse.networks.families import Family, families_of, family_number
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.arrays import Floats
 from survfuse.runtime.errors import InputError
+from survfuse.runtime.log import stage
 from survfuse.tasks.modalities import Combination, all_combinations
+from survfuse.tasks.task import VECTOR
 from survfuse.training.fit_cox import COMPONENTS
+from survfuse.training.fit_networks import inner_sizes
 from survfuse.training.folds import FoldKey, Split, nested_splits
-from survfuse.training.input_maps import ClinicalMap, ExpressionMap, InputMaps, choose_genes, varying
+from survfuse.training.input_maps import ClinicalMap, ComponentMap, InputMaps, choose_genes, varying
 from survfuse.training.member import Prepared
 from survfuse.training.protocol import NONE, Protocol
 from survfuse.training.tile_clusters import TileClusters
 from survfuse.training.variables_shown import show_variables
+
+_MOST_WEIGHTS = 10**8  # of one network; training holds many at once
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,16 @@ class TrainingData:
 
     def family_sizes(self, family: Family) -> Sizes:
         """Sizes of a family's frozen members."""
-        alone = family.modalities == ("rna",)
-        components = self.sizes.components
-        if family.linear and not alone:
-            components = min(COMPONENTS, components)
-        return replace(self.sizes, components=components, stand_ins=self.sizes.stand_ins and not family.linear)
+        sizes = self.sizes
+        if not family.linear:
+            return sizes
+        components, of_vector = sizes.components, sizes.vector_components
+        return replace(
+            sizes,
+            components=components if family.modalities == ("rna",) else min(COMPONENTS, components),
+            vector_components=of_vector if family.modalities == (VECTOR,) else min(COMPONENTS, of_vector),
+            stand_ins=False,
+        )
 
     def combinations(self, family: Family) -> list[Combination]:
         """The combinations of modalities that a family's members are trained to score."""
@@ -83,28 +94,32 @@ class TrainingData:
         """A split's input maps, fitted only to its fitted patients; only the most recent are kept."""
         if split.name not in self._last_maps:
             self._last_maps.clear()
-            self._last_maps[split.name] = InputMaps(self._expression_map(split), self._clinical_map(split))
+            maps = InputMaps(self._expression_map(split), self._clinical_map(split), self._vector_map(split))
+            self._last_maps[split.name] = maps
         return self._last_maps[split.name]
 
     def prepared(self, family: Family, split: Split) -> Prepared:
         """What a family's member of ``split`` is fitted to."""
         # The protocol's seed, split and family together: no two members of neighbouring seeds share a stream.
-        place = list(families_of(family.task_modalities)).index(family.name)
-        numbers = [self.protocol.seed, split.repeat, split.fold, split.number, place]
+        numbers = [self.protocol.seed, split.repeat, split.fold, split.number, family_number(family)]
         seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-        inputs = dict(self.inputs(split))
-        if "rna" in inputs:
-            inputs["rna"] = inputs["rna"][:, : self.family_sizes(family).components]
+        inputs, sizes = dict(self.inputs(split)), self.family_sizes(family)
+        for name, components in (("rna", sizes.components), (VECTOR, sizes.vector_components)):
+            if name in inputs:
+                inputs[name] = inputs[name][:, :components]
         return Prepared(split, seed, inputs)
 
     def inputs(self, split: Split) -> Mapping[str, Tensor]:
-        """Every patient's components [n, K] and clinical vector [n, C] by a split's maps; kept for all families."""
+        """Every patient's components [n, K], of expression and of slide-level vectors, and clinical vector [n, C] by a
+        split's maps; kept for all families."""
         if split.name not in self._inputs:
             maps, inputs = self.maps(split), {}
             if maps.expression is not None and self.rna is not None:
                 inputs["rna"] = maps.expression.apply(self.rna)
             if maps.clinical is not None and self.clinical is not None:
                 inputs["clinical"] = maps.clinical.apply(self.clinical)
+            if maps.vector is not None and self.cohort.vectors is not None:
+                inputs[VECTOR] = maps.vector.apply(self.cohort.vectors)
             self._inputs[split.name] = inputs
         return self._inputs[split.name]
 
@@ -118,7 +133,7 @@ class TrainingData:
             self._clusters[split.fold_key] = clusters
         return self._clusters[split.fold_key]
 
-    def _expression_map(self, split: Split) -> ExpressionMap | None:
+    def _expression_map(self, split: Split) -> ComponentMap | None:
         if self.rna is None or self.expression is None:
             return None
         rows, protocol = split.fitted, self.protocol
@@ -126,7 +141,13 @@ class TrainingData:
         standardised = protocol.transform == LOG_STANDARDISE
         spread = self.expression.scale if standardised else np.ones(self.rna.shape[1])
         chosen = choose_genes(self.rna[rows], spread, protocol.select, protocol.genes, outcomes)
-        return ExpressionMap.fit(self.rna[rows], chosen, self.sizes.components)
+        return ComponentMap.fit(self.rna[rows], chosen, self.sizes.components)
+
+    def _vector_map(self, split: Split) -> ComponentMap | None:
+        if self.cohort.vectors is None:
+            return None
+        every = np.ones(self.cohort.vectors.shape[1], dtype=bool)
+        return ComponentMap.fit(self.cohort.vectors[split.fitted], every, self.sizes.vector_components)
 
     def _clinical_map(self, split: Split) -> ClinicalMap | None:
         if self.clinical is None or self.vocabulary is None:
@@ -140,14 +161,19 @@ def training_data(cohort: Cohort, protocol: Protocol, sizes: Sizes) -> TrainingD
     Raises InputError for a cohort that is too small for its folds, lacks a modality that the fusion needs or whose
     expression does not vary, and for widths that do not fit the task.
     """
-    task = cohort.task
+    task, modalities = cohort.task, known_modalities(cohort)
+    all_families = families_of(task.modalities)
+    if protocol.fusion in families_of(task.with_vectors().modalities).keys() - all_families.keys():
+        raise InputError(f"{protocol.fusion} needs slide-level vectors, which the cohort does not have")
+    families = {name: all_families[name] for name in protocol.chosen_families(all_families, modalities)}
+    if VECTOR in modalities and not any(VECTOR in family.modalities for family in families.values()):
+        stage("vectors", f"not read by --fusion {protocol.fusion}")
+        return training_data(cohort.without_vectors(), protocol, sizes)
+    sizes = sizes.for_modalities(task.modalities)
     try:
         sizes.check_pairs(task.modalities)
     except ValueError as cause:
         raise InputError(str(cause)) from cause
-    modalities = known_modalities(cohort)
-    all_families = families_of(task.modalities)
-    families = {name: all_families[name] for name in protocol.chosen_families(all_families, modalities)}
     vocabulary = _vocabulary(cohort) if "clinical" in modalities else None
     expression = None
     if cohort.expression is not None and "rna" in modalities:
@@ -159,9 +185,27 @@ def training_data(cohort: Cohort, protocol: Protocol, sizes: Sizes) -> TrainingD
             "expression: no gene differs between patients, so there is nothing to learn from; leave it out with "
             "--modalities"
         )
+    if cohort.vectors is not None and not varying(cohort.vectors).any():
+        raise InputError(
+            "slide-level vectors: none of their numbers differs between patients, so there is nothing to learn from; "
+            "leave them out with --modalities"
+        )
     folds = protocol.folds, protocol.inner, protocol.repeats
     splits = tuple(nested_splits(cohort.times, cohort.events, *folds, protocol.seed))
-    return replace(data, splits=splits, sizes=_sizes(data, splits))
+    data = replace(data, splits=splits, sizes=_sizes(data, splits))
+    for family in families.values():
+        _check_weights(family, data.family_sizes(family))
+    return data
+
+
+def _check_weights(family: Family, sizes: Sizes) -> None:
+    """Raise InputError for networks of so many weights that neither memory nor patients are enough for them."""
+    number = sum(shape.numel() for shape in shapes(family, inner_sizes(sizes)).values())
+    if number > _MOST_WEIGHTS:
+        raise InputError(
+            f"{family.name}: a network would have {number:,} weights, expected at most {_MOST_WEIGHTS:,}; "
+            "choose smaller widths, such as --embedding, or another --fusion"
+        )
 
 
 def known_modalities(cohort: Cohort) -> Combination:
@@ -170,6 +214,7 @@ def known_modalities(cohort: Cohort) -> Combination:
         "slide": cohort.bags is not None,
         "rna": cohort.expression is not None,
         "clinical": any(cohort.clinical),
+        VECTOR: cohort.vectors is not None,
     }
     return tuple(name for name in cohort.task.modalities if has[name])
 
@@ -193,11 +238,14 @@ def _sizes(data: TrainingData, splits: tuple[Split, ...]) -> Sizes:
     fewest = min(len(split.fitted) for split in splits)
     genes = cohort.expression.shape[1] if cohort.expression is not None else 1
     chosen = genes if protocol.select == NONE else min(genes, protocol.genes)
+    length = cohort.vectors.shape[1] if cohort.vectors is not None else 0
     return replace(
         data.sizes,
         tile=cohort.bags[0].dimension if cohort.bags is not None else data.sizes.tile,
         genes=genes,
         components=min(fewest - 1, chosen, protocol.components),
+        vector=length,
+        vector_components=min(fewest - 1, length),
         clinical=max(1, len(data.vocabulary.columns)) if data.vocabulary else 1,
         standardised=True,
         stand_ins=protocol.optimisation.modality_dropout > 0.0,

@@ -37,7 +37,7 @@ def _member_bytes(data: TrainingData, family: Family) -> float:
     """About how many bytes of activations one network's step holds."""
     patients = max(len(split.fitted) for split in data.splits)
     sizes = data.sizes
-    numbers = 4.0 * sum(sizes.rna)
+    numbers = 4.0 * (sum(sizes.rna) + sum(sizes.vector_layers))
     if "slide" in family.modalities:
         assert data.cohort.bags is not None
         tiles = min(data.protocol.optimisation.tiles, max(bag.tiles for bag in data.cohort.bags))

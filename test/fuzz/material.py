@@ -54,15 +54,34 @@ def h5_files(length: int = 1280, fixed: bool = False) -> list[bytes]:
 
 
 @cache
-def pt_files(length: int = 1280) -> list[bytes]:
+def pt_files(length: int = 1280, rows: int = 7) -> list[bytes]:
     """Features as torch writes them: two formats, several types."""
-    values = torch.rand(7, length, generator=torch.Generator().manual_seed(0))
+    values = torch.rand(rows, length, generator=torch.Generator().manual_seed(0))
     written = []
     for value, zipped in ((values, True), (values, False), (values.half(), True), (values.double()[None], True)):
         held = io.BytesIO()
         torch.save(value, held, _use_new_zipfile_serialization=zipped)
         written.append(held.getvalue())
     return written
+
+
+@cache
+def vector_files() -> dict[str, list[bytes]]:
+    """Slide-level vectors by suffix: as TRIDENT and STAMP write them, and of torch."""
+    values = np.random.default_rng(1).random(96).astype(np.float32)
+    hdf5 = []
+    for name, options, attributes in (
+        ("features", {"chunks": (1,), "maxshape": (None,)}, {"savetodir": "x/slide_features_titan", "name": "s"}),
+        ("feats", {}, {"encoder": "titan", "feat_type": "slide"}),
+        ("features", {"compression": "gzip", "fletcher32": True}, {}),
+    ):
+        held = io.BytesIO()
+        with h5py.File(held, "w") as file:
+            file.create_dataset(name, data=values, **options).attrs.update(attributes)
+            file.attrs.update(attributes)
+            file["coords"] = np.zeros((9, 2), dtype=np.int64)
+        hdf5.append(held.getvalue())
+    return {".h5": hdf5, ".pt": pt_files(96, rows=1)}
 
 
 @cache

@@ -9,11 +9,22 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
 import numpy as np
-from fuzz.material import DEMONSTRATION, PLACES, h5_files, masks, pt_files, read_object, slides, slides_in_several_files
+from fuzz.material import (
+    DEMONSTRATION,
+    PLACES,
+    h5_files,
+    masks,
+    pt_files,
+    read_object,
+    slides,
+    slides_in_several_files,
+    vector_files,
+)
 from fuzz.mutations import (
     changed_bytes,
     changed_head,
@@ -31,20 +42,25 @@ from survfuse.bundle.manifest import AVERAGES, MANIFEST, SELF, TRAINING_PATIENTS
 from survfuse.bundle.training_patients import TrainingPatients
 from survfuse.cohort.outcomes import read_outcomes
 from survfuse.cohort.problems import Problems
+from survfuse.cohort.read import read_cohort
+from survfuse.cohort.table_paths import CohortTables
 from survfuse.inputs.clinical import Vocabulary
 from survfuse.inputs.expression import Expression
 from survfuse.inputs.feature_places import file_places
 from survfuse.inputs.features import read_features
+from survfuse.inputs.slide_vectors import read_vector
 from survfuse.inputs.sockets import read_case
 from survfuse.runtime.errors import BundleError, InputError, SurvfuseError
 from survfuse.runtime.files import read_object as strict_object
 from survfuse.runtime.files import sha256
+from survfuse.runtime.log import recorded
 from survfuse.slide.grid import Grid
 from survfuse.slide.masks import mask_coverage
 from survfuse.slide.parts import slide_file
 from survfuse.slide.pixels import Slide
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.stained import stained_tissue
+from survfuse.slide.vector_settings import VectorSettings
 from survfuse.survival.calibration import Calibration
 from survfuse.survival.curves import curves_from_json
 from survfuse.tasks.chimera3 import TASK
@@ -194,6 +210,18 @@ def _h5(chance: random.Random, folder: Path) -> Path:
     return path
 
 
+def _vector(chance: random.Random, folder: Path) -> Path:
+    suffix = chance.choice((".h5", ".pt"))
+    data = chance.choice(vector_files()[suffix])
+    return _written(folder, f"x{suffix}", chance.choice((changed_bytes, changed_head))(data, chance))
+
+
+def _vector_read(path: Path) -> None:
+    vector = read_vector(path)
+    VectorSettings("titan", 96).check(len(vector.values), vector.encoder, vector.name)
+    assert vector.values.dtype == np.float32 and vector.values.shape == (96,) and np.isfinite(vector.values).all()
+
+
 _ATTRIBUTES = ("encoder", "extractor", "feat_type", "tile_px", "tile_mpp", "patch_size", "target_magnification")
 _ATTRIBUTES += ("tile_size_px", "tile_size_um", "patch_size_level0", "level0_width")
 _STATED = ("uni", b"tile", "slide", "", 224, 1.0, 0, -1.0, 1e300, float("nan"), np.arange(3), np.array(["a", "b"], "S"))
@@ -291,16 +319,40 @@ def _outcomes_read(path: Path) -> None:
     assert known and all(0.0 <= outcome.months < TASK.outcome.most_months for outcome in known)
 
 
+def _cohort_table(chance: random.Random, folder: Path) -> Path:
+    if chance.random() < 0.5:
+        rows = [["patient", "age", "stage"], *([f"P{n}", str(50 + n), chance.choice("ab")] for n in range(6))]
+        return _written(folder, "clinical.csv", changed_table(rows, chance))
+    genes = ["TP53", "ENSG00000141510.12", "A1BG", "9-Sep", "MYC"]
+    rows = [["gene", *(f"P{n}" for n in range(6))]]
+    rows += [[name, *(f"{100 * chance.random():.2f}" for _ in range(6))] for name in genes]
+    if chance.random() < 0.3:
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    return _written(folder, "expression.csv", changed_table(rows, chance))
+
+
+def _cohort_read(path: Path) -> None:
+    tables = CohortTables(**{path.stem: path})
+    with TemporaryDirectory() as cache, recorded(show=False):
+        cohort = read_cohort(tables, Path(cache), with_outcomes=False)
+    assert cohort.ids and list(cohort.ids) == sorted(set(cohort.ids))
+    if cohort.expression is not None:
+        assert cohort.expression.shape == (len(cohort.ids), len(cohort.genes))
+        assert not np.isinf(cohort.expression).any() and len(set(cohort.genes)) == len(cohort.genes)
+
+
 TARGETS: Mapping[str, Target] = {
     "expression JSON": Target(lambda *given: _patient(PLACES["rna"], *given), read_expression, 0.16),
     "clinical JSON": Target(lambda *given: _patient(PLACES["clinical"], *given), read_clinical, 0.16),
-    "inputs.json": Target(_inputs, _case, 0.14),
+    "inputs.json": Target(_inputs, _case, 0.1),
     "manifest": Target(_manifest, _bundle, 0.04),
     "tables of a bundle": Target(_table, _tables, 0.04),
     "members of a bundle": Target(_member, _bundle, 0.02),
-    "HDF5 features": Target(_h5, _features, 0.12),
+    "HDF5 features": Target(_h5, _features, 0.08),
     "outcomes tables": Target(_outcomes, _outcomes_read, 0.04),
-    "torch features": Target(_pt, _features, 0.08),
+    "torch features": Target(_pt, _features, 0.06),
+    "slide-level vectors": Target(_vector, _vector_read, 0.06),
+    "tables of a cohort": Target(_cohort_table, _cohort_read, 0.04),
     "TIFF masks": Target(_mask, _covered, 0.1),
     "TIFF slides": Target(_slide, _opened, 0.06),
     "DICOM, MIRAX, VMS": Target(_slide_in_files, _opened, 0.04),
