@@ -366,6 +366,8 @@ def test_what_cannot_be_trained_on_vectors_is_named(vectors, tables, tmp_path, c
         *clinical, "--fusion=cox-vector"
     )
     assert "no table of the modality vector" in error(*clinical, "--modalities", "vector", "clinical")
+    both = options(tables, "--vectors", "--clinical", "--outcomes")
+    assert "slide+vector needs slide, which the cohort does not have" in error(*both, "--fusion=slide+vector")
     assert "weights, expected at most 100,000,000" in error(str(vectors), "--fusion=tensor")
     assert "widths of pairs, found 3" in error(str(vectors), "--pairs", "4", "3", "2")
     same = tmp_path / "same"

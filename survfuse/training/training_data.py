@@ -163,8 +163,7 @@ def training_data(cohort: Cohort, protocol: Protocol, sizes: Sizes) -> TrainingD
     """
     task, modalities = cohort.task, known_modalities(cohort)
     all_families = families_of(task.modalities)
-    if protocol.fusion in families_of(task.with_vectors().modalities).keys() - all_families.keys():
-        raise InputError(f"{protocol.fusion} needs slide-level vectors, which the cohort does not have")
+    _check_known(protocol.fusion, task.modalities)
     families = {name: all_families[name] for name in protocol.chosen_families(all_families, modalities)}
     if VECTOR in modalities and not any(VECTOR in family.modalities for family in families.values()):
         stage("vectors", f"not read by --fusion {protocol.fusion}")
@@ -196,6 +195,16 @@ def training_data(cohort: Cohort, protocol: Protocol, sizes: Sizes) -> TrainingD
     for family in families.values():
         _check_weights(family, data.family_sizes(family))
     return data
+
+
+def _check_known(fusion: str, modalities: Combination) -> None:
+    """Raise InputError for a family that there is only with slides, or with slide-level vectors."""
+    others = tuple(name for name in modalities if name not in ("slide", VECTOR))
+    known = families_of(("slide", VECTOR, *others)).get(fusion)
+    if known is not None and fusion not in families_of(modalities):
+        words = {VECTOR: "slide-level vectors"}
+        lacking = [words.get(name, name) for name in known.modalities if name not in modalities]
+        raise InputError(f"{fusion} needs {' and '.join(lacking)}, which the cohort does not have")
 
 
 def _check_weights(family: Family, sizes: Sizes) -> None:
