@@ -94,7 +94,7 @@ def broken(number: int, value: float) -> np.ndarray:
 UNUSABLE = {
     "tile features": (
         lambda p: trident(p, np.ones((5, 8), dtype=np.float32)),
-        r"found shape \[5, 8\]; tile features are of the modality slide",
+        r"found shape \[5, 8\]; tile features are the modality slide",
     ),
     "tile features by STAMP": (lambda p: stamp(p, "tile", VALUES[None]), "found features of a tile"),
     "no tissue": (
@@ -124,7 +124,7 @@ def test_files_that_hold_no_vector_are_named(tmp_path, what):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (torch.ones(5, 8), "tile features are of the modality slide"),
+        (torch.ones(5, 8), "tile features are the modality slide"),
         (torch.arange(8), "found torch.int64"),
         ({"features": torch.ones(8)}, "expected a tensor, found dict"),
         (torch.tensor([1.0, float("inf")]), "number 2"),
@@ -151,9 +151,7 @@ def test_a_table_is_no_vector_and_a_vector_no_tile_features(tmp_path):
     (tmp_path / "a.csv").write_text("1,2\n")
     with pytest.raises(InputError, match=r"^a\.csv: expected a slide-level vector in \.h5, \.hdf5, \.pt"):
         read_vector(tmp_path / "a.csv")
-    with pytest.raises(
-        InputError, match=r"found shape \[768\], as of a slide-level vector, which is the modality vector"
-    ):
+    with pytest.raises(InputError, match=r"found shape \[768\]; slide-level vectors are the modality vector"):
         read_features(trident(tmp_path / "b" / "a.h5"))
-    with pytest.raises(InputError, match=r"found those of a slide, which is the modality vector"):
+    with pytest.raises(InputError, match=r"found those of a slide; slide-level vectors are the modality vector"):
         read_features(stamp(tmp_path / "c.h5", values=VALUES[None]))

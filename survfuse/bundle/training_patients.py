@@ -1,7 +1,8 @@
 """Which patients a bundle was trained on, as it keeps them: salted digests of inputs, without identity or values.
 
     training-patients.json    salt: key of the digests, in hexadecimal
-                              slide, vector, rna: sorted digests, one for each patient who has that input
+                              slide, vector, rna: sorted digests, one for each patient who has that input; of
+                              several slides, one for all of them and one for each
                               clinical: the same, only in bundles that read nothing else
 
 A digest is keyed BLAKE2b (RFC 7693). Who has a patient's inputs can tell whether the patient is among them; the inputs

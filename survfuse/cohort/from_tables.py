@@ -1,7 +1,7 @@
 """A cohort in tables: of slides, slide-level vectors, clinical variables and expression, joined by patient."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +74,7 @@ def gather_tables(
             _check_variables(clinical, variables, task, tables.clinical.name, problems)
     if tables.slides is not None and "slide" in modalities:
         with problems.collect(None, tables.slides.name):
-            slides = _features(read_slides(tables.slides, problems), problems, tables.slides.name)
+            slides = _features(tables.slides, problems)
             own[called[tables.slides]] = set(slides)
     if tables.vectors is not None and VECTOR in modalities:
         with problems.collect(None, tables.vectors.name):
@@ -215,34 +215,36 @@ def _outcomes(
     return read_outcomes(path, task.outcome, problems, columns)
 
 
-def _features(slides: Sequence[SlideFile], problems: Problems, table: str) -> dict[str, list[Path]]:
+def _features(path: Path, problems: Problems) -> dict[str, list[Path]]:
     """Each patient's feature files; a slide itself is a problem."""
-    found: dict[str, list[Path]] = {}
-    for slide in slides:
-        suffix = slide.file.suffix.lower()
-        if suffix in FEATURE_SUFFIXES:
-            found.setdefault(slide.patient, []).append(slide.file)
-        else:
-            is_slide = suffix in SLIDE_SUFFIXES or slide.file.is_dir()
-            what = "a slide; extract its features first" if is_slide else "no feature file"
-            expected = f"is {what} (expected {', '.join(FEATURE_SUFFIXES)})"
-            problems.add(f"{slide.file.name} {expected}", slide.patient, table)
-    return found
+
+    def wrong(file: Path) -> str:
+        is_slide = file.suffix.lower() in SLIDE_SUFFIXES or file.is_dir()
+        return "a slide; extract its features first" if is_slide else "no feature file"
+
+    return _by_patient(read_slides(path, problems), problems, path.name, wrong)
 
 
 def _vectors(path: Path, problems: Problems) -> dict[str, list[Path]]:
     """Each patient's files of slide-level vectors."""
-    found: dict[str, list[Path]] = {}
     try:
         rows = read_slides(path, problems, _VECTOR_COLUMNS)
     except InputError as error:
         raise InputError(f"{error}; vectors are read from files, their numbers not from columns") from error
+    return _by_patient(rows, problems, path.name, lambda _: "no slide-level vector")
+
+
+def _by_patient(
+    rows: Sequence[SlideFile], problems: Problems, table: str, wrong: Callable[[Path], str]
+) -> dict[str, list[Path]]:
+    """Each patient's files; one with another suffix than those of features is a problem, ``wrong`` says of what."""
+    found: dict[str, list[Path]] = {}
     for row in rows:
         if row.file.suffix.lower() in FEATURE_SUFFIXES:
             found.setdefault(row.patient, []).append(row.file)
         else:
-            expected = f"is no slide-level vector (expected {', '.join(FEATURE_SUFFIXES)})"
-            problems.add(f"{row.file.name} {expected}", row.patient, path.name)
+            expected = f"is {wrong(row.file)} (expected {', '.join(FEATURE_SUFFIXES)})"
+            problems.add(f"{row.file.name} {expected}", row.patient, table)
     return found
 
 

@@ -15,10 +15,10 @@ from survfuse.cohort.odd_values import report_odd
 from survfuse.cohort.outcome_names import outcome_names
 from survfuse.cohort.outcomes import TASKS_OWN, OutcomeColumns
 from survfuse.cohort.problems import Problems
+from survfuse.cohort.slide_vectors import read_vectors
 from survfuse.cohort.stated_variables import NONE_STATED, StatedVariables
 from survfuse.cohort.table_paths import CohortTables
 from survfuse.cohort.time_unit import check_times
-from survfuse.cohort.vectors import read_vectors
 from survfuse.inputs.slide_vectors import SlideVector
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError

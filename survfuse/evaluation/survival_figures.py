@@ -38,7 +38,7 @@ class InTheLarge(TypedDict):
     ratio: Estimate  # observed / predicted; 1 is right
 
 
-class Large(NamedTuple):
+class LargeMeasures(NamedTuple):
     """Calibration in the large at a month, with its draws."""
 
     observed: Measure
@@ -92,7 +92,7 @@ def survival_figures(judged: Judged, curves: Curves, draws: Draws) -> SurvivalFi
     months = [(f"{month:g}", month) for month in judged.horizons]
     return {
         "brier_over_time": _brier_over_time(judged, curves, draws),
-        "in_the_large": {name: _in_the_large(large(judged, curves, month, draws)) for name, month in months},
+        "in_the_large": {name: _estimated(in_the_large(judged, curves, month, draws)) for name, month in months},
         "calibration_groups": {name: calibration_groups(judged, curves, month) for name, month in months},
         "calibration_slope": calibration_slope(judged, curves),
         "d_calibration": calibration_test(judged, curves),
@@ -100,7 +100,7 @@ def survival_figures(judged: Judged, curves: Curves, draws: Draws) -> SurvivalFi
     }
 
 
-def large(judged: Judged, curves: Curves, month: float, draws: Draws) -> Large:
+def in_the_large(judged: Judged, curves: Curves, month: float, draws: Draws) -> LargeMeasures:
     """The share of patients with the event by ``month``: Kaplan–Meier's against the mean prediction."""
     expected = 1.0 - curves.at_month(month)  # [n]
     everybody = np.ones((1, len(expected)))
@@ -109,10 +109,10 @@ def large(judged: Judged, curves: Curves, month: float, draws: Draws) -> Large:
     mean, means = expected.mean(), draws.weights @ expected / len(expected)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = Measure(float(np.divide(observed, mean)), sampled / means)
-    return Large(Measure(observed, sampled), float(mean), ratio)
+    return LargeMeasures(Measure(observed, sampled), float(mean), ratio)
 
 
-def _in_the_large(found: Large) -> InTheLarge:
+def _estimated(found: LargeMeasures) -> InTheLarge:
     return {
         "observed": found.observed.estimate(),
         "predicted": null(found.predicted),

@@ -8,7 +8,7 @@ from survfuse.evaluation.inputs import Matched
 from survfuse.evaluation.judged import Curves, Judged
 from survfuse.evaluation.measure import Measure
 from survfuse.evaluation.measured import Measures, measured
-from survfuse.evaluation.survival_figures import brier_at, integrated, large
+from survfuse.evaluation.survival_figures import brier_at, in_the_large, integrated
 from survfuse.evaluation.trained_on import TrainedOn
 from survfuse.survival.bootstrap import Draws
 from survfuse.survival.estimates import Estimate
@@ -89,7 +89,8 @@ def _survival(judged: Judged, other: Curves, matched: Matched, sample: Draws) ->
             name: _compared(*(brier_at(judged, each, month, sample) for each in both)) for name, month in horizons
         },
         "in_the_large": {
-            name: _compared(*(large(judged, each, month, sample).ratio for each in both)) for name, month in horizons
+            name: _compared(*(in_the_large(judged, each, month, sample).ratio for each in both))
+            for name, month in horizons
         },
     }
 

@@ -75,7 +75,7 @@ def features_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
     coords = own_object(file, "coords")
     shape = dataset.shape
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1) or shape[-1] == 0:
-        whole = ", as of a slide-level vector, which is the modality vector" if len(shape) == 1 else ""
+        whole = "; slide-level vectors are the modality vector" if len(shape) == 1 else ""
         raise InputError(f"{path.name}: expected features [N, D] or [1, N, D], found shape {list(shape)}{whole}")
     if shape[-2] == 0:
         raise InputError(f"{path.name}: holds no tiles")

@@ -24,7 +24,8 @@ def stated_tile(path: Path, file: "h5py.File", dataset: "h5py.Dataset") -> State
     kind = stated(("feat_type",), file)
     if kind not in (None, "tile"):
         raise InputError(
-            f"{path.name}: expected features of tiles, found those of a {str(kind)[:40]}, which is the modality vector"
+            f"{path.name}: expected features of tiles, found those of a {str(kind)[:40]}; slide-level vectors are the "
+            "modality vector"
         )
     holders = [holder for holder in (dataset, file, own_object(file, "coords")) if holder is not None]
     px, mpp = stated_number("tile_px", *holders), stated_number("tile_mpp", *holders)

@@ -1,7 +1,7 @@
 """Slide-level vectors on disk and in memory: what TITAN, PRISM, CHIEF or GigaPath make of a whole slide.
 
-HDF5 as TRIDENT writes it: ``features`` [D], in a folder ``slide_features_<encoder>``; or as STAMP does: ``feats`` with
-``feat_type`` slide or patient, and ``encoder``. Torch files: one tensor [D]. [1, D] and [1, 1, D] are taken as well.
+HDF5 as TRIDENT writes it: ``features`` [V], in a folder ``slide_features_<encoder>``; or as STAMP does: ``feats`` with
+``feat_type`` slide or patient, and ``encoder``. Torch files: one tensor [V]. [1, V] and [1, 1, V] are taken as well.
 """
 
 import re
@@ -34,7 +34,7 @@ _LONGEST_NAME = 200
 
 @dataclass(frozen=True, eq=False)
 class SlideVector:
-    """A slide-level vector [D], and the slide encoder that its file names."""
+    """A slide-level vector [V], and the slide encoder that its file names."""
 
     values: NDArray[np.float32]
     encoder: str | None  # in lower case
@@ -44,7 +44,7 @@ class SlideVector:
 
 
 def vector_of(source: "Path | Values | SlideVector", name: str) -> SlideVector:
-    """A case's slide-level vector: read from a file, or the one in memory [D], which messages call ``name``.
+    """A case's slide-level vector: read from a file, or the one in memory [V], which messages call ``name``.
 
     Raises InputError as ``read_vector`` does.
     """
@@ -108,7 +108,7 @@ def mean_vector(vectors: Sequence[SlideVector]) -> SlideVector:
 
 
 def write_vector(path: Path, values: NDArray[np.floating], encoder: str) -> None:
-    """Write a slide-level vector [D] in float32 and its slide encoder's name as HDF5, whole or not at all."""
+    """Write a slide-level vector [V] in float32 and its slide encoder's name as HDF5, whole or not at all."""
     import h5py
 
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
@@ -155,7 +155,7 @@ def _read_pt(path: Path, go_on: Callable[[], None]) -> NDArray[np.floating]:
 
 
 def _checked(values: NDArray[np.generic], encoder: str | None, name: str) -> SlideVector:
-    """The vector as float32 [D]; raises InputError for what is none."""
+    """The vector as float32 [V]; raises InputError for what is none."""
     if values.dtype.kind != "f":
         raise InputError(f"{name}: expected a slide-level vector of floating-point numbers, found {values.dtype}")
     _check_shape(values.shape, name)
@@ -173,7 +173,7 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
     if shape == (0,):
         raise NoTissueError(f"{name}: empty; TRIDENT writes such a slide-level vector for a slide without tissue")
     if not shape or len(shape) > 3 or any(extent != 1 for extent in shape[:-1]):
-        kind = "; tile features are of the modality slide" if len(shape) in (2, 3) else ""
+        kind = "; tile features are the modality slide" if len(shape) in (2, 3) else ""
         raise InputError(f"{name}: expected one slide-level vector [V], found shape {list(shape)}{kind}")
     if not 0 < shape[-1] <= MOST_NUMBERS:
         raise InputError(f"{name}: expected a slide-level vector of 1 to {MOST_NUMBERS:,} numbers, found {shape[-1]:,}")

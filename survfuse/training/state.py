@@ -127,6 +127,6 @@ def fingerprint(data: TrainingData, device: torch.device) -> str:
     # Variables as they are encoded: a table and JSON spell the same ones differently.
     for values in (cohort.times, cohort.events, cohort.expression, data.clinical):
         digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
-    if cohort.vectors is not None:
+    if cohort.vectors is not None:  # trainings without them have the same fingerprint as before there were any
         digest.update(np.ascontiguousarray(cohort.vectors).tobytes())
     return digest.hexdigest()[:16]
