@@ -37,7 +37,6 @@ from survfuse.survival.calibration import CONTINUOUS, RANK, Calibration
 from survfuse.survival.metrics import concordance, corrected_difference, paired_difference
 from survfuse.tasks.modalities import Combination
 from survfuse.tasks.registry import DEFAULT
-from survfuse.training.executor import LocalExecutor
 from survfuse.training.fit_networks import inner_sizes
 from survfuse.training.folds import nested_splits
 from survfuse.training.member import TrainedMember
@@ -47,6 +46,7 @@ from survfuse.training.stacking import Stacked, stack
 from survfuse.training.state import TrainingState
 from survfuse.training.trainer import Trainer
 from survfuse.training.training_data import TrainingData, known_modalities, training_data
+from survfuse.workers.executor import LocalExecutor
 
 Floats = NDArray[np.float64]
 CPU = torch.device("cpu")

@@ -16,12 +16,11 @@ import torch
 from torch import nn
 
 from survfuse.runtime.tensors import shapes_only
-from survfuse.slide.encoders import Encoder, load_encoder
-from survfuse.slide.grid import Grid
-from survfuse.slide.pixels import Slide
-from survfuse.slide.registry import ENCODERS
-from survfuse.slide.weights import build_network
+from survfuse.slide.encoders import Encoder
+from survfuse.slide.registry import EMBEDDED, ENCODERS
+from survfuse.slide.weights import build_network, load_network
 
+CPU = torch.device("cpu")
 CASE = Path(__file__).resolve().parent.parent / "test/input/interf0/images"
 SLIDE = CASE / "bladder-cancer-tissue-biopsy-wsi/3S_001_HE.tif"
 
@@ -51,6 +50,10 @@ def main() -> None:
 
 def sample_tiles(side: int, count: int) -> torch.Tensor:
     """``count`` of the sample slide's tiles of 224 µm, each of ``side`` × ``side`` pixels: [count, side, side, 3]."""
+    # Here, as random networks need no OpenSlide.
+    from survfuse.slide.grid import Grid
+    from survfuse.slide.pixels import Slide
+
     with Slide(SLIDE) as slide:
         grid = Grid.over(slide.size, slide.mpp, side, 224 / side)
         origins = grid.origins(np.ones((len(grid.y), len(grid.x)), dtype=bool))
@@ -61,17 +64,22 @@ def sample_tiles(side: int, count: int) -> torch.Tensor:
 
 def loaded(name: str) -> Encoder:
     """The encoder with its embedded weights, or with random ones."""
-    device = torch.device("cpu")
-    if name == "efficientnet-lite0":
-        return load_encoder(name, None, device)
-    return Encoder(ENCODERS[name], random_network(name), device)
+    return Encoder(ENCODERS[name], network_of(name), CPU)
 
 
-def random_network(name: str) -> nn.Module:
-    """timm's network with random weights that keep every layer's voice: outputs neither vanish nor explode."""
+def network_of(name: str, device: torch.device = CPU) -> nn.Module:
+    """The encoder's network with its embedded weights, or with random ones that are drawn on ``device``."""
+    return load_network(name, None) if name in EMBEDDED else random_network(name, device)
+
+
+def random_network(name: str, device: torch.device = CPU) -> nn.Module:
+    """timm's network with random weights that keep every layer's voice: outputs neither vanish nor explode.
+
+    They are drawn on ``device``, which matters for networks of a thousand million weights.
+    """
     with shapes_only():
         network = build_network(ENCODERS[name])
-    network.to_empty(device="cpu")
+    network.to_empty(device=device)
     torch.manual_seed(0)
     with torch.no_grad():
         for key, parameter in network.named_parameters():

@@ -17,7 +17,6 @@ from pathlib import Path
 import h5py
 import imagecodecs
 import numpy as np
-import pyvips
 import tifffile
 import torch
 from encoder_precision import random_network
@@ -58,6 +57,8 @@ def mosaic(across: int = 10, down: int = 10) -> Path:
     """A case around ``across`` × ``down`` copies of the sample slide, each mirrored by chance, with their mask."""
 
     def make(root: Path) -> None:
+        import pyvips  # which few machines have, and nothing else here needs
+
         turns = np.random.default_rng(0).integers(0, 4, across * down)
         for source, place, options in (
             (SAMPLE_SLIDE, "slide", {"compression": "jpeg", "Q": 80}),

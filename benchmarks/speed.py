@@ -309,7 +309,8 @@ def alone(encoder: str, case: Path, bundle: Path) -> Run:
 
 def run(arguments: Sequence[str], merged: bool = False, **environment: str) -> Run:
     """One process, from its start to its end."""
-    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    inherited = [path for path in (os.environ.get("PYTHONPATH"),) if path]
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), *inherited])}
     started = time.perf_counter()
     process = subprocess.Popen(
         arguments,

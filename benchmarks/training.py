@@ -10,12 +10,12 @@ Prints the command's own log, then wall time, its peak of resident memory and, o
 
 import argparse
 import shutil
-import subprocess
 import sys
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from peak import Peak, peak_of
 
 from survfuse.cohort.simulate import simulate
 
@@ -29,22 +29,31 @@ def main() -> None:
     parser.add_argument("--fusion", default="bilinear")
     parser.add_argument("--large", action="store_true")
     options, others = parser.parse_known_args()
-    cohort = options.folder / "cohort"
+    made(options.folder, options.large)
+    found = trained(options.folder, ["--fusion", options.fusion, *others])
+    print(f"exit code {found.code}, {found.seconds:.0f} s")
+    print(f"peak resident {found.resident:.2f} GiB, anonymous {found.anonymous:.2f} GiB")
+
+
+def made(folder: Path, large: bool = False) -> None:
+    """Simulate the cohort of ``folder`` unless it is there."""
+    cohort = folder / "cohort"
     if not cohort.exists():
-        _large(cohort) if options.large else simulate(cohort, PATIENTS, SEED, GENES, TILES)
+        _large(cohort) if large else simulate(cohort, PATIENTS, SEED, GENES, TILES)
+
+
+def trained(
+    folder: Path,
+    options: Sequence[str],
+    limit: float = float("inf"),
+    watch: Callable[[], object] = lambda: None,
+    output: int | None = None,
+) -> Peak:
+    """Train on the cohort of ``folder`` with ``options``; ``limit``, ``watch`` and ``output`` are as in ``peak_of``."""
     for leftover in ("bundle", "bundle.training"):
-        shutil.rmtree(options.folder / leftover, ignore_errors=True)
-    command = [sys.executable, "-m", "survfuse", "train", str(cohort), "--out", str(options.folder / "bundle")]
-    command += ["--fusion", options.fusion, "--select", "none", *others]
-    started = time.monotonic()
-    process = subprocess.Popen(command)
-    peak = {"VmRSS": 0, "RssAnon": 0}
-    while process.poll() is None:
-        for name, kilobytes in _memory(process.pid).items():
-            peak[name] = max(peak[name], kilobytes)
-        time.sleep(0.2)
-    print(f"exit code {process.returncode}, {time.monotonic() - started:.0f} s")
-    print(f"peak resident {peak['VmRSS'] / 2**20:.2f} GiB, anonymous {peak['RssAnon'] / 2**20:.2f} GiB")
+        shutil.rmtree(folder / leftover, ignore_errors=True)
+    command = [sys.executable, "-m", "survfuse", "train", str(folder / "cohort"), "--out", str(folder / "bundle")]
+    return peak_of([*command, "--select", "none", *options], limit, watch, output)
 
 
 def _large(cohort: Path) -> None:
@@ -55,19 +64,6 @@ def _large(cohort: Path) -> None:
         tiles = torch.load(path, weights_only=True)
         torch.save(tiles[torch.randint(len(tiles), (LARGE_TILES,), generator=random)], path)
     shutil.rmtree(cohort / "features/coordinates")
-
-
-def _memory(process: int) -> dict[str, int]:
-    """Kilobytes now resident, and anonymous, of a process; nothing once it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    return {
-        key: int(value.split()[0])
-        for key, _, value in (line.partition(":") for line in lines)
-        if key in ("VmRSS", "RssAnon")
-    }
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from survfuse.model import Model
     from survfuse.prediction.prediction import Prediction
     from survfuse.runtime.errors import BundleError, EnvironmentFailure, InputError, NoTissueError, SurvfuseError
+    from survfuse.workers.settings import Cluster
 
 __version__ = "0.1.0"
 
 _MODULES = {
     **dict.fromkeys(("load", "demonstration", "train", "evaluate", "extract", "explain"), "survfuse.api"),
     "Case": "survfuse.inputs.case",
+    "Cluster": "survfuse.workers.settings",
     "CohortTables": "survfuse.cohort.table_paths",
     "Explanation": "survfuse.explanation.explanation",
     "Model": "survfuse.model",
@@ -38,6 +40,7 @@ _MODULES = {
 __all__ = [
     "BundleError",
     "Case",
+    "Cluster",
     "CohortTables",
     "EnvironmentFailure",
     "Explanation",

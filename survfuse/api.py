@@ -7,6 +7,7 @@ imported.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from survfuse.slide.registry import check_weights, find_spec
 from survfuse.slide.settings import SlideSettings
 from survfuse.tasks.modalities import check_modalities
 from survfuse.tasks.registry import WITH_VECTORS
+from survfuse.workers.settings import Cluster
+from survfuse.workers.shard import Shard
 
 if TYPE_CHECKING:
     from survfuse.evaluation.evaluate import Evaluation
@@ -35,8 +38,8 @@ if TYPE_CHECKING:
 def load(model: str | Path, *, device: str | None = None) -> Model:
     """Load the bundle in the folder ``model``, ready to predict, with every checksum verified.
 
-    ``device`` is auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto). Demonstration weights announce themselves on
-    stdout. Raises BundleError for a bundle that is absent, damaged or from a different release.
+    ``device`` is auto, cpu, cuda or cuda:N (default: SURVFUSE_DEVICE, else auto). Demonstration weights announce
+    themselves on stdout. Raises BundleError for a bundle that is absent, damaged or from a different release.
 
     >>> from contextlib import redirect_stdout
     >>> with redirect_stdout(None):
@@ -75,6 +78,8 @@ def extract(
     assume_mpp: float | None = None,
     preview: str | Path | None = None,
     device: str | None = None,
+    cluster: Cluster | None = None,
+    shard: str | None = None,
 ) -> Path:
     """Write the tile features [N, D] of a slide, or of every slide of a cohort, as HDF5 that CLAM and TRIDENT read.
 
@@ -88,7 +93,9 @@ def extract(
     per pixel, ``min_coverage`` the share of a tile that must be tissue, ``assume_mpp`` the µm per level-0 pixel of a
     slide that states none. ``preview`` is a JPEG to write of the slide with its tissue and the tiles kept; for a cohort
     it is a folder of these, ``<slide>.jpg``, also of slides that are skipped, unless theirs is there. ``device`` is
-    auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto).
+    as in ``load``; a cohort's slides are shared out among all GPUs. ``cluster`` does a cohort's slides on other
+    machines, and ``shard``, as in "2/8", only its second eighth, with the same features in the end. What became of each
+    slide is written to ``extract.json`` in ``out``, or the cohort.
 
     Returns the path of the HDF5 file or, for a cohort, the folder that the features were written to. Raises InputError
     for a slide without tissue, one that cannot be read, and for wrong arguments; for a cohort it lists every slide
@@ -111,6 +118,7 @@ def extract(
     settings = _slide_settings(encoder, mpp, min_coverage, assume_mpp)
     weight_file = _weight_file(weights)
     check_weights(find_spec(encoder), weight_file)
+    part = Shard.parse(shard) if shard is not None else None
     if isinstance(source, CohortTables) or (source.is_dir() and not is_slide_folder(source)):
         if mask is not None:
             raise InputError(
@@ -119,7 +127,11 @@ def extract(
         previews = Path(preview) if preview is not None else None
         if previews is not None and previews.exists():
             check_is_folder(previews)
-        return _extract_cohort(source, Path(out) if out is not None else None, settings, weight_file, previews, device)
+        return _extract_cohort(
+            source, Path(out) if out is not None else None, settings, weight_file, previews, device, cluster, part
+        )
+    if cluster is not None or part is not None:
+        raise InputError(f"{source}: a cluster or a shard is for the slides of a cohort, found one slide")
     if out is None:
         raise InputError("--out is missing: a slide's features need a file to be written to, such as --out slide.h5")
     file = Path(out)
@@ -154,7 +166,7 @@ def _extract_slide(
     preview: Path | None,
     device: str | None,
 ) -> Path:
-    from survfuse.cohort.extract import write_extracted
+    from survfuse.cohort.extracted_file import write_extracted
     from survfuse.runtime.device import chosen_device
     from survfuse.runtime.files import sha256
     from survfuse.slide.encoders import load_encoder
@@ -181,17 +193,22 @@ def _extract_cohort(
     weights: Path | None,
     previews: Path | None,
     device: str | None,
+    cluster: Cluster | None,
+    shard: Shard | None,
 ) -> Path:
-    from survfuse.cohort.extract import extract_cohort
+    from survfuse.cohort.extract import Extraction, extract_cohort
     from survfuse.cohort.extract_table import extract_table
-    from survfuse.runtime.device import chosen_device
+    from survfuse.workers.executor import executor
 
+    extraction = Extraction(settings, weights, previews, shard)
     if isinstance(cohort, CohortTables):
         if cohort.slides is None or out is None:
             raise InputError("a table of slides needs --slides, and --out with a folder for their features")
-        extract_table(cohort.slides, out, settings, weights, chosen_device(device), previews)
+        with executor(device, cluster) as where:
+            extract_table(cohort.slides, out, extraction, where)
         return out
-    extract_cohort(cohort, out, settings, weights, chosen_device(device), previews=previews)
+    with executor(device, cluster) as where:
+        extract_cohort(cohort, out, extraction, where)
     return out or cohort
 
 
@@ -215,6 +232,7 @@ def train(
     protocol: "Protocol | None" = None,
     sizes: "Sizes | None" = None,
     draws: int = 500,
+    cluster: Cluster | None = None,
 ) -> Path:
     """Train an ensemble on a cohort, in a folder or in tables, and freeze it as a bundle.
 
@@ -231,7 +249,8 @@ def train(
     ``assume_mpp`` (µm per level-0 pixel of slides that state none) say how the tile features were made; ``weights``,
     the encoder's weight file, is copied into the bundle so that it
     can encode slides. ``protocol`` holds the choices for training, ``sizes`` the networks' widths. ``draws`` is the
-    number of bootstrap draws behind the intervals in the report.
+    number of bootstrap draws behind the intervals in the report. ``cluster`` fits the members on other machines, which
+    must see the cohort's features and ``work``; without it, one GPU of this machine does.
 
     Returns the bundle's folder. Raises InputError that lists every patient that cannot be used, for a cohort too small
     for its folds, and if ``out`` holds a different bundle.
@@ -268,16 +287,17 @@ def train(
     from survfuse.cohort.read import read_cohort
     from survfuse.cohort.stated_variables import StatedVariables
     from survfuse.networks.sizes import Sizes
-    from survfuse.runtime.device import chosen_device
+    from survfuse.runtime.waiting import threads
     from survfuse.training.clearing import cleared
-    from survfuse.training.executor import LocalExecutor
     from survfuse.training.protocol import Protocol
     from survfuse.training.train import check_out, train
+    from survfuse.workers.executor import executor
 
     check_out(bundle, state)
-    executor = LocalExecutor(chosen_device(device))
     features = state / "features"
-    with cleared(state, features):
+    # On a cluster, the numbers that this process adds are computed on as many threads as the workers'.
+    own = threads(cluster.cpus_per_worker) if cluster is not None else nullcontext()
+    with executor(device, cluster, all_gpus=False) as where, own, cleared(state, features):
         patients = read_cohort(
             root,
             features,
@@ -291,7 +311,7 @@ def train(
         settings = _slide_settings(*found, SlideSettings.min_coverage, assume_mpp)
         chosen_protocol, widths = protocol or Protocol(), sizes or Sizes()
         name = root.resolve().name if isinstance(root, Path) else str(root)
-        train(patients, chosen_protocol, widths, settings, bundle, state, weight_file, executor, draws, name)
+        train(patients, chosen_protocol, widths, settings, bundle, state, weight_file, where, draws, name)
     return bundle
 
 
@@ -382,6 +402,8 @@ def explain(
     omit_unusable_slide: bool = False,
     cache: str | Path | None = None,
     device: str | None = None,
+    cluster: Cluster | None = None,
+    shard: str | None = None,
 ) -> Path:
     """Write why each case at ``source`` has its risk: a page, maps of the tiles and a table of contributions.
 
@@ -390,7 +412,8 @@ def explain(
     them; all or none. An earlier explanation in ``out`` is replaced. ``model`` is a bundle's folder, ``modalities`` are
     those to use (default: all of the bundle's). With ``omit_unusable_slide`` a slide that cannot be read is left out if
     the bundle scores such cases. Copies of a cohort's features that cannot be mapped go to ``cache`` (default: a
-    temporary folder). ``device`` is as in ``load``.
+    temporary folder). ``device`` is as in ``load``; several cases are shared out among all GPUs. ``cluster`` explains
+    them on other machines, and ``shard``, as in "2/8", only the second eighth of them.
 
     Returns ``out``. Raises InputError for cases that cannot be used, all of them in one error, and for an ``out`` that
     holds anything but explanations; BundleError for a bundle that cannot be used.
@@ -408,6 +431,7 @@ def explain(
     check_device(device)
     if modalities is not None:
         check_modalities(modalities, WITH_VECTORS.modalities)
+    part = Shard.parse(shard) if shard is not None else None
     from survfuse.explanation.explain import explain
 
     explain(
@@ -418,6 +442,8 @@ def explain(
         modalities=modalities,
         device=device,
         omit_unusable_slide=omit_unusable_slide,
+        cluster=cluster,
+        shard=part,
     )
     return Path(out)
 

@@ -33,7 +33,7 @@ class Model:
     """
 
     def __init__(self, bundle: Bundle, device: str | None = None) -> None:
-        """``device`` is auto, cpu or cuda; None takes SURVFUSE_DEVICE, else auto."""
+        """``device`` is auto, cpu, cuda or cuda:N; None takes SURVFUSE_DEVICE, else auto."""
         self.bundle = bundle
         self._predictor = Predictor(bundle, device)
 

@@ -34,7 +34,8 @@ collect_ignore = ["fuzz", "make_cases.py", "rehearsal.py"]  # programs: they are
 
 # For a fresh Python: the device where a GPU passes its check, with all that choosing it switches and says.
 CHOOSES_A_GPU = (
-    "import survfuse.runtime.device as device; device._check_cuda = lambda said: None; print(device.chosen_device())"
+    "import survfuse.runtime.device as device; device._check_cuda = lambda said: None;"
+    "device._check_number = device._check_gpu = lambda gpu: None; print(device.chosen_device())"
 )
 
 

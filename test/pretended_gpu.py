@@ -5,7 +5,7 @@ the GPU to the CPU is ones. There are no gradients, since autograd asks the driv
 nothing, and an optimiser steps along zeros.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 GPU = torch.device("cuda:0")  # with its number: torch would otherwise ask the driver for it
+SECOND = torch.device("cuda:1")  # while torch's current one is the first
 T4, H100 = (7, 5), (9, 0)  # compute capabilities: without and with native bf16
 
 
@@ -49,14 +50,17 @@ def _ones(shape, dtype):
     return torch.from_numpy(np.ones(tuple(shape))).to(dtype)
 
 
+_STREAM = object()  # the GPU's
+
+
 class _Event:
     """torch.cuda.Event, of work that is always done."""
 
     def __init__(self, blocking: bool = False) -> None:
         pass
 
-    def record(self) -> None:
-        pass
+    def record(self, stream: object = None) -> None:
+        assert stream is _STREAM  # else that of the current GPU
 
     def synchronize(self) -> None:
         pass
@@ -101,16 +105,31 @@ def _set(value, index, new):
 
 
 @contextmanager
-def pretended_gpu(capability: tuple[int, int] = H100) -> Iterator[torch.device]:
-    """The device of a pretended GPU of ``capability``, which is there within this context."""
+def pretended_gpu(capability: tuple[int, int] = H100, gpu: torch.device = GPU) -> Iterator[torch.device]:
+    """``gpu``, the device of a pretended GPU of ``capability``, which is there within this context.
+
+    What torch.cuda is asked of another GPU than this one, or of the current one, raises.
+    """
+
+    def of_this(answer: object) -> Callable[[torch.device], object]:
+        def asked(device: torch.device) -> object:
+            assert device == gpu
+            return answer
+
+        return asked
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "Event", _Event)
-        patch.setattr(torch.cuda, "synchronize", lambda *_: None)
-        patch.setattr(torch.cuda, "get_device_name", lambda *_: "a pretended GPU")
-        patch.setattr("survfuse.runtime.device.chosen_device", lambda *_: GPU)
+        patch.setattr(torch.cuda, "synchronize", of_this(None))
+        patch.setattr(torch.cuda, "get_device_name", of_this("a pretended GPU"))
+        patch.setattr(torch.cuda, "get_device_capability", of_this(capability))
+        patch.setattr(torch.cuda, "current_stream", of_this(_STREAM))
+        patch.setattr(torch.cuda, "current_device", lambda: 0)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # natively or not: autocast asks the current GPU
+        patch.setattr("survfuse.runtime.device.chosen_device", lambda *_: gpu)
+        patch.setattr("survfuse.runtime.device.chosen_devices", lambda *_: (gpu,))
         patch.setattr(torch, "empty", _unpinned(torch.empty))  # only a driver pins memory
         patch.setattr(torch.cuda, "empty_cache", lambda: None)
-        patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: capability >= (8, 0))  # noqa: ARG005
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(FakeTensor, "tolist", lambda value: np.ones(tuple(value.shape)).tolist(), raising=False)
         # A module that moves gets new parameters: in the old ones' places fake data would lose its device.
@@ -126,4 +145,4 @@ def pretended_gpu(capability: tuple[int, int] = H100) -> Iterator[torch.device]:
         patch.setattr(torch.Tensor, "__getitem__", _on_gpu(_get, torch.Tensor.__getitem__))
         patch.setattr(torch.Tensor, "__setitem__", _on_gpu(_set, torch.Tensor.__setitem__))
         with torch.no_grad(), _Mode(allow_non_fake_inputs=True):
-            yield GPU
+            yield gpu

@@ -381,7 +381,7 @@ def test_every_option_is_of_a_known_kind():
         ("survfuse extract slide.tif --encoder ", list(ENCODERS)),
         ("survfuse extract slide.tif --encoder h-", ["h-optimus-0", "h-optimus-1"]),
         ("survfuse predict cohort --modalities ", list(WITH_VECTORS.modalities)),
-        ("survfuse predict cohort --device c", ["cpu", "cuda"]),
+        ("survfuse predict cohort --device c", ["cpu", "cuda", "cuda:0"]),
     ],
 )
 def test_a_shell_completes_commands_options_and_names(line, offered):

@@ -15,20 +15,22 @@ import pytest
 import torch
 from conftest import MASK, ROOT, SLIDE, edit_json
 
-from survfuse.cohort import bags as bags_module
-from survfuse.cohort import extract as cohort_extract
+from survfuse.cohort import feature_file
 from survfuse.cohort.bags import Bag, open_bag
-from survfuse.cohort.extract import extract_cohort, find_slides
+from survfuse.cohort.extract import Extraction, extract_cohort
 from survfuse.cohort.layout import patient_of
 from survfuse.cohort.read import read_cohort
 from survfuse.cohort.simulate import simulate
+from survfuse.cohort.slide_list import find_slides
 from survfuse.inputs.features import read_features, write_features
 from survfuse.runtime.errors import EnvironmentFailure, InputError
+from survfuse.slide import extract as slide_extract
 from survfuse.slide.registry import ENCODERS
 from survfuse.slide.settings import SlideSettings
 from survfuse.slide.weights import embedded_weights
 from survfuse.tasks.chimera3 import TASK
 from survfuse.tasks.task import CohortLayout, OutcomeKeys
+from survfuse.workers.executor import LocalExecutor
 
 TIME = "Time_to_prog_or_FUend"
 
@@ -467,8 +469,8 @@ def test_a_bag_gives_the_tiles_asked_for_in_their_order():
 
 def test_values_are_checked_once_and_again_where_the_file_changed(tmp_path, monkeypatch):
     path, cache, checked = tmp_path / "a.pt", tmp_path / "cache", []
-    whole = bags_module._checked
-    monkeypatch.setattr(bags_module, "_checked", lambda path, blocks: checked.append(path) or whole(path, blocks))
+    whole = feature_file._finite
+    monkeypatch.setattr(feature_file, "_finite", lambda path, *blocks: checked.append(path) or whole(path, *blocks))
     torch.save(torch.zeros(5, 3), path)
     for _ in range(3):
         open_bag([path], cache)
@@ -547,7 +549,7 @@ def test_a_full_disk_is_the_machines_failure(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = _write_h5(tmp_path / "a.h5", np.zeros((50, 30)), chunks=(5, 30))
-    monkeypatch.setattr(bags_module.os, "fsync", full)
+    monkeypatch.setattr(feature_file.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         open_bag([path], tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
@@ -557,6 +559,7 @@ _MEASURED = """
 import sys, numpy as np
 from pathlib import Path
 from survfuse.cohort.bags import open_bag
+from survfuse.workers.executor import LocalExecutor
 
 def anonymous():
     line = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))
@@ -627,10 +630,18 @@ def _extracted(root: Path) -> dict[str, int]:
 
 def test_a_broken_slide_stops_no_other_and_a_second_run_goes_on(slides, tmp_path, capsys):
     with pytest.raises(InputError, match=r"1 file: 3A_3/3A_3_HE\.tif: 3A_3_HE\.tif: not a slide"):
-        extract_cohort(slides, None, SETTINGS, None, CPU)
+        extract_cohort(slides, None, Extraction(SETTINGS), LocalExecutor(CPU))
     first = _extracted(slides)
     assert set(first) == {"3A_1_HE.h5", "3A_2_HE.h5", "3A_2_HE_2.h5"}
     assert "failed       3A_3/3A_3_HE.tif" in capsys.readouterr().out
+    records = json.loads((slides / "extract.json").read_text())["slides"]
+    names = ["3A_1/3A_1_HE.tif", "3A_2/3A_2_HE.tif", "3A_2/3A_2_HE_2.tif", "3A_3/3A_3_HE.tif"]
+    assert [record["slide"] for record in records] == names
+    assert [record["state"] for record in records] == ["extracted"] * 3 + ["failed"]
+    for record, name in zip(records[:3], ("3A_1_HE", "3A_2_HE", "3A_2_HE_2"), strict=True):
+        with h5py.File(slides / f"features/features/{name}.h5") as file:
+            assert record["tiles"] == len(file["features"]) and record["seconds"] > 0.0 and record["attempts"] == 1
+    assert records[3]["tiles"] is None and records[3]["reason"].startswith("3A_3_HE.tif: not a slide")
     with h5py.File(slides / "features/features/3A_1_HE.h5") as file:
         stated = dict(file.attrs)
     assert (stated["encoder"], stated["tile_px"], stated["tile_mpp"]) == ("efficientnet-lite0", 224, 2.0)
@@ -640,10 +651,12 @@ def test_a_broken_slide_stops_no_other_and_a_second_run_goes_on(slides, tmp_path
     shutil.copy(SLIDE, slides / "data/3A_3/3A_3_HE.tif")
     (slides / "features/features/3A_2_HE.h5").write_bytes(b"torn")
     (slides / "data/3A_1/3A_1_HE_mask.tif").unlink()
-    extract_cohort(slides, None, SETTINGS, None, CPU)
+    extract_cohort(slides, None, Extraction(SETTINGS), LocalExecutor(CPU))
     second = _extracted(slides)
     assert {name for name in second if second[name] != first.get(name)} == {"3A_1_HE.h5", "3A_2_HE.h5", "3A_3_HE.h5"}
     assert "4 slides, 1 already extracted" in capsys.readouterr().out
+    states = [record["state"] for record in json.loads((slides / "extract.json").read_text())["slides"]]
+    assert states == ["extracted", "extracted", "already extracted", "extracted"]
 
     # What was written is a cohort's: one bag of two slides, the same features as one slide alone gives.
     for name in ("3A_1", "3A_2", "3A_3"):
@@ -657,8 +670,8 @@ def test_a_broken_slide_stops_no_other_and_a_second_run_goes_on(slides, tmp_path
 def test_other_settings_are_extracted_again(slides, monkeypatch, tmp_path):
     shutil.rmtree(slides / "data/3A_3")
     made = []
-    real = cohort_extract.extract
-    monkeypatch.setattr(cohort_extract, "extract", lambda path, *rest: made.append(path.stem) or real(path, *rest))
+    real = slide_extract.extract
+    monkeypatch.setattr(slide_extract, "extract", lambda path, *rest: made.append(path.stem) or real(path, *rest))
     shutil.rmtree(slides / "data/3A_2")
     weights = embedded_weights(ENCODERS["efficientnet-lite0"])
     for settings, given in (
@@ -672,7 +685,7 @@ def test_other_settings_are_extracted_again(slides, monkeypatch, tmp_path):
         ),  # the slide states its own
         (SlideSettings("efficientnet-lite0", 1280, mpp=4.0, min_coverage=0.3), weights),
     ):
-        extract_cohort(slides, tmp_path / "out", settings, given, CPU)
+        extract_cohort(slides, tmp_path / "out", Extraction(settings, given), LocalExecutor(CPU))
     assert len(made) == 4 and not (slides / "features").exists()
     assert len(_extracted(tmp_path / "out")) == 1
 
@@ -703,14 +716,14 @@ def test_what_ails_the_machine_or_the_encoder_ends_the_run(slides, monkeypatch, 
 
     (tmp_path / "bad.pt").write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"bad\.pt: cannot be read"):
-        extract_cohort(slides, None, SETTINGS, tmp_path / "bad.pt", CPU)
+        extract_cohort(slides, None, Extraction(SETTINGS, tmp_path / "bad.pt"), LocalExecutor(CPU))
     with pytest.raises(InputError, match="no such weight file"):
-        extract_cohort(slides, None, SETTINGS, tmp_path / "none.pt", CPU)
+        extract_cohort(slides, None, Extraction(SETTINGS, tmp_path / "none.pt"), LocalExecutor(CPU))
     with pytest.raises(InputError, match="expected slides"):
-        extract_cohort(tmp_path, None, SETTINGS, None, CPU)
-    monkeypatch.setattr(cohort_extract, "extract", fails)
+        extract_cohort(tmp_path, None, Extraction(SETTINGS), LocalExecutor(CPU))
+    monkeypatch.setattr(slide_extract, "extract", fails)
     with pytest.raises(EnvironmentFailure):
-        extract_cohort(slides, None, SETTINGS, None, CPU)
+        extract_cohort(slides, None, Extraction(SETTINGS), LocalExecutor(CPU))
     assert not _extracted(slides)
 
 

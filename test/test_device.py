@@ -18,8 +18,8 @@ import survfuse.runtime.device as device
 from survfuse.bundle.load import load, load_members
 from survfuse.cli.main import main as survfuse
 from survfuse.networks.ensemble import Ensemble, Member
-from survfuse.runtime.device import chosen_device, driver_version, runs_on
-from survfuse.runtime.errors import EnvironmentFailure
+from survfuse.runtime.device import chosen_device, chosen_devices, driver_version, runs_on
+from survfuse.runtime.errors import EnvironmentFailure, InputError
 from survfuse.slide.encoders import load_encoder
 from survfuse.slide.grid import Grid
 from survfuse.slide.pixels import Slide
@@ -81,16 +81,20 @@ class Machine:
 
         self._patch.setattr(torch.cuda, "init", fail)
 
-    def has_gpu(self, capability: tuple[int, int] = (7, 5), name: str = "Tesla T4", computes: bool = True) -> None:
+    def has_gpu(self, capability: tuple[int, int] = (7, 5), name: str = "Tesla T4") -> None:
+        self.has_gpus({name: capability})
+
+    def has_gpus(self, gpus: dict[str, tuple[int, int]]) -> None:
+        """GPUs by their name, with their capability."""
         self.has_driver(OPEN)
         self.says(lambda: True)
-        self._patch.setattr(torch.cuda, "get_device_name", lambda: name)
-        self._patch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        self._patch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+        self._patch.setattr(torch.cuda, "get_device_name", lambda gpu: list(gpus)[gpu.index or 0])
+        self._patch.setattr(torch.cuda, "get_device_capability", lambda gpu: list(gpus.values())[gpu.index or 0])
         self._patch.setattr(torch.cuda, "get_arch_list", lambda: BUILD_12_8)
-        if computes:
-            self.computing(lambda: None)
+        self.computing(lambda _: None)
 
-    def computing(self, compute: Callable[[], None]) -> None:
+    def computing(self, compute: Callable[[torch.device], None]) -> None:
         self._patch.setattr(device, "_compute", compute)
 
     def set(self, name: str, value: str) -> None:
@@ -124,8 +128,8 @@ def warned(capfd: pytest.CaptureFixture) -> str:
     return lines[0]
 
 
-def failing(text: str, kind: type[Exception] = RuntimeError) -> Callable[[], None]:
-    def fail() -> None:
+def failing(text: str, kind: type[Exception] = RuntimeError) -> Callable[[torch.device], None]:
+    def fail(gpu: torch.device) -> None:
         raise kind(text)
 
     return fail
@@ -145,12 +149,14 @@ def test_cuda_without_a_gpu_is_an_error(machine):
         chosen_device()
 
 
-@pytest.mark.parametrize("value", ["gpu", "CUDA", "cuda:1", " cpu"])
+@pytest.mark.parametrize("value", ["gpu", "CUDA", "cuda:", "cuda:01", "cuda:-1", "cuda:1 ", "cpu:0", "cuda:N", " cpu"])
 def test_another_name_is_an_error_that_says_what_is_allowed(machine, value):
     machine.has_gpu()
     machine.set("SURVFUSE_DEVICE", value)
-    with pytest.raises(EnvironmentFailure, match=f"SURVFUSE_DEVICE={value}: expected auto, cpu or cuda"):
+    with pytest.raises(EnvironmentFailure, match=f"SURVFUSE_DEVICE={value}: expected auto, cpu, cuda or cuda:N"):
         chosen_device()
+    with pytest.raises(InputError, match=r"unknown device '.*'; expected one of auto, cpu, cuda, cuda:N"):
+        chosen_device(value)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +262,89 @@ def test_a_visible_gpu_is_used(machine, switches):
     assert chosen_device() == CUDA
 
 
+TWO = {"Tesla T4": (7, 5), "NVIDIA H100": (9, 0)}
+OLD_AND_NEW = {"Quadro P2000": (6, 1), "NVIDIA H100": (9, 0)}
+
+
+def test_one_of_several_gpus_is_taken_by_its_number(machine, switches):
+    machine.has_gpus(TWO)
+    checked = []
+    machine.computing(checked.append)
+    machine.set("SURVFUSE_DEVICE", "cuda:0")
+    chosen = [chosen_device("cuda:1"), chosen_device(), chosen_device("cuda"), chosen_device("auto")]
+    assert chosen == checked == [torch.device("cuda:1"), torch.device("cuda:0"), CUDA, CUDA]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "number", "there"),
+    [
+        (TWO, 2, "2 GPUs can be seen, cuda:0 to cuda:1"),
+        ({"T4": (7, 5)}, 1, "1 GPU can be seen, cuda:0"),
+        (TWO, 999, "2 GPUs"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_an_error_that_says_how_many_are(machine, gpus, number, there):
+    machine.has_gpus(gpus)
+    for choose in (chosen_device, chosen_devices):
+        with pytest.raises(EnvironmentFailure, match=f"^device cuda:{number}: there is no such GPU; {there}"):
+            choose(f"cuda:{number}")
+
+
+def test_a_numbered_gpu_is_asked_for_where_there_is_none(machine):
+    with pytest.raises(EnvironmentFailure, match=r"^device cuda:1: no NVIDIA GPU or driver was found$"):
+        chosen_device("cuda:1")
+
+
+def test_only_the_gpu_that_is_taken_is_checked(machine, switches, capfd):
+    machine.has_gpus(OLD_AND_NEW)
+    assert chosen_device("cuda:1") == torch.device("cuda:1")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(EnvironmentFailure, match=r"^device cuda:0: the GPU cannot be used: Quadro P2000 has compute"):
+        chosen_device("cuda:0")
+
+
+@pytest.mark.parametrize("option", ["auto", "cuda"])
+def test_all_gpus_may_be_used_side_by_side(machine, switches, capfd, option):
+    machine.has_gpus(TWO)
+    assert chosen_devices(option) == (torch.device("cuda:0"), torch.device("cuda:1"))
+    assert torch.are_deterministic_algorithms_enabled()
+    machine.has_gpu()
+    assert chosen_devices(option) == (chosen_device(option),) == (CUDA,)
+    assert capfd.readouterr().err == ""
+
+
+def test_one_device_that_is_named_is_the_only_one(machine, switches):
+    machine.has_gpus(TWO)
+    assert chosen_devices("cuda:1") == (torch.device("cuda:1"),)
+    assert chosen_devices("cpu") == (CPU,)
+    machine.set("SURVFUSE_DEVICE", "cuda:0")
+    assert chosen_devices() == (torch.device("cuda:0"),)
+
+
+def test_a_gpu_that_cannot_be_used_is_left_out_with_a_warning(machine, switches, capfd):
+    machine.has_gpus({**OLD_AND_NEW, "Tesla T4": (7, 5)})
+    assert chosen_devices() == (torch.device("cuda:1"), torch.device("cuda:2"))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("survfuse: warning: cuda:0: the GPU cannot be used: Quadro P2000 has compute capability 6.1")
+    assert line.endswith("; it is left out")
+
+
+def test_if_no_gpu_can_be_used_the_cpu_is_the_only_device(machine, capfd):
+    machine.has_gpus({"Quadro P2000": (6, 1), "GTX 1080": (6, 1)})
+    assert chosen_devices() == (CPU,)
+    assert "Quadro P2000" in warned(capfd)
+    with pytest.raises(EnvironmentFailure, match=r"^device cuda: the GPU cannot be used: Quadro P2000"):
+        chosen_devices("cuda")
+
+
+def test_devices_without_a_gpu_and_with_hidden_ones_are_the_cpu(machine, capfd):
+    assert chosen_devices() == (CPU,)
+    machine.has_gpus(TWO)
+    machine.set("CUDA_VISIBLE_DEVICES", "-1")
+    assert chosen_devices() == (CPU,)
+    assert capfd.readouterr().err == ""
+
+
 # CUDA C++ Programming Guide: machine code within a major version, PTX for all that is later.
 @pytest.mark.parametrize(
     ("capability", "architectures", "expected"),
@@ -315,16 +404,16 @@ def test_sums_that_come_out_wrong_are_noticed(monkeypatch):
     ones, convolution = torch.ones, torch.nn.functional.conv2d
     monkeypatch.setattr(torch, "ones", lambda *shape, **_: ones(*shape))
     synchronised = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: synchronised.append(True))
-    device._compute()
-    assert synchronised
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronised.append)
+    device._compute(CUDA)
+    assert synchronised == [CUDA]
     monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *a: convolution(*a) + 1.0)
     with pytest.raises(RuntimeError, match="give wrong results"):
-        device._compute()
+        device._compute(CUDA)
     monkeypatch.setattr(torch.nn.functional, "conv2d", convolution)
     monkeypatch.setattr(torch, "ones", lambda *shape, **_: ones(*shape) * 2.0)
     with pytest.raises(RuntimeError, match="give wrong results"):
-        device._compute()
+        device._compute(CUDA)
 
 
 def test_a_gpu_is_made_deterministic_and_keeps_float32(machine, switches, capfd):
@@ -332,7 +421,7 @@ def test_a_gpu_is_made_deterministic_and_keeps_float32(machine, switches, capfd)
     torch.backends.cudnn.deterministic = False
     machine.has_gpu()
     set_when_computing = []
-    machine.computing(lambda: set_when_computing.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+    machine.computing(lambda _: set_when_computing.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
     assert chosen_device() == CUDA
     assert capfd.readouterr().err == ""
     assert set_when_computing == [":4096:8"]  # cuBLAS reads it at its first product
@@ -374,7 +463,11 @@ needs_no_gpu = pytest.mark.skipif(
     ("value", "line"),
     [
         ("cuda", "survfuse: EnvironmentFailure: SURVFUSE_DEVICE=cuda: no NVIDIA GPU or driver was found"),
-        ("nonsense", "survfuse: EnvironmentFailure: SURVFUSE_DEVICE=nonsense: expected auto, cpu or cuda"),
+        (
+            "nonsense",
+            "survfuse: EnvironmentFailure: SURVFUSE_DEVICE=nonsense: expected auto, cpu, cuda or cuda:N, N a GPU's "
+            "number from 0",
+        ),
     ],
 )
 def test_a_job_that_cannot_have_its_device_ends_in_4_without_output(tmp_path, value, line):

@@ -3,7 +3,7 @@
 A block's tag says what it is:
 
     sh, python              run in order, a page in one folder: a copy of the checkout, with what MATERIAL puts there
-    sh image, sh long       run under the marker of that name as well
+    sh image, long, cluster run under the marker of that name as well
     diff                    applied to the folder; the blocks after it run with the changed code
     sh make                 targets of the Makefile, which .ci/run runs
     text output             what the block before printed; numbers may differ, and … stands for anything
@@ -38,7 +38,7 @@ from survfuse.tasks.modalities import all_combinations, combination_name
 from survfuse.tasks.registry import DEFAULT
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
-RUN, MARKED = ("sh", "python", "diff"), {"sh image": "image", "sh long": "long"}
+RUN, MARKED = ("sh", "python", "diff"), {"sh image": "image", "sh long": "long", "sh cluster": "cluster"}
 FAMILIES = families_of(DEFAULT.modalities)
 COMBINATIONS = all_combinations(DEFAULT.modalities)
 CONTENT = ("sh make", "text output", "text", "json")
@@ -212,6 +212,12 @@ def test_commands_at_full_size_run(page, tmp_path):
     assert any(block.kind == "sh long" for block, _ in run_page(page, tmp_path, "long"))
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("page", marked_pages("cluster"))
+def test_commands_with_workers_run(page, tmp_path):
+    assert any(block.kind == "sh cluster" for block, _ in run_page(page, tmp_path, "cluster"))
+
+
 @pytest.fixture(scope="module")
 def image_removed() -> Iterator[None]:
     """The image that the pages build goes when they are done."""
@@ -284,7 +290,7 @@ def test_ci_runs_what_the_readme_begins_with():
     first = blocks("README.md")[0]
     assert first.kind == "sh make" and first.line < 5
     assert [line.split("#")[0].split() for line in first.text.splitlines()] == [["make", "run"], ["make", "test"]]
-    ran_by_ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    ran_by_ci = [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
     assert "make run" in ran_by_ci and "make test" in ran_by_ci
     assert len(text.splitlines()) <= 150
 

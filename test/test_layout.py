@@ -19,7 +19,7 @@ import survfuse
 LEVELS = (
     ("runtime",),  # files, log, errors, device: knows nothing of survival
     ("tasks",),  # what is predicted and how its files name things: the rest reads it, so it must not read the rest
-    ("slide", "survival"),  # pixels; outcomes: neither knows the other
+    ("slide", "survival", "workers"),  # pixels; outcomes; who does the work: none knows the others
     ("inputs", "networks"),  # files → vectors; vectors → risk
     ("bundle", "cohort"),  # what is frozen; many patients on disk
     ("prediction", "evaluation", "reference"),  # what is done with a bundle, with predictions, with others' models

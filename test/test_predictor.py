@@ -489,5 +489,6 @@ def test_an_absent_file_is_named_with_its_case_and_matters_only_if_it_is_used(mo
 
 
 def test_an_unknown_device_is_refused_before_the_bundle_is_read():
-    with pytest.raises(survfuse.InputError, match=r"^unknown device 'gpu'; expected one of auto, cpu, cuda; did"):
+    expected = r"^unknown device 'gpu'; expected one of auto, cpu, cuda, cuda:N; did you mean cuda\?$"
+    with pytest.raises(survfuse.InputError, match=expected):
         survfuse.load("absent", device="gpu")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEMONSTRATION, MASK, SLIDE
-from pretended_gpu import H100, T4, pretended_gpu
+from pretended_gpu import GPU, H100, SECOND, T4, pretended_gpu
 
 from survfuse.bundle.load import load
 from survfuse.cohort.bags import Bag
@@ -52,11 +52,11 @@ def cohort():
     return members, bags, times, events
 
 
-@pytest.mark.parametrize("family", NEURAL)
-def test_networks_of_every_family_are_fitted_on_a_gpu(cohort, family):
+@pytest.mark.parametrize(("family", "number"), [*((name, GPU) for name in NEURAL), ("bilinear", SECOND)])
+def test_networks_of_every_family_are_fitted_on_a_gpu(cohort, family, number):
     members, bags, times, events = cohort
     optimisation = replace(Optimisation(epochs=2, patience=2, tiles=4), modality_dropout=0.2)
-    with pretended_gpu() as gpu:
+    with pretended_gpu(gpu=number) as gpu:
         fitted = fit_networks(FAMILIES[family], SIZES, members, bags, times, events, optimisation, 3, gpu)
         assert len(fitted) == len(members)
         assert {value.device.type for member in fitted for value in member.state.values()} == {"cpu"}
@@ -106,10 +106,12 @@ def test_tiles_are_explained_on_a_gpu_by_members_of_every_family(family, half, m
         assert found.tiles.values.shape == found.tiles.spread.shape == found.attention.shape == (1500,)
 
 
-@pytest.mark.parametrize("capability", [T4, H100])
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "uni"])
-def test_tiles_are_encoded_on_a_gpu(name, capability):
-    with pretended_gpu(capability) as gpu:
+@pytest.mark.parametrize(
+    ("name", "capability", "number"),
+    [("efficientnet-lite0", T4, GPU), ("efficientnet-lite0", H100, SECOND), ("uni", T4, GPU), ("uni", H100, SECOND)],
+)
+def test_tiles_are_encoded_on_a_gpu(name, capability, number):
+    with pretended_gpu(capability, number) as gpu:
         spec = ENCODERS[name]
         encoder = Encoder(spec, build_network(spec), gpu)
         half = torch.bfloat16 if capability == H100 else torch.float16
@@ -122,16 +124,17 @@ def test_tiles_are_encoded_on_a_gpu(name, capability):
             assert (weights @ weights).dtype == encoder.precision
 
 
-def test_a_slide_is_predicted_on_a_gpu_from_its_pixels_to_its_months(capsys):
+@pytest.mark.parametrize("gpu", [GPU, SECOND])
+def test_a_slide_is_predicted_on_a_gpu_from_its_pixels_to_its_months(capsys, gpu):
     """The demonstration bundle has members of most families; what the GPU computes is pretended, months are not."""
-    with pretended_gpu(T4):
+    with pretended_gpu(T4, gpu):
         predictor = Predictor(load(DEMONSTRATION))
         case = Case(slide=SLIDE, mask=MASK)
-        prediction = predictor.predict(case, modalities=["slide"], seconds=600.0, show=True)
+        prediction = predictor.predict(case, modalities=["slide"], seconds=1e6, show=True)
     assert len(prediction.attention) == len(prediction.coordinates) == 11
     assert prediction.months > 0.0 and not prediction.warnings
     said = capsys.readouterr().out
-    assert "by efficientnet-lite0 in float32 on cuda" in said and "on a pretended GPU" in said
+    assert f"by efficientnet-lite0 in float32 on {gpu}" in said and "on a pretended GPU" in said
 
 
 @pytest.mark.parametrize("family", NEURAL)

@@ -15,7 +15,6 @@ from scipy.ndimage import binary_dilation, binary_erosion
 
 from survfuse.api import extract
 from survfuse.cli.main import main
-from survfuse.cohort import extract as cohort_extract
 from survfuse.runtime.errors import InputError
 from survfuse.slide.preview import LONGEST, OUTLINE, TILE
 
@@ -155,7 +154,7 @@ def test_a_cohort_has_a_preview_of_each_slide_and_missing_ones_need_no_encoder(s
 
     (previews / "P1_HE.jpg").unlink()
     (previews / "P2_HE.jpg").write_bytes(b"kept as it is")
-    monkeypatch.setattr(cohort_extract, "load_encoder", lambda *_: pytest.fail("no encoder is needed"))
+    monkeypatch.setattr("survfuse.slide.encoders.load_encoder", lambda *_: pytest.fail("no encoder is needed"))
     capsys.readouterr()
     assert main(command) == 0
     assert "previews     1 of 1 slide already extracted" in capsys.readouterr().out

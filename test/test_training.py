@@ -30,15 +30,17 @@ from survfuse.runtime.errors import EnvironmentFailure, InputError
 from survfuse.slide.settings import SlideSettings
 from survfuse.tasks.chimera3 import TASK
 from survfuse.tasks.task import Task
-from survfuse.training.executor import Fit, LocalExecutor
 from survfuse.training.fit_unit import fit_unit
+from survfuse.training.fit_work import FitWork
 from survfuse.training.folds import nested_splits
 from survfuse.training.member import TrainedMember
 from survfuse.training.protocol import Optimisation, Protocol
 from survfuse.training.state import TrainingState, fingerprint
 from survfuse.training.train import train
-from survfuse.training.training_data import TrainingData, training_data
+from survfuse.training.training_data import training_data
 from survfuse.training.work_units import WorkUnit, work_units
+from survfuse.workers.executor import LocalExecutor
+from survfuse.workers.work import Ended, attempted
 
 AUTO = [*TINY, "--fusion=auto"]
 CPU = torch.device("cpu")
@@ -270,17 +272,17 @@ def test_members_of_another_state_format_or_task_are_not_taken_up(cohort, tmp_pa
 
 
 class Elsewhere(LocalExecutor):
-    """As a cluster would: units and members as bytes, the data opened by each worker, the last unit ends first."""
+    """As a cluster would: work, units and members as bytes, data opened by each worker, the last unit ends first."""
 
-    def results(
-        self, fit: Fit, data: TrainingData, units: Sequence[WorkUnit]
-    ) -> Iterator[tuple[WorkUnit, list[TrainedMember]]]:
-        for unit in reversed(units):
-            sent = pickle.dumps((fit, unit))
+    def results(self, work: FitWork, items: Sequence[WorkUnit]) -> Iterator[Ended[WorkUnit, list[TrainedMember]]]:
+        for unit in reversed(items):
+            sent = pickle.dumps(unit)
             assert len(sent) < 1000
-            function, named = pickle.loads(sent)
-            opened = pickle.loads(pickle.dumps(replace(data)))  # without what the data has computed already
-            yield unit, pickle.loads(pickle.dumps(function(opened, named, self.device)))
+            opened = pickle.loads(
+                pickle.dumps(replace(work, data=replace(work.data)))
+            )  # without what is computed already
+            attempt = attempted(opened.start(self.device), pickle.loads(sent), 0)
+            yield Ended(unit, pickle.loads(pickle.dumps(attempt)))
 
 
 def test_members_of_a_unit_follow_from_its_arguments_alone(cohort, tmp_path):
@@ -347,7 +349,7 @@ def test_other_failures_of_fitting_are_passed_on_as_they_are(cohort, tmp_path, m
 
 
 def test_the_order_in_which_units_end_does_not_change_the_bundle(cohort, auto, tmp_path, monkeypatch, two_threads):
-    monkeypatch.setattr("survfuse.training.executor.LocalExecutor", Elsewhere)
+    monkeypatch.setattr("survfuse.workers.executor.LocalExecutor", Elsewhere)
     assert survfuse(["train", str(cohort), "--out", str(tmp_path / "bundle"), *AUTO]) == 0
     same_bytes(auto, tmp_path / "bundle")
 

@@ -7,6 +7,7 @@ from survfuse import api
 from survfuse.cli import options
 from survfuse.cohort.table_paths import CohortTables
 from survfuse.prediction.unusable_slide import OMIT, REFUSE
+from survfuse.workers.settings import Cluster
 
 
 def explain(
@@ -26,6 +27,11 @@ def explain(
     ],
     cache: options.FeatureCache = None,
     device: options.Device = None,
+    cluster: options.ClusterAddress = None,
+    workers: options.Workers = None,
+    cpus_per_worker: options.CpusPerWorker = Cluster.cpus_per_worker,
+    gpus_per_worker: options.GpusPerWorker = None,
+    shard: options.ShardOf = None,
 ) -> None:
     """Show why a case, or each of several cases, has its risk."""
     tables = CohortTables(slides, clinical, expression, duplicates, vectors)
@@ -37,4 +43,6 @@ def explain(
         omit_unusable_slide=unusable_slide == OMIT,
         cache=cache,
         device=device,
+        cluster=options.cluster_of(cluster, workers, cpus_per_worker, gpus_per_worker),
+        shard=shard,
     )

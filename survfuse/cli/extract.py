@@ -8,6 +8,7 @@ from survfuse.cli import options
 from survfuse.cli.options import INPUTS
 from survfuse.cohort.table_paths import CohortTables
 from survfuse.slide.settings import SlideSettings
+from survfuse.workers.settings import Cluster
 
 
 def extract(
@@ -39,6 +40,11 @@ def extract(
     mpp: options.TileMpp = SlideSettings.mpp,
     assume_mpp: options.AssumedMpp = None,
     device: options.Device = None,
+    cluster: options.ClusterAddress = None,
+    workers: options.Workers = None,
+    cpus_per_worker: options.CpusPerWorker = Cluster.cpus_per_worker,
+    gpus_per_worker: options.GpusPerWorker = None,
+    shard: options.ShardOf = None,
 ) -> None:
     """Write the tile features of a slide, or of every slide of a cohort."""
     api.extract(
@@ -52,4 +58,6 @@ def extract(
         assume_mpp=assume_mpp,
         preview=preview,
         device=device,
+        cluster=options.cluster_of(cluster, workers, cpus_per_worker, gpus_per_worker),
+        shard=shard,
     )

@@ -6,7 +6,7 @@ of names is used for shell completion.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from typer.models import ArgumentInfo, OptionInfo
@@ -14,14 +14,17 @@ from typer.models import ArgumentInfo, OptionInfo
 from survfuse.cohort.table_paths import DUPLICATES, CohortTables
 from survfuse.cohort.time_unit import UNITS
 from survfuse.prediction.unusable_slide import UNUSABLE_SLIDE
-from survfuse.runtime.device_choice import DEVICES
+from survfuse.runtime.device_choice import check_device
 from survfuse.runtime.errors import BundleError, InputError
 from survfuse.runtime.log import listing
 from survfuse.runtime.suggestions import check_exists, check_is_file, check_is_folder, unknown
 from survfuse.slide.registry import ENCODERS
 from survfuse.tasks.registry import WITH_VECTORS
+from survfuse.workers.settings import Cluster
 
+Value = TypeVar("Value")
 INPUTS, OUTPUTS, ENCODER, MACHINE = "Inputs", "Outputs", "Tile encoder", "Machine"  # panels in --help
+MACHINES = "Several machines"
 
 
 def one_of(kind: str, names: Sequence[str], text: str, panel: str, metavar: str = "NAME") -> OptionInfo:
@@ -92,6 +95,15 @@ def source_of(folder: Path | None, tables: CohortTables, metavar: str) -> Path |
     return folder if folder is not None else tables
 
 
+def cluster_of(address: str | None, workers: int | None, cpus: int, gpus: float | None) -> Cluster | None:
+    """The cluster at ``address``, if one was named; raises InputError for options of a cluster without one."""
+    if address is not None:
+        return Cluster(address, workers, cpus, gpus)
+    if workers is not None or cpus != Cluster.cpus_per_worker or gpus is not None:
+        raise InputError("--workers, --cpus-per-worker and --gpus-per-worker need --cluster")
+    return None
+
+
 def check_output_file(path: Path | None) -> None:
     """Raise InputError for a file to be written whose folder does not exist, or that is a folder itself."""
     if path is not None:
@@ -125,11 +137,11 @@ def _completion(names: Sequence[str]) -> Callable[[str], list[str]]:
     return complete
 
 
-def _checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | None]:
-    def checked(path: Path | None) -> Path | None:
-        if path is not None:
-            check(path)
-        return path
+def _checked(check: Callable[[Value], None]) -> Callable[[Value | None], Value | None]:
+    def checked(value: Value | None) -> Value | None:
+        if value is not None:
+            check(value)
+        return value
 
     return checked
 
@@ -203,11 +215,12 @@ TileMpp = Annotated[float, number("Resolution of a tile, µm per pixel.", ENCODE
 AssumedMpp = Annotated[float | None, number("µm per level-0 pixel, for slides that state none.", ENCODER)]
 Device = Annotated[
     str | None,
-    one_of(
-        "device",
-        DEVICES,
-        "auto, cpu or cuda (default: SURVFUSE_DEVICE, else auto: the GPU if there is one).",
+    _option(
+        "auto, cpu, cuda or cuda:N, GPU number N (default: SURVFUSE_DEVICE, else auto: the GPU if there is one).",
         MACHINE,
+        "NAME",
+        _checked(check_device),
+        _completion(("auto", "cpu", "cuda", "cuda:0")),
     ),
 ]
 Modalities = Annotated[
@@ -233,6 +246,23 @@ ExcludeTraining = Annotated[
     typer.Option(
         "--exclude-training", help="Leave out patients that the bundle was trained on.", rich_help_panel=INPUTS
     ),
+]
+ClusterAddress = Annotated[
+    str | None,
+    _option(
+        "Ray cluster to work on: its HOST:PORT, or local for workers on this machine. Needs the extra cluster.",
+        MACHINES,
+        "ADDRESS",
+    ),
+]
+Workers = Annotated[int | None, number("Workers on the cluster (default: as many as there is room for).", MACHINES)]
+CpusPerWorker = Annotated[int, number("CPUs of each worker, which computes on as many threads.", MACHINES)]
+GpusPerWorker = Annotated[
+    float | None, number("Share of a GPU of each worker (default: 1 if the cluster has GPUs).", MACHINES)
+]
+ShardOf = Annotated[
+    str | None,
+    _option("Part I of N of the work, the same on every run: for job arrays without a cluster.", MACHINES, "I/N"),
 ]
 FeatureCache = Annotated[
     Path | None,

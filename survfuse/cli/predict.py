@@ -7,6 +7,8 @@ from survfuse.cli import options
 from survfuse.cohort.table_paths import CohortTables
 from survfuse.prediction.unusable_slide import OMIT, REFUSE
 from survfuse.runtime.suggestions import check_outputs
+from survfuse.workers.settings import Cluster
+from survfuse.workers.shard import Shard
 
 
 def predict(
@@ -30,6 +32,11 @@ def predict(
     exclude_training: options.ExcludeTraining = False,
     cache: options.FeatureCache = None,
     device: options.Device = None,
+    cluster: options.ClusterAddress = None,
+    workers: options.Workers = None,
+    cpus_per_worker: options.CpusPerWorker = Cluster.cpus_per_worker,
+    gpus_per_worker: options.GpusPerWorker = None,
+    shard: options.ShardOf = None,
 ) -> None:
     """Score a case, a folder of cases or a cohort with a bundle."""
     options.check_output_file(out)
@@ -38,6 +45,8 @@ def predict(
     cases = options.source_of(source, tables, "CASE, FOLDER or COHORT")
     inputs = cases.paths if isinstance(cases, CohortTables) else (cases,)
     check_outputs({"--out": out, "--survival": survival}, inputs)  # before torch is imported
+    chosen = options.cluster_of(cluster, workers, cpus_per_worker, gpus_per_worker)
+    part = Shard.parse(shard) if shard is not None else None
 
     from survfuse.prediction.table import predict
 
@@ -51,4 +60,6 @@ def predict(
         device=device,
         omit_unusable_slide=unusable_slide == OMIT,
         exclude_training=exclude_training,
+        cluster=chosen,
+        shard=part,
     )

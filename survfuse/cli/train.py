@@ -14,6 +14,7 @@ from survfuse.runtime.errors import InputError
 from survfuse.survival.calibration import CONTINUOUS, RANK
 from survfuse.tasks.registry import WITH_VECTORS
 from survfuse.training.protocol import AUTO, COX_SCORE, NONE, VARIANCE, Optimisation, Protocol
+from survfuse.workers.settings import Cluster
 
 ENSEMBLE, EXPRESSION, OPTIMISATION, WIDTHS = "Ensemble", "Expression and calibration", "Optimisation", "Widths"
 FAMILIES = (AUTO, *families_of(WITH_VECTORS.modalities))
@@ -126,6 +127,10 @@ def train(
     ] = None,
     clusters: Annotated[int, number("Number of tile clusters in the linear Cox models.", WIDTHS)] = Sizes.clusters,
     device: options.Device = None,
+    cluster: options.ClusterAddress = None,
+    workers: options.Workers = None,
+    cpus_per_worker: options.CpusPerWorker = Cluster.cpus_per_worker,
+    gpus_per_worker: options.GpusPerWorker = None,
 ) -> None:
     """Train an ensemble on a cohort and freeze it as a bundle."""
     optimisation = Optimisation(epochs, patience, learning_rate, weight_decay, tiles, modality_dropout)
@@ -178,4 +183,5 @@ def train(
         protocol=protocol,
         sizes=sizes,
         draws=draws,
+        cluster=options.cluster_of(cluster, workers, cpus_per_worker, gpus_per_worker),
     )

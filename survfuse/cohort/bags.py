@@ -1,55 +1,44 @@
-"""Bags larger than memory: tile features mapped from their files and read on demand.
+"""Bags larger than memory: the tile features of a patient's slides, read from their files on demand.
 
-The operating system can drop a mapped page at any time, so a cohort's features occupy memory only while they are used.
-Files that cannot be mapped directly (chunked or compressed HDF5, torch's legacy format) are copied once into a cache
-folder as .npy. Every value is checked once to be finite; the cache records that, too, by the file's path, size and
-time of change. Files in the cache may be deleted whenever no run uses them.
+``feature_file`` says how one file is read. A cohort is opened by its files' headers. If what is left to check is a few
+gigabytes, everything is checked at once, so that all problems are reported together; features of a larger cohort are
+checked when they are read.
 """
 
-import hashlib
-import os
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from survfuse.inputs.feature_hdf5 import as_hdf5, features_dataset, features_name, h5_blocks, stated_encoder
-from survfuse.inputs.feature_tile import stated_tile
-from survfuse.inputs.features import largest_values, read_matrix, row_blocks
+from survfuse.cohort.feature_file import FeatureFile, open_features
+from survfuse.cohort.problems import Problems
 from survfuse.runtime.arrays import Rows
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.files import atomic_path
-from survfuse.runtime.torch_files import stored_plainly
-from survfuse.slide.registry import known_encoder
+from survfuse.runtime.log import count, progress, stage
+from survfuse.runtime.row_source import HELD, Rows2D, RowSource
 from survfuse.slide.stated_tile import StatedTile
-from survfuse.slide.suffixes import HDF5_SUFFIXES
 
-if TYPE_CHECKING:
-    import h5py
+CHECKED_AT_ONCE = 8 * 10**9  # bytes; a cohort with more features to be checked is checked as it is read
 
-_Dtype = np.dtype[np.generic]
-_MAPPABLE: dict[_Dtype, torch.dtype] = {
-    np.dtype(np.float16): torch.float16,
-    np.dtype(np.float32): torch.float32,
-    np.dtype(np.float64): torch.float64,
-}
+_Part = Tensor | FeatureFile  # the features [N, D] of one slide, in memory or in a file
+_Opened = FeatureFile | InputError  # of a slide: its features, or why they cannot be used
 
 
 class Bag:
     """Tile features of one patient: those of all the patient's slides, in the order of the slides."""
 
-    def __init__(self, parts: Sequence[Tensor], encoder: str | None = None, tile: StatedTile | None = None) -> None:
-        """Pool ``parts``, one tensor [N, D] or [1, N, D] a slide, of any floating dtype and usually mapped from a file.
+    def __init__(self, parts: Sequence[_Part], encoder: str | None = None, tile: StatedTile | None = None) -> None:
+        """Pool ``parts``, one a slide: a tensor [N, D] or [1, N, D] of any floating dtype, or the reference to a file.
 
         ``encoder`` is the tile encoder's name and ``tile`` the tile, if a file states them. Raises InputError without
         any part, and for parts that differ in D.
         """
-        self._parts = [part[0] if part.ndim == 3 and part.shape[0] == 1 else part for part in parts]
-        if not self._parts or any(part.ndim != 2 or not part.is_floating_point() for part in self._parts):
-            raise InputError("expected features [N, D] or [1, N, D] of floating-point numbers, of one slide at least")
+        self._parts = [_part(part) for part in parts]
+        if not self._parts:
+            raise InputError("expected features of one slide at least")
         lengths = sorted({part.shape[1] for part in self._parts})
         if len(lengths) > 1:
             raise InputError(f"slides with features of different lengths: {', '.join(map(str, lengths))}")
@@ -87,19 +76,19 @@ class Bag:
         [[1.0], [0.0]]
         """
         if index is None:
-            parts = [part.float() for part in self._parts]
+            parts = [_all(part).float() for part in self._parts]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
         index = np.array(index, dtype=np.int64, order="C")  # a copy: torch takes no reversed or read-only view
         if index.size and not 0 <= index.min() <= index.max() < self.tiles:
             raise IndexError(f"tile {int(index.min())} or {int(index.max())} of a bag of {self.tiles}")
         if len(self._parts) == 1:
-            return self._parts[0].index_select(0, torch.from_numpy(index)).float()
+            return _select(self._parts[0], index).float()
         features = torch.empty(len(index), self.dimension)
         part_of = np.searchsorted(self._ends, index, side="right")
         for number, part in enumerate(self._parts):
             places = np.flatnonzero(part_of == number)
             within = index[places] - (self._ends[number] - len(part))
-            features[torch.from_numpy(places)] = part.index_select(0, torch.from_numpy(within)).float()
+            features[torch.from_numpy(places)] = _select(part, within).float()
         return features
 
     def whole(self) -> Tensor:
@@ -107,9 +96,34 @@ class Bag:
 
         The result must not be written to, as for ``rows``.
         """
-        if not all(part.element_size() == 2 for part in self._parts):
+        if not all(part.dtype.itemsize == 2 for part in self._parts):
             return self.rows()
-        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
+        parts = [_all(part) for part in self._parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def warm(self) -> None:
+        """Read the files once, so that the system has them in memory; nothing is kept, and nothing raised."""
+        for part in self._parts:
+            if isinstance(part, FeatureFile):
+                part.warm()
+
+    def features(self) -> Rows2D:
+        """As ``whole``, but what is larger than a gigabyte, and would have to be copied, stays in its files."""
+        dtypes = {part.dtype for part in self._parts}
+        (dtype,) = dtypes if len(dtypes) == 1 and next(iter(dtypes)).itemsize == 2 else {torch.float32}
+        is_mapped = len(self._parts) == 1 and dtypes == {dtype}
+        if is_mapped or self.tiles * self.dimension * dtype.itemsize <= HELD:
+            return self.whole()
+        return _BagRows(self, dtype)
+
+    def between(self, start: int, stop: int) -> list[Tensor]:
+        """The tiles from ``start`` to before ``stop`` as they are stored, those of each slide [≤ stop − start, D]."""
+        found = []
+        for part, end in zip(self._parts, self._ends.tolist(), strict=True):
+            first, last = (min(max(tile - (end - len(part)), 0), len(part)) for tile in (start, stop))
+            if first < last:
+                found.append(_select(part, np.arange(first, last)))
+        return found
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """All tiles in order, at most ``size`` [≤ size, D] float32 at a time; no chunk spans two slides.
@@ -117,161 +131,127 @@ class Bag:
         A chunk must not be written to, as for ``rows``.
         """
         for part in self._parts:
-            for start in range(0, len(part), size):
-                yield part[start : start + size].float()
+            for block in _blocks(part, size):
+                yield block.float()
+
+
+class _BagRows(RowSource):
+    """All tiles of a bag, which stay in their files."""
+
+    def __init__(self, bag: Bag, dtype: torch.dtype) -> None:
+        super().__init__(bag.tiles, bag.dimension, dtype)
+        self._bag = bag
+
+    def between(self, start: int, stop: int) -> Tensor:
+        """The tiles from ``start`` to before ``stop``."""
+        parts = [part.to(self.dtype) for part in self._bag.between(start, stop)]
+        return torch.cat(parts) if parts else torch.empty(0, self.shape[1], dtype=self.dtype)
+
+
+def _part(part: _Part) -> _Part:
+    """The features [N, D] of a slide; raises InputError for a tensor of another shape or type."""
+    if isinstance(part, FeatureFile):
+        return part
+    values = part[0] if part.ndim == 3 and part.shape[0] == 1 else part
+    if values.ndim != 2 or not values.is_floating_point():
+        raise InputError("expected features [N, D] or [1, N, D] of floating-point numbers")
+    return values
+
+
+def _all(part: _Part) -> Tensor:
+    """All features [N, D] of a slide."""
+    return part.all() if isinstance(part, FeatureFile) else part
+
+
+def _select(part: _Part, index: Rows) -> Tensor:
+    """Features [len(index), D] of a slide's tiles numbered in ``index``."""
+    rows = torch.from_numpy(index)
+    return part.select(rows) if isinstance(part, FeatureFile) else part.index_select(0, rows)
+
+
+def _blocks(part: _Part, size: int) -> Iterator[Tensor]:
+    """All features of a slide in order, at most ``size`` [≤ size, D] at a time."""
+    return (
+        part.blocks(size)
+        if isinstance(part, FeatureFile)
+        else (part[at : at + size] for at in range(0, len(part), size))
+    )
 
 
 def open_bag(paths: Sequence[Path], cache: Path) -> Bag:
-    """One patient's bag, mapped from the feature files of the patient's slides (``.h5`` or torch).
+    """One patient's bag, mapped from the feature files of the patient's slides (``.h5`` or torch), and checked.
 
     ``cache`` is a folder, created if absent, for copies of files that cannot be mapped and for the record of those
     already checked. Raises InputError that lists every file that cannot be used (another layout, no floating-point
     numbers, no tiles, a tile with NaN or infinite features), and slides that differ in encoder, tile or length D.
     """
+    return _pooled([_checked(opened) for opened in _opened(paths, cache)])
+
+
+def open_bags(slides: Mapping[str, Sequence[Path]], cache: Path, problems: Problems) -> dict[str, Bag]:
+    """The bags of the patients that have ``slides``, feature files by patient; logged is whether they are checked now.
+
+    Those that cannot be used are among the ``problems``, as ``open_bag`` has them.
+    """
+    opened: dict[str, list[_Opened]] = {}
+    for name in progress(list(slides), len(slides), "features"):
+        if slides[name]:
+            opened[name] = _opened(slides[name], cache)
+    files = [each for found in opened.values() for each in found if isinstance(each, FeatureFile)]
+    left = [file for file in files if file.unchecked_bytes]
+    size = sum(file.unchecked_bytes for file in left)
+    at_once = size <= CHECKED_AT_ONCE
+    if left:
+        when = "now" if at_once else "when they are read"
+        much = f"{count(len(left), 'slide')}, {math.ceil(size / 1e6):,} MB"
+        stage("features", f"{much}, checked for NaN and infinity {when}")
+    bags: dict[str, Bag] = {}
+    for name in progress(list(opened), len(opened), "checking") if at_once and left else opened:
+        with problems.collect(name):
+            bags[name] = _pooled([_checked(each) if at_once else each for each in opened[name]])
+    return bags
+
+
+def _opened(paths: Sequence[Path], cache: Path) -> list[_Opened]:
+    """The features in each of the files, by their headers, or why they cannot be used."""
     cache.mkdir(parents=True, exist_ok=True)
-    parts: list[Tensor] = []
+    found: list[_Opened] = []
+    for path in paths:
+        try:
+            found.append(open_features(path, cache))
+        except InputError as error:
+            found.append(error)
+    return found
+
+
+def _checked(opened: _Opened) -> _Opened:
+    """The same features once all of them are known to be finite, or why they cannot be used."""
+    if isinstance(opened, FeatureFile):
+        try:
+            opened.check()
+        except InputError as error:
+            return error
+    return opened
+
+
+def _pooled(opened: Sequence[_Opened]) -> Bag:
+    """The bag of a patient's slides; raises InputError for those that cannot be used, or not together."""
+    files = [each for each in opened if isinstance(each, FeatureFile)]
     encoders: dict[str, str] = {}
     tiles: dict[StatedTile, str] = {}
     lengths: dict[int, str] = {}
-    problems: list[str] = []
-    for path in paths:
-        try:
-            part, encoder, tile = (
-                _open_h5(path, cache) if path.suffix.lower() in HDF5_SUFFIXES else _open_pt(path, cache)
-            )
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        parts.append(part)
-        lengths.setdefault(part.shape[1], path.name)
+    for file in files:
+        name, encoder, tile = file.path.name, file.header.encoder, file.header.tile
+        lengths.setdefault(file.shape[1], name)
         if encoder is not None:
-            encoders.setdefault(encoder, path.name)
+            encoders.setdefault(encoder, name)
         if tile is not None and not any(map(tile.is_same, tiles)):
-            tiles[tile] = path.name
+            tiles[tile] = name
+    problems = [str(each) for each in opened if isinstance(each, InputError)]
     for first_files, what in ((lengths, "lengths"), (encoders, "encoders"), (tiles, "tiles")):
         if len(first_files) > 1:
             each = ", ".join(f"{value} in {name}" for value, name in first_files.items())
             problems.append(f"slides with features of different {what}: {each}")
     if problems:
         raise InputError("; ".join(problems))
-    return Bag(parts, next(iter(encoders), None), next(iter(tiles), None))
-
-
-def _key(path: Path) -> str:
-    """The name in the cache of a file's copy and record; it changes with the file's path, size and time of change."""
-    path = path.resolve()
-    status = path.stat()
-    return hashlib.sha256(os.fsencode(f"{path}\n{status.st_size}\n{status.st_mtime_ns}")).hexdigest()
-
-
-def _open_pt(path: Path, cache: Path) -> tuple[Tensor, None, None]:
-    """Features mapped from a torch file, or from its copy; the file states no encoder and no tile."""
-    if not path.is_file():
-        raise InputError(f"{path.name}: no such file")
-    key = _key(path)
-    if not stored_plainly(path):
-        copy = cache / f"{key}.npy"
-        if not copy.exists():
-            values = read_matrix(path)
-            dtype = _copy_dtype(values.dtype == torch.float16)
-            _copy(copy, _checked(path, row_blocks(values)), tuple(values.shape), dtype)
-        return _map_npy(copy), None, None
-    values = read_matrix(path, mapped=True)
-    _check_once(path, values, cache / f"{key}.checked")
-    return values, None, None
-
-
-def _open_h5(path: Path, cache: Path) -> tuple[Tensor, str | None, StatedTile | None]:
-    """Features mapped from an HDF5 file, or from its copy, and the encoder and the tile that the file states."""
-    import h5py
-
-    if not path.is_file():
-        raise InputError(f"{path.name}: no such file")
-    key = _key(path)
-    with as_hdf5(path), h5py.File(path, "r") as file:
-        dataset = features_dataset(path, file)
-        offset, dtype = _offset(path, dataset), dataset.dtype
-        shape: tuple[int, int] = dataset.shape[-2:]
-        encoder, tile = stated_encoder(file, dataset), stated_tile(path, file, dataset)
-    known = known_encoder(encoder) if encoder is not None else None
-    if offset is not None:
-        values = _map(path, offset, dtype, shape)
-        _check_once(path, values, cache / f"{key}.checked")
-        return values, known, tile
-    copy = cache / f"{key}.npy"
-    if not copy.exists():
-        _copy(copy, _checked(path, _h5_blocks(path)), shape, _copy_dtype(dtype == np.float16))
-    return _map_npy(copy), known, tile
-
-
-def _offset(path: Path, dataset: "h5py.Dataset") -> int | None:
-    """At which byte the dataset's numbers begin if they are contiguous and torch can map them; None otherwise."""
-    offset = dataset.id.get_offset() if dataset.chunks is None and not dataset.is_virtual else None
-    if offset is None or dataset.dtype not in _MAPPABLE or offset % dataset.dtype.itemsize:
-        return None
-    # A truncated file: reading it would raise an error, but mapping it would kill the process.
-    if offset + dataset.size * dataset.dtype.itemsize > path.stat().st_size:
-        raise InputError(f"{path.name}: ends before its features do")
-    return int(offset)
-
-
-def _h5_blocks(path: Path) -> Iterator[Tensor]:
-    """The features of an HDF5 file, some rows at a time."""
-    import h5py
-
-    with as_hdf5(path), h5py.File(path, "r") as file:
-        yield from h5_blocks(file[features_name(file)])
-
-
-def _checked(path: Path, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
-    """``blocks`` unchanged; raises InputError at the first tile whose features are not finite in float32."""
-    done = 0
-    for block in blocks:
-        largest_values(path, block.float(), done)
-        yield block
-        done += len(block)
-
-
-def _check_once(path: Path, values: Tensor, record: Path) -> None:
-    """Check mapped features unless the file ``record`` exists; create it."""
-    if record.exists():
-        return
-    for _ in _checked(path, row_blocks(values)):
-        pass
-    record.touch()
-
-
-def _copy_dtype(half: bool) -> _Dtype:
-    """The type of a copy's numbers: half precision stays, all else becomes what networks take."""
-    return np.dtype(np.float16) if half else np.dtype(np.float32)
-
-
-def _copy(copy: Path, blocks: Iterator[Tensor], shape: tuple[int, ...], dtype: _Dtype) -> None:
-    """Write ``blocks`` to ``copy`` as .npy of ``shape`` and ``dtype``, whole or not at all."""
-    with atomic_path(copy) as temporary, temporary.open("wb") as file:
-        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in blocks:
-            values = block if dtype == np.float16 else block.float()
-            file.write(np.ascontiguousarray(values.numpy()).data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _map_npy(path: Path) -> Tensor:
-    """The numbers in a .npy file, mapped."""
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        offset = file.tell()
-    return _map(path, offset, dtype, shape)
-
-
-def _map(path: Path, offset: int, dtype: _Dtype, shape: tuple[int, ...]) -> Tensor:
-    """Numbers [shape] mapped from a file; they begin at byte ``offset``, a multiple of their size.
-
-    Unlike numpy, torch keeps no file open for a mapping: a cohort can have more slides than a process may open files.
-    """
-    first, number = offset // dtype.itemsize, int(np.prod(shape))
-    values = torch.from_file(str(path), shared=False, size=first + number, dtype=_MAPPABLE[dtype])
-    return values[first:].view(shape)
+    return Bag(files, next(iter(encoders), None), next(iter(tiles), None))

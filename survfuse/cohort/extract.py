@@ -4,77 +4,80 @@ Slides lie in their patient's folder as <id>_HE*.tif or the like, or as a folder
 masks beside them as <slide>_mask.tif or .mha; features are written to <slide>.h5 in the layout's folder for them.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 
-from survfuse.cohort.layout import misplaced_slides, patients_folders
-from survfuse.inputs.features import write_features
-from survfuse.runtime.errors import BundleError, InputError, SurvfuseError
-from survfuse.runtime.files import sha256
+from survfuse.cohort.extract_record import (
+    ALREADY,
+    EXTRACTED,
+    FAILED,
+    NOT_REACHED,
+    SlideRecord,
+    Tally,
+    record_path,
+    write_record,
+)
+from survfuse.cohort.extract_work import ExtractWork, Numbered, preview_path
+from survfuse.cohort.extracted_file import features_path, tiles_extracted
+from survfuse.cohort.slide_list import CohortSlide, Failure, find_slides
+from survfuse.runtime.errors import EnvironmentFailure, InputError, SurvfuseError
+from survfuse.runtime.files import discard_partial, sha256
 from survfuse.runtime.log import count, progress, stage, warn
-from survfuse.slide.dicom import series_of
-from survfuse.slide.encoders import Encoder, load_encoder
-from survfuse.slide.extract import Extracted, extract
-from survfuse.slide.parts import is_slide_folder, slide_file
+from survfuse.slide.parts import slide_file
 from survfuse.slide.preview import write_preview
 from survfuse.slide.settings import SlideSettings
-from survfuse.slide.suffixes import FEATURE_SUFFIXES, MASK_SUFFIXES, SLIDE_SUFFIXES
+from survfuse.slide.suffixes import SLIDE_SUFFIXES
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import Task
+from survfuse.workers.executor import Executor
+from survfuse.workers.shard import Shard, part_of
+from survfuse.workers.shared_folder import SharedFolder, shared_folder
+from survfuse.workers.work import Ended
 
-_DICOM = ".dcm"
-_MASK = "_mask"  # ends the stem of a slide's mask
-# What features depend on, as their file states it.
-_DECIDING = ("encoder", "tile_px", "tile_mpp", "min_coverage", "mask", "weights_sha256")
-
-
-@dataclass(frozen=True)
-class CohortSlide:
-    """One slide of a cohort and its tissue mask, if it has one."""
-
-    path: Path
-    mask: Path | None
+_MINUTE = 60.0  # seconds between lines of progress where workers do not print their own
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A file from which no features were extracted."""
+class Extraction:
+    """How slides are extracted: the encoder's input, its weight file (None: embedded), a folder for pictures of the
+    slides, and which part of them."""
 
-    name: str
-    cause: str
+    settings: SlideSettings
+    weights: Path | None = None
+    previews: Path | None = None
+    shard: Shard | None = None
+
+    @property
+    def of_shard(self) -> str:
+        """The shard, for the log."""
+        return f" of shard {self.shard}" if self.shard is not None else ""
 
 
 def extract_cohort(
-    root: Path,
-    out: Path | None,
-    settings: SlideSettings,
-    weights: Path | None,
-    device: torch.device,
-    task: Task = DEFAULT,
-    previews: Path | None = None,
+    root: Path, out: Path | None, extraction: Extraction, executor: Executor, task: Task = DEFAULT
 ) -> None:
     """Write the features of every slide under ``root`` to the same layout under ``out`` (``root`` if None).
 
-    ``weights`` is the encoder's weight file, None for the embedded encoder. The layout is the first of ``task``. A
-    slide is skipped if its features are complete and were made with the same settings, weights and mask. If a slide
-    fails, it is named and the others are still extracted. ``previews`` is a folder for a preview of each slide,
-    <slide>.jpg, made with its features; of a slide that is skipped, only if there is none yet.
+    The layout is the first of ``task``. A slide is skipped if its features are complete and were made with the same
+    settings, weights and mask. If a slide fails, it is named and the others are still extracted. A preview of each
+    slide, <slide>.jpg, is made with its features; of a slide that is skipped, only if there is none yet. What became of
+    each slide is written to extract.json beside the layout's folders.
 
     Raises InputError that lists all failures at the end, or at once if there are no slides or the encoder cannot be
-    loaded; EnvironmentFailure, at once, if the machine fails.
+    loaded; EnvironmentFailure, at once, if the machine fails, and at the end if machines of a cluster did.
     """
     layout = task.layouts[0]
     slides, failures = find_slides(root, task)
     if not slides and not failures:
         names = f"{layout.folder('<id>')}/<id>_HE*{'|'.join(SLIDE_SUFFIXES)}"
         raise InputError(f"{root}: expected slides {names}, found none")
-    extract_slides(str(root), slides, failures, (out or root) / layout.features[0], settings, weights, device, previews)
+    target = out or root
+    extract_slides(str(root), slides, failures, target / layout.features[0], target, extraction, executor)
 
 
 def extract_slides(
@@ -82,190 +85,92 @@ def extract_slides(
     slides: Sequence[CohortSlide],
     failures: Sequence[Failure],
     folder: Path,
-    settings: SlideSettings,
-    weights: Path | None,
-    device: torch.device,
-    previews: Path | None,
-) -> None:
-    """Write the features of ``slides`` to ``folder``, as ``extract_cohort`` says.
+    root: Path,
+    extraction: Extraction,
+    executor: Executor,
+) -> bool:
+    """Write the features of ``slides`` to ``folder`` and their record to ``root``, as ``extract_cohort`` says.
 
     ``failures`` are files that are no slides or not to be told apart; ``source`` is what their error begins with.
+    Returns whether all slides have features, those of other shards as well.
     """
+    settings, weights, previews = extraction.settings, extraction.weights, extraction.previews
     if weights is not None and not weights.is_file():
         raise InputError(f"{weights}: no such weight file")
-    failed = list(failures)
+    # Workers may have other working folders.
+    folder, slides = folder.absolute(), [slide.absolute() for slide in slides]
+    weights, previews = (path.absolute() if path is not None else None for path in (weights, previews))
+    own = part_of(slides, extraction.shard, lambda slide: slide.name)
+    failed = part_of(failures, extraction.shard, lambda failure: "/".join(Path(failure.name).parts[-2:]))
     digest = sha256(weights) if weights is not None else None
-    todo = [slide for slide in slides if not _is_done(folder, slide, settings, digest)]
-    stage("slides", f"{count(len(slides), 'slide')}, {len(slides) - len(todo):,} already extracted")
+    done = {slide: tiles_extracted(folder, slide, settings, digest) for slide in own}
+    todo = [slide for slide in own if done[slide] is None]
+    stage("slides", f"{count(len(own), 'slide')}{extraction.of_shard}, {len(own) - len(todo):,} already extracted")
+    records = {slide: SlideRecord(slide.name, ALREADY, tiles) for slide, tiles in done.items() if tiles is not None}
     if previews is not None:
         previews.mkdir(parents=True, exist_ok=True)
-        failed += _preview_all([slide for slide in slides if slide not in todo], folder, settings, previews)
+        failed += _preview_all(list(records), folder, settings, previews)
     if todo:
-        encoder = load_encoder(settings.encoder, weights, device)
-        folder.mkdir(parents=True, exist_ok=True)
-        failed += _extract_all(todo, folder, settings, weights, digest, encoder, previews)
-    _summarise(source, len(slides), len(todo), failed)
-
-
-def write_extracted(
-    path: Path,
-    slide_name: str,
-    settings: SlideSettings,
-    extracted: Extracted,
-    weights_sha256: str | None = None,
-    mask: Path | None = None,
-) -> None:
-    """Write one slide's features to ``path`` as HDF5 that CLAM and TRIDENT read, with everything that decided them.
-
-    ``slide_name`` is the slide's file name without suffix, ``weights_sha256`` the checksum of the encoder's weight
-    file if one was given, ``mask`` the slide's tissue mask. The file is written whole or not at all.
-    """
-    attributes = {"name": slide_name, "mpp": extracted.mpp, **_made_with(settings, weights_sha256, mask)}
-    if settings.assumed_mpp is not None and extracted.mpp == (settings.assumed_mpp, settings.assumed_mpp):
-        attributes["assumed_mpp"] = settings.assumed_mpp
-    tile = {
-        "name": slide_name,
-        "patch_size": settings.tile_px,
-        "patch_size_level0": round(extracted.grid.side[0]),
-        "overlap": 0,
-        # Magnification by the usual convention of 10 µm per pixel at 1×.
-        "level0_magnification": 10.0 / extracted.mpp[0],
-        "target_magnification": 10.0 / settings.mpp,
-        "level0_width": extracted.grid.width,
-        "level0_height": extracted.grid.height,
-    }
-    write_features(path, extracted.features, extracted.origins, attributes, tile)
-
-
-def find_slides(root: Path, task: Task = DEFAULT) -> tuple[list[CohortSlide], list[Failure]]:
-    """Every slide under ``root`` with its mask, and the files whose names do not show what they belong to."""
-    folders = patients_folders(root, task.layouts[0])
-    ids = [folder.name for folder in folders]
-    slides: list[CohortSlide] = []
-    failures: list[Failure] = []
-    for folder in folders:
-        strays = misplaced_slides(folder, ids)
-        failures += [
-            Failure(f"{folder.name}/{path.name}", "is not named after its folder's patient") for path in strays
-        ]
-        own, unclear = _slides_in(folder, set(strays))
-        slides += own
-        failures += unclear
-    return slides, failures
-
-
-def _slides_in(folder: Path, strays: set[Path]) -> tuple[list[CohortSlide], list[Failure]]:
-    """One patient's slides. A slide with two files or two masks is a failure, and so is a mask without its slide."""
-    found = [path for path in sorted(folder.glob(f"{folder.name}_HE*")) if path not in strays]
-    files = [path for path in found if path.is_file()]
-    masks = [path for path in files if path.stem.endswith(_MASK) and path.suffix.lower() in MASK_SUFFIXES]
-    images = [path for path in files if path.suffix.lower() in SLIDE_SUFFIXES and path not in masks]
-    series = {path: uid for path in images if path.suffix.lower() == _DICOM and (uid := series_of(path))}
-    files_of = Counter(series.values())
-    images = sorted([*images, *(path for path in found if is_slide_folder(path))])
-    stems = Counter(path.stem for path in images)
-    slides, failures = [], []
-    for path in images:
-        own = [mask for mask in masks if mask.stem == path.stem + _MASK]
-        name = f"{folder.name}/{path.name}"
-        if stems[path.stem] > 1:
-            failures.append(Failure(name, "there is another file of the same slide"))
-        elif files_of[series.get(path, "")] > 1:
-            failures.append(Failure(name, "is one of several DICOM files of a slide; expected a folder with these"))
-        elif len(own) > 1:
-            failures.append(Failure(name, f"has {len(own)} masks: {', '.join(mask.name for mask in own)}"))
-        else:
-            slides.append(CohortSlide(path, own[0] if own else None))
-    for mask in masks:
-        if mask.stem.removesuffix(_MASK) not in stems:
-            failures.append(Failure(f"{folder.name}/{mask.name}", "is a mask without a slide"))
-    return slides, failures
-
-
-def _made_with(settings: SlideSettings, weights_sha256: str | None, mask: Path | None) -> dict[str, object]:
-    """What a feature file states about how it was made; its slide is skipped only if it states the same."""
-    made_with: dict[str, object] = {
-        "encoder": settings.encoder,
-        "tile_px": settings.tile_px,
-        "tile_mpp": settings.mpp,
-        "min_coverage": settings.min_coverage,
-    }
-    if mask is not None:
-        made_with["mask"] = mask.name
-    if weights_sha256 is not None:
-        made_with["weights_sha256"] = weights_sha256
-    return made_with
-
-
-def _is_done(folder: Path, slide: CohortSlide, settings: SlideSettings, weights_sha256: str | None) -> bool:
-    """Whether the slide's features exist, complete and made in the same way; logs why they are extracted anew."""
-    path = folder / f"{slide.path.stem}.h5"
-    if not path.exists():
-        return False
-    expected = _made_with(settings, weights_sha256, slide.mask)
-    stated = _attributes(path, settings.dimension)
-    differing = [name for name in _DECIDING if stated.get(name) != expected.get(name)]
-    # An assumed resolution is stated only if the slide itself stated none.
-    if stated.get("assumed_mpp") not in (None, settings.assumed_mpp):
-        differing.append("assumed_mpp")
-    if differing:
-        why = f"made with a different {', '.join(differing)}" if stated else "incomplete"
-        stage("outdated", f"{path.name}: {why}; extracted anew")
-    return not differing
-
-
-def _attributes(path: Path, dimension: int) -> dict[str, object]:
-    """What a feature file states about itself; empty unless it is complete, with ``dimension`` features a tile."""
+        executor.connect()
+    refused = [SlideRecord(failure.name, FAILED, reason=failure.cause) for failure in failed]
     try:
-        with h5py.File(path, "r") as file:
-            features, coords = file["features"], file["coords"]
-            if features.shape[1:] != (dimension,) or coords.shape != (len(features), 2):
-                return {}
-            return {
-                name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()
-            }
-    except (OSError, RuntimeError, KeyError, ValueError, AttributeError):
-        return {}
+        if todo:
+            folder.mkdir(parents=True, exist_ok=True)
+            discard_partial(folder, {features_path(folder, slide).name for slide in todo})
+            with _seen_by_all(folder, executor) as shared:
+                work = ExtractWork(folder, settings, weights, digest, previews, len(todo), shared)
+                with closing(_extracted(work, todo, executor)) as extracted:
+                    for slide, record, failure in extracted:
+                        records[slide] = record
+                        failed += [failure] if failure is not None else []
+    finally:  # also of a run that ends early
+        listed = [records.get(slide, SlideRecord(slide.name, NOT_REACHED)) for slide in own]
+        write_record(record_path(root, extraction.shard), [*listed, *refused])
+    _summarise(source, len(own), len(todo), failed, extraction)
+    every = len(own) == len(slides) or all(features_path(folder, slide).exists() for slide in slides)
+    return every and not failures
 
 
-def _extract_all(
-    slides: list[CohortSlide],
-    folder: Path,
-    settings: SlideSettings,
-    weights: Path | None,
-    digest: str | None,
-    encoder: Encoder,
-    previews: Path | None,
-) -> list[Failure]:
-    """Write the features of ``slides`` into ``folder``; the slides that failed. ``digest`` is that of ``weights``."""
-    failures = []
-    for place, slide in enumerate(progress(slides, len(slides), "slides")):
-        path = folder / f"{slide.path.stem}.h5"
-        stage("slide", f"{place + 1:,} of {len(slides):,}: {slide.path.name}")
-        try:
-            opened = slide_file(slide.path)
-            extracted = extract(opened, slide.mask, settings, weights, encoder.device, InputError, lambda: encoder)
-            write_extracted(path, slide.path.stem, settings, extracted, digest, slide.mask)
-            if previews is not None:
-                write_preview(_preview(previews, slide), opened, slide.mask, settings, extracted.origins)
-        except (InputError, BundleError) as error:  # this slide's fault; a failure of the machine ends the run
-            failures.append(_failure(slide, error))
-            continue
-        for other in (path.with_suffix(suffix) for suffix in FEATURE_SUFFIXES):
-            if other != path and other.exists():
-                warn(f"{other.name} lies next to {path.name}; a cohort takes one file per slide")
-    return failures
+def _seen_by_all(folder: Path, executor: Executor) -> AbstractContextManager[SharedFolder | None]:
+    return shared_folder(folder) if executor.is_remote else nullcontext()
+
+
+def _extracted(
+    work: ExtractWork, slides: Sequence[CohortSlide], executor: Executor
+) -> Generator[tuple[CohortSlide, SlideRecord, Failure | None], None, None]:
+    """What became of each slide, and why it failed if it did, as they end; shows progress."""
+    items = [Numbered(slide, number) for number, slide in enumerate(slides, start=1)]
+    tally = Tally(len(items))
+    every = None if executor.is_here else _MINUTE
+    with closing(executor.results(work, items)) as results:
+        for ended in progress(results, len(items), "slides", note=tally.line, every=every):
+            slide = ended.item.slide
+            if not executor.is_here:
+                for warning in ended.last.said.warnings:
+                    warn(warning)
+            failure = _failure(slide, ended.last.error) if ended.last.error is not None else None
+            record = _record(slide, ended)
+            tally.add(record)
+            yield slide, record, failure
+
+
+def _record(slide: CohortSlide, ended: Ended[Numbered, int]) -> SlideRecord:
+    last = ended.last
+    reason = str(last.error) if last.error is not None else None
+    state = EXTRACTED if reason is None else FAILED
+    seconds = round(last.seconds, 3) if last.seconds is not None else None
+    return SlideRecord(slide.name, state, last.result, ended.node or None, seconds, ended.attempts, reason)
 
 
 def _preview_all(slides: list[CohortSlide], folder: Path, settings: SlideSettings, previews: Path) -> list[Failure]:
     """Write the previews that ``slides`` with features in ``folder`` do not have yet; the slides that failed."""
     failures = []
-    missing = [slide for slide in slides if not _preview(previews, slide).exists()]
+    missing = [slide for slide in slides if not preview_path(previews, slide).exists()]
     for slide in progress(missing, len(missing), "previews"):
-        with h5py.File(folder / f"{slide.path.stem}.h5", "r") as file:
+        with h5py.File(features_path(folder, slide), "r") as file:
             origins = file["coords"][()].astype(np.int64)
         try:
-            write_preview(_preview(previews, slide), slide_file(slide.path), slide.mask, settings, origins)
+            write_preview(preview_path(previews, slide), slide_file(slide.path), slide.mask, settings, origins)
         except InputError as error:
             failures.append(_failure(slide, error))
     if missing:
@@ -273,21 +178,18 @@ def _preview_all(slides: list[CohortSlide], folder: Path, settings: SlideSetting
     return failures
 
 
-def _preview(previews: Path, slide: CohortSlide) -> Path:
-    return previews / f"{slide.path.stem}.jpg"
-
-
 def _failure(slide: CohortSlide, error: SurvfuseError) -> Failure:
     """What is said at the end of a slide that failed, which is also warned of at once."""
     warn(f"{slide.path.name} failed: {error}")
-    return Failure(f"{slide.path.parent.name}/{slide.path.name}", str(error))
+    return Failure(slide.name, str(error), isinstance(error, EnvironmentFailure))
 
 
-def _summarise(source: str, slides: int, todo: int, failures: list[Failure]) -> None:
-    """Log the result; raises InputError that lists the failures, if there are any."""
+def _summarise(source: str, slides: int, todo: int, failures: list[Failure], extraction: Extraction) -> None:
+    """Log the result; raises an error that lists the failures, if there are any."""
     for failure in failures:
         stage("failed", f"{failure.name}: {failure.cause}")
     if failures:
         causes = "; ".join(f"{failure.name}: {failure.cause}" for failure in failures)
-        raise InputError(f"{source}: no features extracted from {count(len(failures), 'file')}: {causes}")
-    stage("written", f"features of {count(todo, 'slide')}; {slides - todo:,} already extracted")
+        error = EnvironmentFailure if all(failure.is_machine for failure in failures) else InputError
+        raise error(f"{source}: no features extracted from {count(len(failures), 'file')}: {causes}")
+    stage("written", f"features of {count(todo, 'slide')}{extraction.of_shard}; {slides - todo:,} already extracted")

@@ -4,34 +4,26 @@ import csv
 import io
 from pathlib import Path
 
-import torch
-
-from survfuse.cohort.extract import CohortSlide, Failure, extract_slides
+from survfuse.cohort.extract import Extraction, extract_slides
 from survfuse.cohort.from_tables import SlideFile, read_slides
 from survfuse.cohort.problems import Problems
+from survfuse.cohort.slide_list import CohortSlide, Failure
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.files import write_text
 from survfuse.runtime.log import stage
 from survfuse.runtime.spreadsheet import cell
 from survfuse.slide.parts import is_slide_folder
-from survfuse.slide.settings import SlideSettings
 from survfuse.slide.suffixes import SLIDE_SUFFIXES
+from survfuse.workers.executor import Executor
 
 SLIDES_CSV = "slides.csv"
 
 
-def extract_table(
-    table: Path,
-    out: Path,
-    settings: SlideSettings,
-    weights: Path | None,
-    device: torch.device,
-    previews: Path | None = None,
-) -> None:
+def extract_table(table: Path, out: Path, extraction: Extraction, executor: Executor) -> None:
     """Write the features of every slide that ``table`` names to ``out``/<slide>.h5, and ``out``/slides.csv.
 
-    That is a table of patient and file, as ``train --slides`` takes it; it is written once all slides have features.
-    The other arguments, what is skipped and what is raised are as in ``extract_cohort``.
+    That is a table of patient and file, as ``train --slides`` takes it; it is written once all slides have features,
+    of shards by the one that ends last. What is skipped and what is raised is as in ``extract_cohort``.
     """
     problems = Problems()
     found = read_slides(table, problems)
@@ -41,7 +33,9 @@ def extract_table(
     failures = _failures(found)
     unusable = {failure.name for failure in failures}
     slides = [CohortSlide(slide.file, slide.mask) for slide in found if str(slide.file) not in unusable]
-    extract_slides(table.name, slides, failures, out, settings, weights, device, previews)
+    if not extract_slides(table.name, slides, failures, out, out, extraction, executor):
+        stage("slides", f"{SLIDES_CSV} is written by the shard that ends last")
+        return
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(("patient", "file"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from survfuse.cohort.bags import Bag, open_bag
+from survfuse.cohort.bags import Bag, open_bags
 from survfuse.cohort.folder import gather_folder
 from survfuse.cohort.from_tables import gather_tables
 from survfuse.cohort.layout import find_layout
@@ -22,7 +22,7 @@ from survfuse.cohort.time_unit import check_times
 from survfuse.inputs.slide_vectors import SlideVector
 from survfuse.runtime.arrays import Bools, Floats
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import listing, progress, stage
+from survfuse.runtime.log import listing, stage
 from survfuse.runtime.suggestions import unknown
 from survfuse.slide.registry import find_spec
 from survfuse.slide.settings import SlideSettings
@@ -118,11 +118,7 @@ def read_cohort(
         found = gather_tables(root, outcomes, chosen, with_outcomes, task, columns, variables, problems, genes)
     else:
         found = gather_folder(root, outcomes, chosen, with_outcomes, task, columns, variables, problems)
-    bags: dict[str, Bag] = {}
-    for name in progress(list(found.slides), len(found.slides), "features"):
-        if found.slides[name]:
-            with problems.collect(name):
-                bags[name] = open_bag(found.slides[name], cache)
+    bags = open_bags(found.slides, cache, problems)
     encoder, tile = _common_origin(bags, problems)
     vectors = read_vectors(found.vectors, problems)
     problems.raise_any(str(root))

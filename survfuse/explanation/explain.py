@@ -1,21 +1,26 @@
 """A bundle's explanations of a case, a folder of cases or a cohort: a folder of files for each case."""
 
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from survfuse.bundle.load import load
 from survfuse.cohort.table_paths import CohortTables
-from survfuse.explanation.explanation import INCOMPLETE, Explainer
-from survfuse.explanation.files import write_explanation, write_files
+from survfuse.explanation.explain_work import ExplainWork
+from survfuse.explanation.explanation import Explainer
+from survfuse.explanation.files import write_explanation
 from survfuse.explanation.out_folder import check_out, new_out_folder
-from survfuse.inputs.case import Case
-from survfuse.prediction.many import error_of_all, say_notes, with_records
+from survfuse.prediction.many import all_predicted, say_notes
 from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.predictor import Predictor, announce
-from survfuse.prediction.sources import Cases, UnusableCase, cache_folder, cases_in
-from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import Note, Record, count, progress, recorded, stage
+from survfuse.prediction.score_work import blocks, check_several
+from survfuse.prediction.sources import UnusableCase, cache_folder, cases_in
+from survfuse.runtime.log import count, progress, stage
+from survfuse.workers.executor import Executor, executor
+from survfuse.workers.settings import Cluster
+from survfuse.workers.shard import Shard
+from survfuse.workers.shared_folder import shared_folder
 
 
 def explain(
@@ -27,11 +32,14 @@ def explain(
     modalities: Sequence[str] | None = None,
     device: str | None = None,
     omit_unusable_slide: bool = False,
+    cluster: Cluster | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Explain every case at ``source``, or in its tables, with the bundle at ``model``, as ``predict`` takes them.
 
     The files of a single case are written to the folder ``out``, those of several to folders in it that are named after
-    them; all or none. An earlier explanation in ``out`` is replaced.
+    them; all or none. An earlier explanation in ``out`` is replaced. Several cases are shared out among all GPUs or on
+    ``cluster``; with ``shard`` only its part of them is explained, and may be none.
 
     Raises InputError for cases that cannot be read, do not fit the bundle or cannot be predicted, all of them in one
     error, and for an ``out`` that holds something else.
@@ -40,12 +48,15 @@ def explain(
     out = check_out(out, cases_at | {"the bundle": model, "the cache": cache})
     bundle = load(model)
     announce(bundle)
-    explainer = Explainer(Predictor(bundle, device))
+    explainer = Explainer(Predictor(bundle, device if cluster is None else "cpu"))
     chosen = explainer.predictor.chosen(modalities)
     with cache_folder(cache, out) as folder:
         cases = cases_in(source, bundle, chosen, folder)
-        stage("cases", f"{count(len(cases.names), 'case')}, explained with {', '.join(chosen)}")
+        places = [place for block in blocks(cases, shard, on_gpu=False) for place in block]
+        part = f" in shard {shard}" if shard is not None else ""
+        stage("cases", f"{count(len(places), 'case')}{part}, explained with {', '.join(chosen)}")
         if cases.single:
+            check_several(cluster, shard)
             (case,) = cases
             if isinstance(case, UnusableCase):
                 raise case.error
@@ -54,46 +65,28 @@ def explain(
             )
             write_explanation(out, explanation)
         else:
-            _explain_all(explainer, cases, out, modalities, omit_unusable_slide)
-            stage("written", f"{out}: {count(len(cases.names), 'case')}")
+            work = ExplainWork(model.absolute(), cases, out, modalities, omit_unusable_slide)
+            with executor(device, cluster, say=False) as where:
+                _explain_all(where, explainer, work, places, out)
+            stage("written", f"{out}: {count(len(places), 'case')}")
 
 
-def _explain_all(explainer: Explainer, cases: Cases, out: Path, modalities: Sequence[str] | None, omit: bool) -> None:
-    """Write a folder for each of several cases; raises one InputError for all that cannot be explained."""
-    predictions, problems = list[Prediction](), list[UnusableCase]()
+def _explain_all(executor: Executor, explainer: Explainer, work: ExplainWork, places: Sequence[int], out: Path) -> None:
+    """Write a folder for the case at each of ``places``; raises one InputError for all that cannot be explained."""
     with new_out_folder(out) as root:
-        for case, said in progress(with_records(cases), len(cases.names), "explaining"):
-            outcome = _explained(explainer, case, said, root, modalities, omit)
-            if isinstance(outcome, UnusableCase):
-                problems.append(outcome)
-            else:
-                predictions.append(outcome)
-        if problems:
-            raise error_of_all(problems, len(cases.names)) from problems[0].error
-        say_notes(predictions)
+        if executor.is_here:
+            own = replace(work, root=root)
+            outcomes = {place: own.explained(explainer, place) for place in progress(places, len(places), "explaining")}
+        else:
+            outcomes = _explained_elsewhere(executor, replace(work, root=root), places)
+        say_notes(all_predicted((outcomes[place] for place in places), len(places)))
 
 
-def _explained(
-    explainer: Explainer,
-    case: Case | UnusableCase,
-    said: Record,
-    root: Path,
-    modalities: Sequence[str] | None,
-    omit: bool,
-) -> Prediction | UnusableCase:
-    """A case's prediction, its explanation written to its folder below ``root``; or why there is none."""
-    if isinstance(case, UnusableCase):
-        return case
-    try:
-        with recorded(show=False):
-            if Path(case.name).name != case.name:
-                raise InputError(f"{case.name[:80]!r} cannot be the name of a folder")
-            explanation = explainer.explain(case, modalities=modalities, omit_unusable_slide=omit, said=said)
-            folder = root / case.name
-            folder.mkdir()
-            write_files(folder, explanation)
-    except InputError as error:
-        return UnusableCase(case.name, error)
-    prediction = explanation.prediction
-    own = [Note(text, (INCOMPLETE,)) for text in explanation.warnings[len(prediction.warnings) :]]
-    return replace(prediction, notes=explanation.notes, warning_notes=(*prediction.warning_notes, *own))
+def _explained_elsewhere(
+    executor: Executor, work: ExplainWork, places: Sequence[int]
+) -> dict[int, Prediction | UnusableCase]:
+    """What becomes of the case at each of ``places``; raises what ended one that is not the case's fault."""
+    with shared_folder(work.root) if executor.is_remote else nullcontext() as shared:
+        work = replace(work, shared=shared)
+        with closing(executor.results(work, places)) as results:
+            return {each.item: each.last.checked() for each in progress(results, len(places), "explaining")}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from survfuse.inputs.slide_vectors import SlideVector
+    from survfuse.runtime.row_source import RowSource
 
     class PandasRow(Protocol):
         """A pandas Series: values by name."""
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     FilePath = str | os.PathLike[str]
     FeatureValues = NDArray[np.floating] | torch.Tensor
+    TileFeatures = FeatureValues | RowSource
     Values = Mapping[str, object] | PandasRow
 
 UNNAMED = "case"  # the name of a case in memory that was given none
@@ -45,7 +47,7 @@ class Case:
 
     slide: Path | None
     mask: Path | None
-    features: "Path | FeatureValues | None"
+    features: "Path | TileFeatures | None"
     rna: Path | Mapping[str, object] | None
     clinical: Path | Mapping[str, object] | None
     name: str
@@ -57,7 +59,7 @@ class Case:
         self,
         slide: "FilePath | None" = None,
         mask: "FilePath | None" = None,
-        features: "FilePath | FeatureValues | None" = None,
+        features: "FilePath | TileFeatures | None" = None,
         rna: "FilePath | Values | None" = None,
         clinical: "FilePath | Values | None" = None,
         name: str = "",

@@ -46,14 +46,18 @@ def h5_blocks(dataset: "h5py.Dataset") -> "Iterator[Tensor]":
 
     A block consists of whole chunks, so that none is unpacked twice. What float32 cannot hold becomes infinite.
     """
+    size = rows_at_a_time(dataset)
+    return (h5_rows(dataset, start, start + size) for start in range(0, dataset.shape[-2], size))
+
+
+def h5_rows(dataset: "h5py.Dataset", start: int, stop: int) -> "Tensor":
+    """The rows from ``start`` to before ``stop`` of a features dataset, as in ``h5_blocks``."""
     import torch
 
     dtype = np.dtype(np.float16 if dataset.dtype.itemsize == 2 else np.float32)
-    size = rows_at_a_time(dataset)
-    for start in range(0, dataset.shape[-2], size):
-        with np.errstate(over="ignore"):
-            rows = np.asarray(dataset[..., start : start + size, :], dtype=dtype)
-        yield torch.from_numpy(rows.reshape(-1, dataset.shape[-1]))
+    with np.errstate(over="ignore"):
+        rows = np.asarray(dataset[..., start:stop, :], dtype=dtype)
+    return torch.from_numpy(rows.reshape(-1, dataset.shape[-1]))
 
 
 def rows_at_a_time(dataset: "h5py.Dataset") -> int:
@@ -107,10 +111,12 @@ def float_dataset(path: Path, file: "h5py.File") -> "h5py.Dataset":
 
 def check_written(path: Path, dataset: "h5py.Dataset") -> None:
     """Raise InputError for features that were never written whole, or lie in chunks of an implausible size."""
-    if dataset.id.get_storage_size() == 0:
+    # Of chunks, both numbers take a walk over all of them: one is enough.
+    written = dataset.id.get_num_chunks() if dataset.chunks else dataset.id.get_storage_size()
+    if written == 0:
         raise InputError(f"{path.name}: its features were never written")
     if dataset.chunks:
-        _check_chunks(path, dataset)
+        _check_chunks(path, dataset, written)
 
 
 def features_name(file: "h5py.File") -> str:
@@ -130,15 +136,16 @@ def _contents(file: "h5py.File") -> str:
     return listing(found, _SHOWN) or "nothing"
 
 
-def _check_chunks(path: Path, dataset: "h5py.Dataset") -> None:
-    """Raise InputError for chunks that are larger than the features they hold, or more than can be looked up."""
+def _check_chunks(path: Path, dataset: "h5py.Dataset", written: int) -> None:
+    """Raise InputError for chunks that are larger than the features they hold, more than can be looked up, or of which
+    not all were ``written``."""
     sides = zip(dataset.shape, dataset.chunks, strict=True)
     chunks = math.prod(-(-extent // side) for extent, side in sides)
     held = math.prod(dataset.chunks) * dataset.dtype.itemsize
     # Chunks are unpacked whole, and the outer ones may reach far beyond the features.
     if held * chunks > 4 * dataset.nbytes + _LARGEST_CHUNK or chunks > _MOST_CHUNKS:
         raise InputError(f"{path.name}: {dataset.nbytes:,} bytes of features in {chunks:,} chunks of {held:,} bytes")
-    if (written := dataset.id.get_num_chunks()) != chunks:
+    if written != chunks:
         raise InputError(f"{path.name}: {written:,} of {chunks:,} chunks of features were written")
 
 

@@ -39,6 +39,8 @@ from survfuse.slide.suffixes import HDF5_SUFFIXES
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from survfuse.runtime.row_source import Rows2D
+
 
 _PIECE = 2**22  # bytes of an archive's entry looked through at a time
 
@@ -47,7 +49,7 @@ _PIECE = 2**22  # bytes of an archive's entry looked through at a time
 class Features:
     """Tile features [N, D], float32 or in the half precision they are stored in, and what the file states of them."""
 
-    values: "Tensor"
+    values: "Rows2D"  # more than a gigabyte may stay in their file
     half: bool  # whether they are stored in half precision
     encoder: str | None  # as the file names it
     notes: tuple[Note, ...] = ()  # for the log
@@ -56,13 +58,17 @@ class Features:
     tile: StatedTile | None = None  # that they are of, if the file states it
 
 
-def features_of(source: "Path | Tensor | NDArray[np.floating]", name: str) -> Features:
-    """A case's tile features: read from a file, or those in memory [N, D], which messages call ``name``.
+def features_of(source: "Path | Rows2D | NDArray[np.floating]", name: str) -> Features:
+    """A case's tile features: read from a file, or those in memory or in files [N, D], which messages call ``name``.
 
     Raises InputError as ``read_features`` does.
     """
+    from survfuse.runtime.row_source import RowSource
+
     if isinstance(source, Path):
         return read_features(source)
+    if isinstance(source, RowSource):
+        return _checked(Features(source, source.element_size() == 2, None, name=name), Path(name), lambda: None)
     values, place = _in_memory(source, name), Path(name)
     half = values.element_size() == 2
     kept = values if half else values.float()
@@ -73,7 +79,8 @@ def read_features(path: Path) -> Features:
     """Read ``.h5``, ``.hdf5`` or ``.pt``.
 
     Raises InputError for another layout, no tiles, values that are not finite, or nothing but zeros, and
-    EnvironmentFailure if they are larger than the memory that is left.
+    EnvironmentFailure if they are larger than the memory that is left. Features of more than a gigabyte stay in their
+    file, but for those of torch's older format and of compressed torch files.
     """
     with reading(path.name) as go_on:
         features = _read_h5(path, go_on) if path.suffix.lower() in HDF5_SUFFIXES else _read_pt(path, go_on)
@@ -132,7 +139,7 @@ def largest_values(path: Path, values: "Tensor", first: int) -> "Tensor":
     return largest
 
 
-def row_blocks(values: "Tensor") -> "Iterator[Tensor]":
+def row_blocks(values: "Rows2D") -> "Iterator[Tensor]":
     """Features [N, D] in blocks of at most 2,048 tiles."""
     return (values[start : start + BLOCK] for start in range(0, len(values), BLOCK))
 
@@ -158,11 +165,19 @@ def _read_h5(path: Path, go_on: Callable[[], None]) -> Features:
     import h5py
     import torch
 
+    from survfuse.inputs.stored_features import StoredFeatures
+    from survfuse.runtime.row_source import HELD
+
     with as_hdf5(path), h5py.File(path, "r") as file:
         dataset = features_dataset(path, file)
         half = dataset.dtype.itemsize == 2
         rows, length = dataset.shape[-2:]
         kept = torch.float16 if half else torch.float32
+        notes = () if "coords" in file else (Note("no coords (not needed)"),)
+        encoder, tile = stated_encoder(file, dataset), stated_tile(path, file, dataset)
+        if rows * length * kept.itemsize > HELD:
+            stored = StoredFeatures(path, dataset)
+            return Features(stored, half, encoder, notes, tile_coordinates(file, rows), tile=tile)
         held = rows_at_a_time(dataset) * length * dataset.dtype.itemsize
         check_memory(rows * length * kept.itemsize + held, f"features of {count(rows, 'tile')} × {length}")
         values = torch.empty(rows, length, dtype=kept)
@@ -171,8 +186,6 @@ def _read_h5(path: Path, go_on: Callable[[], None]) -> Features:
             go_on()
             values[done : done + len(block)] = block
             done += len(block)
-        notes = () if "coords" in file else (Note("no coords (not needed)"),)
-        encoder, tile = stated_encoder(file, dataset), stated_tile(path, file, dataset)
         return Features(values, half, encoder, notes, tile_coordinates(file, rows), tile=tile)
 
 
@@ -180,12 +193,18 @@ def _read_pt(path: Path, go_on: Callable[[], None]) -> Features:
     """A torch file. If nothing in it is compressed it is mapped, and takes memory only as it is read."""
     import torch
 
-    stored = read_matrix(path, mapped=stored_plainly(path))
+    from survfuse.inputs.stored_features import ConvertedFeatures
+    from survfuse.runtime.row_source import HELD
+
+    mapped = stored_plainly(path)
+    stored = read_matrix(path, mapped)
     check_sums(path, go_on)
     half = stored.dtype in (torch.float16, torch.bfloat16)
     kept = stored.dtype if half else torch.float32
     if stored.dtype == kept and stored.is_contiguous():
         return Features(stored, half, None)
+    if mapped and kept.itemsize * stored.numel() > HELD:
+        return Features(ConvertedFeatures(stored, kept), half, None)
     check_memory(kept.itemsize * stored.numel(), f"features of {count(len(stored), 'tile')} × {stored.shape[1]}")
     return Features(torch.empty(stored.shape, dtype=kept).copy_(stored), half, None)
 
@@ -219,12 +238,13 @@ def check_sums(path: Path, go_on: Callable[[], None]) -> None:
         raise InputError(f"{path.name}: damaged ({wrong})")
 
 
-def read_matrix(path: Path, mapped: bool = False) -> "Tensor":
+def read_matrix(path: Path, mapped: bool = False, numbers: bool = True) -> "Tensor":
     """Features [N, D] of a torch file, of the floating dtype it has; raises InputError for anything else.
 
-    With ``mapped`` they stay in the file, which must be of torch's zip format, until they are used.
+    With ``mapped`` they stay in the file, which must be of torch's zip format, until they are used. Without ``numbers``
+    only the shape and the type are those of the file.
     """
-    values = read_tensor(path, InputError, mapped)
+    values = read_tensor(path, InputError, mapped, numbers)
     if not values.is_floating_point():
         raise InputError(f"{path.name}: expected a tensor of floating-point numbers, found {values.dtype}")
     return two_dimensional(path, values.detach())

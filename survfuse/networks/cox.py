@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from survfuse.networks.attention import Keep
 from survfuse.networks.network import Network, read_out
-from survfuse.networks.online_softmax import Pool
+from survfuse.networks.online_softmax import Pool, Pooling
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.terms import Term
 from survfuse.tasks.task import VECTOR
@@ -43,9 +43,10 @@ class LinearCox(Network):
         """No masks: nothing is dropped."""
         return {}
 
-    def pool(self, tiles: int, device: torch.device, half: bool = False) -> Pool:  # noqa: ARG002
-        """An empty bag whose shares of tile clusters are counted on ``device``."""
-        return SharesPool(self.centres.to(device))
+    def pooling(self, device: torch.device, half: bool = False) -> Pooling:  # noqa: ARG002
+        """What makes empty bags whose shares of tile clusters are counted on ``device``."""
+        centres = self.centres.to(device)
+        return lambda _: SharesPool(centres)
 
     def rna_entry(self) -> tuple[Tensor, Tensor] | None:
         """Weight [K, genes] and bias [K] of the map to components; None without one."""

@@ -15,6 +15,7 @@ from survfuse.networks.sizes import Sizes
 from survfuse.networks.terms import Term, in_order
 from survfuse.networks.weighting import MemberWeight, RiskScale
 from survfuse.runtime.errors import InputError
+from survfuse.runtime.row_source import Rows2D
 from survfuse.tasks.modalities import Combination, combination_name, ordered, parse_combination
 from survfuse.tasks.task import VECTOR
 
@@ -58,7 +59,7 @@ class Tensors:
     None stands for a modality that it lacks.
     """
 
-    tiles: Tensor | None
+    tiles: Rows2D | None
     rna: Tensor | None
     clinical: Tensor | None
     vector: Tensor | None = None
@@ -120,7 +121,7 @@ class Ensemble:
     @torch.inference_mode()
     def __call__(
         self,
-        tiles: Tensor | None = None,
+        tiles: Rows2D | None = None,
         rna: Tensor | None = None,
         clinical: Tensor | None = None,
         half: bool = False,
@@ -153,7 +154,7 @@ class Ensemble:
         return [each.scaled(scale) for each in sums]
 
     @torch.inference_mode()
-    def pools(self, tiles: Tensor | None, half: bool = False) -> list[Pool | None]:
+    def pools(self, tiles: Rows2D | None, half: bool = False) -> list[Pool | None]:
         """The bag of ``tiles`` [N, D] as each member pools it; None for those that do not look at the slide.
 
         With them ``fused`` scores a case under several combinations, and its tiles pass through the networks once.
@@ -190,7 +191,7 @@ class Ensemble:
             if (weight := member.standings.get(name))
         ]
 
-    def pooled(self, networks: list[Network], bags: Sequence[Tensor], half: bool = False) -> list[list[Pool]]:
+    def pooled(self, networks: list[Network], bags: Sequence[Rows2D], half: bool = False) -> list[list[Pool]]:
         """Each network's bags, one for each of ``bags`` [N, D]; none if it does not look at the slide.
 
         Without ``half``, and wherever half precision overflows, in float32.
@@ -200,7 +201,7 @@ class Ensemble:
             pools = self._pooled(networks, bags, False)
         return pools
 
-    def parts_of(self, tiles: Tensor) -> Iterator[Tensor]:
+    def parts_of(self, tiles: Rows2D) -> Iterator[Tensor]:
         """Tiles [N, D] in parts that are processed at once, where layers over tiles run.
 
         A part is valid until the next: on a CPU half precision is widened into the same memory.
@@ -208,10 +209,11 @@ class Ensemble:
         wide = None
         if self.device.type == "cpu" and tiles.element_size() == 2:
             wide = torch.empty(TILES_AT_A_TIME, tiles.shape[1])
-        for part in torch.split(tiles, TILES_AT_A_TIME):
+        for start in range(0, len(tiles), TILES_AT_A_TIME):
+            part = tiles[start : start + TILES_AT_A_TIME]
             yield part.to(self.device) if wide is None else wide[: len(part)].copy_(part)
 
-    def _pooled(self, networks: list[Network], bags: Sequence[Tensor], half: bool) -> list[list[Pool]]:
+    def _pooled(self, networks: list[Network], bags: Sequence[Rows2D], half: bool) -> list[list[Pool]]:
         if not bags:
             return [[] for _ in networks]
         pools = [
@@ -220,7 +222,7 @@ class Ensemble:
         ]
         if len(bags) > 1:
             for own in filter(None, pools):
-                own[0].add_each(own[1:], bags)
+                own[0].add_each(own[1:], [tiles[:] for tiles in bags])
             return pools
         for part in self.parts_of(bags[0]):  # placed, and widened, once for all pools
             for own in filter(None, pools):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from survfuse.networks.attention import GatedAttention, Keep, drop, union_rate
 from survfuse.networks.families import Family
-from survfuse.networks.online_softmax import GatedPool, Pool
+from survfuse.networks.online_softmax import GatedPool, Pool, Pooling
 from survfuse.networks.sizes import Sizes
 from survfuse.networks.terms import Term
 from survfuse.tasks.task import VECTOR
@@ -199,10 +199,15 @@ class Network(nn.Module):
 
         With ``half``, matrix products run in fp16 if that is faster.
         """
+        return self.pooling(device, half)(tiles)
+
+    def pooling(self, device: torch.device, half: bool = False) -> Pooling:
+        """What makes empty bags as ``pool`` does; of this network, it keeps only the layers over tiles."""
         bag = copy.deepcopy(self.bag) if half else self.bag
         if half:
             bag.use_half_precision()
-        return GatedPool(bag.to(device), tiles)
+        bag = bag.to(device)
+        return lambda tiles: GatedPool(bag, tiles)
 
     def absent(self, modality: str) -> Tensor:
         """The vector [width] in place of a modality that a case lacks: its stand-in, zeros without one."""

@@ -4,7 +4,7 @@ The softmax's sums are carried along, scaled to the highest score so far (Milako
 bag needs no more memory than one score per tile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Pool:
         """Take the next tiles of this network's bags of several cases, of which this one is the first."""
         for pool, tiles in zip((self, *others), bags, strict=True):
             pool.add(tiles)
+
+
+Pooling = Callable[[int], Pool]  # makes an empty bag for so many tiles
 
 
 class GatedPool(Pool):

@@ -1,6 +1,7 @@
 """Many cases predicted; each note and warning is logged once, with counts and names."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from survfuse.inputs.case import Case
 from survfuse.prediction.prediction import Prediction
@@ -20,26 +21,44 @@ def predicted(
     modalities: Sequence[str] | None = None,
     omit_unusable_slide: bool = False,
     show_progress: bool = True,
+    of: int | None = None,
+    with_tiles: bool = True,
 ) -> list[Prediction]:
-    """The predictions of ``number`` cases, in their order.
+    """The predictions of ``number`` cases, in their order; they are whole blocks of ``of`` cases, if that is given.
 
-    Cases are read one after the other and scored side by side. Notes and warnings made while a case is read belong to
-    its prediction. Raises one InputError for all the cases that cannot be predicted, after the others have been.
+    Without ``with_tiles``, they have no attention and no coordinates, which many cases have gigabytes of. Cases are
+    read one after the other and scored side by side. Notes and warnings made while a case is read belong to its
+    prediction. Raises one InputError for all the cases that cannot be predicted, after the others have been.
     """
     predictor.chosen(modalities)
-
-    def read(case: Case | UnusableCase, said: Record) -> Inputs | UnusableCase:
-        if isinstance(case, UnusableCase):
-            return case
-        try:
-            return predictor.inputs(case, modalities, omit_unusable_slide=omit_unusable_slide, said=said)
-        except InputError as error:
-            return UnusableCase(case.name, error)
-
-    inputs = (read(case, said) for case, said in with_records(cases))
-    results: Iterable[Prediction | UnusableCase] = scored(predictor, inputs, number)
+    inputs = read_inputs(predictor, cases, modalities, omit_unusable_slide)
+    results: Iterable[Prediction | UnusableCase] = scored(predictor, inputs, of or number)
     if show_progress:
         results = progress(results, number, "scoring")
+    return all_predicted(results if with_tiles else map(without_tiles, results), number)
+
+
+def without_tiles(outcome: Prediction | UnusableCase) -> Prediction | UnusableCase:
+    """An outcome without what it has of every tile."""
+    return outcome if isinstance(outcome, UnusableCase) else replace(outcome, attention=None, coordinates=None)
+
+
+def read_inputs(
+    predictor: Predictor, cases: Iterable[Case | UnusableCase], modalities: Sequence[str] | None, omit: bool
+) -> Iterator[Inputs | UnusableCase]:
+    """Each case's inputs, or why it cannot be read, with what was said while it was."""
+    for case, said in with_records(cases):
+        if isinstance(case, UnusableCase):
+            yield case
+            continue
+        try:
+            yield predictor.inputs(case, modalities, omit_unusable_slide=omit, said=said)
+        except InputError as error:
+            yield UnusableCase(case.name, error)
+
+
+def all_predicted(results: Iterable[Prediction | UnusableCase], number: int) -> list[Prediction]:
+    """The predictions of ``number`` cases; raises one InputError for all that cannot be predicted, if there are any."""
     predictions, problems = list[Prediction](), list[UnusableCase]()
     for result in results:
         if isinstance(result, UnusableCase):

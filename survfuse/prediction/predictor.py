@@ -75,7 +75,7 @@ class Predictor:
     """A bundle ready to predict. torch is imported, and weights are read, when the first case needs them."""
 
     def __init__(self, bundle: Bundle, device: str | None = None) -> None:
-        """``device`` is auto, cpu or cuda; None takes SURVFUSE_DEVICE, else auto."""
+        """``device`` is auto, cpu, cuda or cuda:N; None takes SURVFUSE_DEVICE, else auto."""
         self.bundle = bundle
         self._device_option = device
         self._said_of_device = Record()

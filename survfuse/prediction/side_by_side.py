@@ -19,22 +19,29 @@ from survfuse.runtime.errors import InputError
 _MOST_HELD = 2**30  # bytes of tile features beyond which no further case is read ahead
 _SMALL, _TOGETHER = 256, 1024  # tiles of one small case, and of those that are scored together
 _MOST_CASES = 16  # that are scored together
+_FEWEST_BLOCKS = 8  # that few cases are divided into, to keep threads and workers busy
 
 _Read = Inputs | UnusableCase
 _Outcome = Prediction | UnusableCase
 
 
-def scored(predictor: Predictor, inputs: Iterable[_Read], number: int) -> Iterator[_Outcome]:
-    """What becomes of each of ``number`` cases, in their order; those that cannot be read pass through.
+def cases_together(number: int, on_gpu: bool) -> int:
+    """How many of ``number`` cases make a block: cases that are scored together are of one block."""
+    return 1 if on_gpu else max(1, min(_MOST_CASES, -(-number // _FEWEST_BLOCKS)))
 
-    ``inputs`` are taken in the calling thread, a few ahead of what is yielded. With fewer cases than torch has threads,
-    they share the threads out. On a GPU, which one case keeps busy, they are scored one after the other.
+
+def scored(predictor: Predictor, inputs: Iterable[_Read], number: int) -> Iterator[_Outcome]:
+    """What becomes of each of ``inputs``, in their order; those that cannot be read pass through.
+
+    They are all of ``number`` cases, or some whole blocks of these. They are taken in the calling thread, a few ahead
+    of what is yielded. With fewer cases than torch has threads, they share the threads out. On a GPU, which one case
+    keeps busy, they are scored one after the other.
     """
     import torch
 
     on_gpu = predictor.device.type != "cpu"
     workers = 1 if on_gpu else max(1, min(torch.get_num_threads(), number))
-    most = 1 if on_gpu else min(_MOST_CASES, -(-number // (2 * workers)))
+    most = cases_together(number, on_gpu)
     outcomes = partial(_outcomes, predictor)
     if workers == 1:
         for group in _groups(inputs, most):
@@ -63,12 +70,12 @@ def _outcomes(predictor: Predictor, group: Sequence[_Read]) -> list[_Outcome]:
 
 
 def _groups(inputs: Iterable[_Read], most: int) -> Iterator[list[_Read]]:
-    """Consecutive small cases with the same modalities, at most ``most``; every other case by itself."""
+    """Consecutive small cases of a block of ``most``, with the same modalities; every other case by itself."""
     group: list[_Read] = []
     tiles = 0
-    for case in inputs:
+    for place, case in enumerate(inputs):
         length = case.tensors.length if isinstance(case, Inputs) else 0
-        full = len(group) == most or tiles + length > _TOGETHER
+        full = place % most == 0 or tiles + length > _TOGETHER
         if group and (full or not _goes_with(group[-1], case)):
             yield group
             group, tiles = [], 0

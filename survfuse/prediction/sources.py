@@ -15,6 +15,7 @@ from survfuse.inputs.sockets import INPUTS_FILE, is_case, read_case
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import stage
 from survfuse.tasks.task import VECTOR, Task
+from survfuse.workers.shared_folder import check_seen
 
 if TYPE_CHECKING:
     from survfuse.cohort.read import Cohort
@@ -37,7 +38,7 @@ class UnusableCase:
 
 @dataclass(frozen=True)
 class Cases:
-    """Cases by name, each read when it is needed."""
+    """Cases by name, each read when it is needed. Pickling takes along what was read, and of files only the paths."""
 
     names: tuple[str, ...]
     read: Callable[[int], Case]  # the case at a place among the names
@@ -49,6 +50,73 @@ class Cases:
                 yield self.read(index)
             except InputError as error:
                 yield UnusableCase(name, error)
+
+    def part(self, places: Sequence[int]) -> "Cases":
+        """The cases at ``places``, in that order."""
+        return Cases(tuple(self.names[place] for place in places), _Chosen(self.read, tuple(places)))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some of the cases that ``read`` gives."""
+
+    read: Callable[[int], Case]
+    places: tuple[int, ...]
+
+    def __call__(self, index: int) -> Case:
+        return self.read(self.places[index])
+
+
+@dataclass(frozen=True)
+class _Only:
+    """The only case of its kind."""
+
+    case: Case
+
+    def __call__(self, _: int) -> Case:
+        return self.case
+
+
+@dataclass(frozen=True)
+class _InFolders:
+    """Cases in the platform's layout, a folder each."""
+
+    folders: tuple[Path, ...]
+    task: Task
+
+    def __call__(self, index: int) -> Case:
+        """A case among others; it is named by its folder."""
+        folder = self.folders[index]
+        check_seen(folder)
+        if not is_case(folder, self.task):
+            raise InputError(f"holds neither {INPUTS_FILE} nor any of a case's inputs")
+        return read_case(folder, self.task).called(folder.name)
+
+
+@dataclass(frozen=True)
+class _OfCohort:
+    """A cohort's patients, by the modalities that it was read with."""
+
+    cohort: "Cohort"
+
+    def __call__(self, row: int) -> Case:
+        cohort = self.cohort
+        coordinates = cohort.coordinates[row] if cohort.bags is not None and cohort.coordinates else None
+        if coordinates is not None:
+            check_seen(coordinates)
+        rna = None
+        if cohort.expression is not None:
+            values = cohort.expression[row]
+            rna = {gene: float(x) for gene, x in zip(cohort.genes, values.tolist(), strict=True) if not np.isnan(x)}
+        return Case(
+            features=cohort.bags[row].features() if cohort.bags is not None else None,
+            rna=rna,
+            clinical=cohort.clinical[row] if any(cohort.clinical) else None,
+            name=cohort.ids[row],
+            found_by="the cohort",
+            coordinates=coordinates,
+            vector=_with_encoder(cohort, row) if cohort.slide_vectors is not None else None,
+        )
 
 
 @contextmanager
@@ -81,11 +149,12 @@ def cases_in(source: "Path | CohortTables", bundle: Bundle, modalities: Sequence
         raise InputError(f"{source}: expected a folder with one case, several cases or a cohort")
     if is_case(source, bundle.task):
         case = read_case(source, bundle.task)
-        return Cases((case.name,), lambda _: case, single=True)
-    folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return Cases((case.name,), _Only(case), single=True)
+    found = (path.absolute() for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = tuple(sorted(found))
     if any(is_case(folder, bundle.task) for folder in folders):
         names = tuple(folder.name for folder in folders)
-        return Cases(names, lambda index: _case_of_folder(folders[index], bundle.task))
+        return Cases(names, _InFolders(folders, bundle.task))
     return _cohort_cases(source, bundle, _in_folder(source, bundle, modalities), cache)
 
 
@@ -126,28 +195,5 @@ def _cohort_cases(source: "Path | CohortTables", bundle: Bundle, modalities: Seq
             stage("features", f"tile size not stated; assumed to be the bundle's, {bundle.manifest.slide.tile}")
     if cohort.vector_settings is not None and bundle.manifest.vector is not None:
         bundle.manifest.vector.check(cohort.vector_settings.dimension, cohort.vector_settings.encoder)
-    return Cases(cohort.ids, lambda row: _cohort_case(cohort, row))
-
-
-def _case_of_folder(folder: Path, task: Task) -> Case:
-    """A case among others in folders; it is named by its folder."""
-    if not is_case(folder, task):
-        raise InputError(f"holds neither {INPUTS_FILE} nor any of a case's inputs")
-    return read_case(folder, task).called(folder.name)
-
-
-def _cohort_case(cohort: "Cohort", row: int) -> Case:
-    """One patient of a cohort, by the modalities that it was read with."""
-    rna = None
-    if cohort.expression is not None:
-        values = cohort.expression[row]
-        rna = {gene: float(x) for gene, x in zip(cohort.genes, values.tolist(), strict=True) if not np.isnan(x)}
-    return Case(
-        features=cohort.bags[row].whole() if cohort.bags is not None else None,
-        rna=rna,
-        clinical=cohort.clinical[row] if any(cohort.clinical) else None,
-        name=cohort.ids[row],
-        found_by="the cohort",
-        coordinates=cohort.coordinates[row] if cohort.bags is not None and cohort.coordinates else None,
-        vector=_with_encoder(cohort, row) if cohort.slide_vectors is not None else None,
-    )
+    places = tuple(path.absolute() if path is not None else None for path in cohort.coordinates)
+    return Cases(cohort.ids, _OfCohort(replace(cohort, coordinates=places)))

@@ -19,19 +19,24 @@ from survfuse.bundle.load import Bundle, load
 from survfuse.inputs.case import Case
 from survfuse.networks.terms import ascii_name
 from survfuse.prediction.in_sample import TRAINED_ON
-from survfuse.prediction.many import predicted, say_notes
+from survfuse.prediction.many import all_predicted, predicted, say_notes
 from survfuse.prediction.prediction import Prediction
 from survfuse.prediction.predictor import Predictor, announce
+from survfuse.prediction.score_work import ScoreWork, blocks, check_several, scored_elsewhere
 from survfuse.prediction.sources import UnusableCase, cache_folder, cases_in
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import count, counted, stage
 from survfuse.runtime.spreadsheet import write_table
 from survfuse.runtime.suggestions import check_outputs
+from survfuse.workers.executor import Executor, executor
+from survfuse.workers.settings import Cluster
+from survfuse.workers.shard import Shard
 
 if TYPE_CHECKING:
     from survfuse.cohort.table_paths import CohortTables
 
 Columns = Mapping[str, str | float]  # of one case, by name
+_COLUMNS = ("case_id", "risk", "months", "training_patient", "group", "baseline")
 
 
 def predict(
@@ -45,6 +50,8 @@ def predict(
     device: str | None = None,
     omit_unusable_slide: bool = False,
     exclude_training: bool = False,
+    cluster: Cluster | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Predict every case at ``source`` with the bundle at ``model`` and write the table ``out``.
 
@@ -53,7 +60,8 @@ def predict(
     ``survival`` is a second table: the probability of no event by each year. ``modalities`` are those to use (default:
     all of the bundle's). Copies of features that cannot be mapped go to ``cache``, or to a folder that is removed at
     the end. With ``exclude_training``, patients that the bundle was trained on are left out of the tables. Both are
-    written whole, after all cases have been predicted.
+    written whole, after all cases have been predicted. Several cases are shared out among all GPUs or on ``cluster``;
+    with ``shard`` only its part of them is predicted, and may be none.
 
     Raises InputError for a table that would overwrite an input, for cases that cannot be read, do not fit the bundle or
     cannot be predicted, if none is left, and for a bundle without the curves that ``survival`` or the digests that
@@ -66,23 +74,42 @@ def predict(
     if exclude_training and bundle.training_patients is None:
         raise InputError(f"{model}: does not know its training patients, which --exclude-training needs")
     announce(bundle)
-    predictor = Predictor(bundle, device)
+    # Workers have their own devices; this machine may have none of their kind.
+    predictor = Predictor(bundle, device if cluster is None else "cpu")
     chosen = predictor.chosen(modalities)
     with cache_folder(cache, out) as folder:
         cases = cases_in(source, bundle, chosen, folder)
-        stage("cases", f"{count(len(cases.names), 'case')}, scored with {', '.join(chosen)}")
+        scored_with = f"scored with {', '.join(chosen)}"
         if cases.single:
+            check_several(cluster, shard)
+            stage("cases", f"1 case, {scored_with}")
             predictions = [_shown(predictor, case, modalities, omit_unusable_slide) for case in cases]
         else:
-            predictions = predicted(predictor, cases, len(cases.names), modalities, omit_unusable_slide)
-        kept = _new_patients(predictions) if exclude_training else predictions
-        if not cases.single:
-            say_notes(kept)
+            work = ScoreWork(model.absolute(), cases, modalities, omit_unusable_slide)
+            with executor(device, cluster, say=False) as where:
+                places = blocks(cases, shard, where.device.type != "cpu")
+                part = f" in shard {shard}" if shard is not None else ""
+                stage("cases", f"{count(sum(map(len, places)), 'case')}{part}, {scored_with}")
+                predictions = _predicted(predictor, work, places, where)
+    kept = _new_patients(predictions) if exclude_training else predictions
+    if not cases.single:
+        say_notes(kept)
     names = predictor.ensemble.term_names()
     if survival is not None:
-        write_table(survival, [{"case_id": each.name, **_yearly(bundle, each)} for each in kept])
-    write_table(out, [_row(each, names) for each in kept])
+        write_table(survival, [{"case_id": each.name, **_yearly(bundle, each)} for each in kept], ["case_id"])
+    write_table(out, [_row(each, names) for each in kept], [*_COLUMNS, *map(ascii_name, names)])
     stage("written", f"{out}: {count(len(kept), 'case')}")
+
+
+def _predicted(
+    predictor: Predictor, work: ScoreWork, places: Sequence[Sequence[int]], where: Executor
+) -> list[Prediction]:
+    """The predictions of the cases at ``places``, block by block, in this process or by the workers of ``where``."""
+    number = sum(map(len, places))
+    if not where.is_here:
+        return all_predicted(scored_elsewhere(where, work, places, predictor.bundle), number)
+    own, every = work.cases.part([place for block in places for place in block]), len(work.cases.names)
+    return predicted(predictor, own, number, work.modalities, work.omit_unusable_slide, of=every, with_tiles=False)
 
 
 def _shown(predictor: Predictor, case: Case | UnusableCase, modalities: Sequence[str] | None, omit: bool) -> Prediction:
@@ -94,21 +121,22 @@ def _shown(predictor: Predictor, case: Case | UnusableCase, modalities: Sequence
 
 def _row(prediction: Prediction, names: Sequence[str]) -> Columns:
     terms = {ascii_name(name): prediction.terms.get(name, "") for name in names}
-    return {
-        "case_id": prediction.name,
-        "risk": prediction.risk,
-        "months": prediction.months,
-        "training_patient": {True: "yes", False: "no", None: ""}[prediction.training_patient],
-        "group": prediction.group,
-        "baseline": prediction.baseline,
-        **terms,
-    }
+    known = {True: "yes", False: "no", None: ""}[prediction.training_patient]
+    own: tuple[str | float, ...] = (
+        prediction.name,
+        prediction.risk,
+        prediction.months,
+        known,
+        prediction.group,
+        prediction.baseline,
+    )
+    return dict(zip(_COLUMNS, own, strict=True)) | terms
 
 
 def _new_patients(predictions: Sequence[Prediction]) -> list[Prediction]:
     """Those that the bundle was not trained on; raises InputError if there are none."""
     known = [each.name for each in predictions if each.training_patient]
-    if len(known) == len(predictions):
+    if predictions and len(known) == len(predictions):
         raise InputError(f"{counted(known, 'case')}: all are {TRAINED_ON}, so --exclude-training leaves none")
     if known:
         stage("left out", f"{counted(known, 'case', len(predictions))}: {TRAINED_ON}")

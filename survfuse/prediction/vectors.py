@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from survfuse.inputs.expression import RnaVector
     from survfuse.inputs.features import Features
+    from survfuse.runtime.row_source import Rows2D
     from survfuse.slide.encoders import Encoder
     from survfuse.slide.extract import Extracted
     from survfuse.slide.tile_places import TilePlaces
@@ -83,7 +84,7 @@ def slide_vector(case: Case, bundle: Bundle) -> "NDArray[np.float32] | None":
 class SlideTiles:
     """A slide as networks take it."""
 
-    features: "torch.Tensor"  # [N, D]
+    features: "Rows2D"  # [N, D]
     half: bool  # whether they are of half precision
     coordinates: "NDArray[np.int64] | None"  # [N, 2], level-0 pixels
     places: "TilePlaces | None" = None  # if they come from a slide

@@ -22,13 +22,15 @@ sample slide.
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from survfuse.runtime.device_choice import requested_device
 from survfuse.runtime.errors import EnvironmentFailure
-from survfuse.runtime.log import warn
+from survfuse.runtime.log import count, warn
 
 # Where the driver states its version, and the device nodes of the driver and of its first GPU.
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -50,27 +52,35 @@ class _AbsentError(_UnusableError):
 def chosen_device(option: str | None = None) -> torch.device:
     """The device for networks: the caller's ``option``, else SURVFUSE_DEVICE, else auto.
 
-    auto is the GPU, or the CPU if there is none; it warns of a GPU or driver that cannot be used. Raises InputError for
-    an unknown ``option``, EnvironmentFailure for an unknown value of SURVFUSE_DEVICE, and for cuda if no GPU can be
-    used.
+    auto is the GPU, or the CPU if there is none; it warns of a GPU or driver that cannot be used. cuda is torch's
+    current GPU, cuda:N that of number N. torch's current device stays what it was. Raises InputError for an unknown
+    ``option``, EnvironmentFailure for an unknown value of SURVFUSE_DEVICE, and for cuda and cuda:N if that GPU is not
+    there or cannot be used.
     """
     name, asked_by = requested_device(option)
     if name == "cpu":
         return torch.device("cpu")
     try:
-        # torch itself warns of an unusable GPU, in many lines; the reason below quotes what matters. Some versions also
-        # warn about the names of the deterministic switches.
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            _check_cuda(caught)
-            _make_deterministic()
+        return _usable_gpu("cuda" if name == "auto" else name)
     except _UnusableError as reason:
-        if name == "cuda":
-            raise EnvironmentFailure(f"{asked_by}: {reason}") from reason
-        if not isinstance(reason, _AbsentError):
-            warn(f"{reason}; the CPU is used instead")
-        return torch.device("cpu")
-    return torch.device("cuda")
+        return _instead(reason, name, asked_by)
+
+
+def chosen_devices(option: str | None = None) -> tuple[torch.device, ...]:
+    """The devices that one command may use side by side, at least one, for ``option`` as ``chosen_device`` takes it.
+
+    For auto and cuda these are all visible GPUs, cuda:0 to cuda:N-1; it warns of those that cannot be used and leaves
+    them out. With a single visible GPU, and for cuda:N and cpu, it is what ``chosen_device`` gives. Every GPU has
+    computed something in this process, so processes for them must be spawned, not forked. Raises what ``chosen_device``
+    raises, for cuda if none of the GPUs can be used.
+    """
+    name, asked_by = requested_device(option)
+    if name not in ("auto", "cuda"):
+        return (chosen_device(option),)
+    try:
+        return _usable_gpus()
+    except _UnusableError as reason:
+        return (_instead(reason, name, asked_by),)
 
 
 def driver_version() -> str | None:
@@ -110,8 +120,61 @@ def runs_on(capability: tuple[int, int], architectures: list[str]) -> bool:
     return False
 
 
+def _instead(reason: _UnusableError, name: str, asked_by: str) -> torch.device:
+    """The CPU in place of a GPU that cannot be used, if ``name`` is auto; else raises EnvironmentFailure."""
+    if name != "auto":
+        raise EnvironmentFailure(f"{asked_by}: {reason}") from reason
+    if not isinstance(reason, _AbsentError):
+        warn(f"{reason}; the CPU is used instead")
+    return torch.device("cpu")
+
+
+def _usable_gpu(name: str) -> torch.device:
+    """The GPU ``name``, cuda or cuda:N, once it has been checked; raises _UnusableError."""
+    with _heard() as caught:
+        _check_cuda(caught)
+        _check_number(name)
+        device = torch.device(name)
+        _check_gpu(device)
+        _make_deterministic()
+    return device
+
+
+def _usable_gpus() -> tuple[torch.device, ...]:
+    """All visible GPUs that can be used, with a warning of each other one; raises _UnusableError if none can be."""
+    with _heard() as caught:
+        _check_cuda(caught)
+        number = torch.cuda.device_count()
+    if number == 1:
+        return (_usable_gpu("cuda"),)
+    usable: list[torch.device] = []
+    unusable: dict[str, _UnusableError] = {}
+    for name in (f"cuda:{each}" for each in range(number)):
+        try:
+            usable.append(_usable_gpu(name))
+        except _UnusableError as reason:
+            unusable[name] = reason
+    if not usable:
+        raise next(iter(unusable.values()))
+    for name, why in unusable.items():
+        warn(f"{name}: {why}; it is left out")
+    return tuple(usable)
+
+
+@contextmanager
+def _heard() -> Iterator[list[warnings.WarningMessage]]:
+    """What torch itself warns of, in place of its warnings.
+
+    Of an unusable GPU these are many lines, of which our reasons quote what matters. Some versions also warn about the
+    names of the deterministic switches.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
 def _check_cuda(caught: list[warnings.WarningMessage]) -> None:
-    """Raise _UnusableError with the reason if the GPU does not compute; ``caught`` collects torch's own warnings."""
+    """Raise _UnusableError with the reason if torch finds no GPU; ``caught`` collects torch's own warnings."""
     if _hidden():
         raise _AbsentError(f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} hides every GPU")
     if not torch.cuda.is_available():
@@ -120,14 +183,27 @@ def _check_cuda(caught: list[warnings.WarningMessage]) -> None:
         raise _UnusableError(_described(_why_unavailable(caught)))
     # cuBLAS reads this when it starts; docs.nvidia.com/cuda/cublas, "Results Reproducibility".
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _check_number(name: str) -> None:
+    """Raise _UnusableError if the GPU ``name``, cuda or cuda:N, has a number that no visible GPU has."""
+    number = int(name.partition(":")[2] or 0)
+    visible = torch.cuda.device_count()
+    if number >= visible:
+        names = "cuda:0" if visible == 1 else f"cuda:0 to cuda:{visible - 1}"
+        raise _UnusableError(f"there is no such GPU; {count(visible, 'GPU')} can be seen, {names}")
+
+
+def _check_gpu(device: torch.device) -> None:
+    """Raise _UnusableError with the reason if the GPU ``device`` does not compute."""
     try:
-        name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
         architectures = torch.cuda.get_arch_list()
         if not runs_on(capability, architectures):
             built = " ".join(architectures)
             reason = f"{name} has compute capability {capability[0]}.{capability[1]}, torch has code for {built}"
             raise _UnusableError(_described(reason))
-        _compute()
+        _compute(device)
     except _CUDA_ERRORS as cause:
         raise _UnusableError(_described(_first_line(cause))) from cause
 
@@ -138,13 +214,13 @@ def _hidden() -> bool:
     return visible is not None and visible.split(",")[0].strip() in ("", "-1")
 
 
-def _compute() -> None:
-    """Compute a small product and convolution on the GPU; raises RuntimeError if they fail or give wrong sums."""
+def _compute(device: torch.device) -> None:
+    """Compute a small product and convolution on ``device``; raises RuntimeError if they fail or give wrong sums."""
     with torch.inference_mode():
-        ones = torch.ones(1, 3, 16, 16, device="cuda")
+        ones = torch.ones(1, 3, 16, 16, device=device)
         product = ones[0, 0] @ ones[0, 0]
-        sums = torch.nn.functional.conv2d(ones, torch.ones(4, 3, 3, 3, device="cuda"))
-        torch.cuda.synchronize()
+        sums = torch.nn.functional.conv2d(ones, torch.ones(4, 3, 3, 3, device=device))
+        torch.cuda.synchronize(device)
         if not ((product == 16.0).all() and (sums == 27.0).all()):
             raise RuntimeError("a product and a convolution of ones give wrong results")
 

@@ -15,6 +15,7 @@ EXTRAS = {
         "tensorboard": "tensorboard",
         "threadpoolctl": "threadpoolctl",
     },
+    "cluster": {"ray": "ray"},
     "tables": {"openpyxl": "openpyxl", "pyarrow": "pyarrow"},
 }
 

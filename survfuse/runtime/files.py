@@ -10,7 +10,7 @@ import shutil
 import stat
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeGuard
@@ -20,6 +20,7 @@ from survfuse.runtime.errors import SurvfuseError
 LARGEST_JSON = 16 * 2**20  # bytes; 19,359 genes take about half a megabyte
 _PIECE = 16 * 2**20  # bytes of a file that are hashed at once
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
 
 
@@ -155,6 +156,14 @@ def discard(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def discard_partial(folder: Path, names: Collection[str]) -> None:
+    """Remove what killed writers of files called ``names`` left in ``folder``."""
+    for entry in os.scandir(folder):
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found and found[1] in names:
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

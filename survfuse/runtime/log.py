@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     class _Bar(Protocol):
         def update(self, n: float = 1) -> object: ...
 
+        def set_postfix_str(self, s: str, refresh: bool) -> object: ...
+
 
 T = TypeVar("T")
 NAMED = 3  # of many names in a message that says what they share
@@ -88,11 +90,18 @@ def warn(message: str | Note) -> None:
         print(f"survfuse: warning: {one_line(note.text)}", file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable[T], total: int, name: str, amount: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
-    """Yield ``items``, showing a bar on a terminal and a plain line every ten seconds elsewhere.
+def progress(
+    items: Iterable[T],
+    total: int,
+    name: str,
+    amount: Callable[[T], int] = lambda _: 1,
+    note: Callable[[], str] | None = None,
+    every: float | None = None,
+) -> Iterator[T]:
+    """Yield ``items``, showing a bar on a terminal and elsewhere a plain line every ten seconds, or ``every`` so many.
 
     An item counts ``amount`` towards ``total`` once the caller asks for the next one; a ``total`` of 0 is not known.
-    Nothing is shown in a block whose output is only recorded.
+    ``note`` is what else to show by then. Nothing is shown in a block whose output is only recorded.
     """
     done, last = 0, time.monotonic()
     with _bar(total, name) as bar:
@@ -100,10 +109,13 @@ def progress(items: Iterable[T], total: int, name: str, amount: Callable[[T], in
             yield item
             done += amount(item)
             if bar is not None:
+                if note is not None:
+                    bar.set_postfix_str(note(), refresh=False)
                 bar.update(amount(item))
-            elif time.monotonic() - last >= _LINE_EVERY and not 0 < total <= done:
+            elif time.monotonic() - last >= (every or _LINE_EVERY) and not 0 < total <= done:
                 last = time.monotonic()
-                stage(name, f"{done:,} of {total:,}" if total else f"{done:,}")
+                reached = f"{done:,} of {total:,}" if total else f"{done:,}"
+                stage(name, reached, *([note()] if note is not None else []))
 
 
 def _bar(total: int, name: str) -> "AbstractContextManager[_Bar | None]":

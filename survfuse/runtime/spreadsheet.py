@@ -37,14 +37,15 @@ def content(text: str) -> str:
     return text[1:] if text.startswith(_GUARD) and _FORMULA.match(text) else text
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
-    """Write ``rows`` as CSV, with every column that any of them has; texts as ``cell`` makes them harmless.
+def write_table(path: Path, rows: Sequence[Mapping[str, str | float]], columns: Sequence[str] = ()) -> None:
+    """Write ``rows`` as CSV, with ``columns`` and every other that any of them has; texts as ``cell`` makes them
+    harmless.
 
     Numbers are written in full: the shortest text that gives the same number back.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    every = dict.fromkeys([*columns, *(name for row in rows for name in row)])
     table = io.StringIO()
-    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(table, list(every), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(
         {name: cell(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows

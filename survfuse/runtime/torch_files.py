@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.serialization import skip_data
 
 from survfuse.runtime.errors import SurvfuseError, is_machine_failure
 from survfuse.runtime.memory import at_most, available_memory, check_memory
@@ -15,16 +16,19 @@ _SLACK = 2**30  # bytes that reading may take beyond twice the file's content
 NOT_AN_ARCHIVE = (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError)
 
 
-def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> object:
+def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False, numbers: bool = True) -> object:
     """The content of a torch file, which may be tensors and plain containers only.
 
     ``mapped`` leaves the tensors in the file until they are used, which takes a file that is ``stored_plainly``.
+    Without ``numbers``, those of the tensors are not read and have any value.
     Raises ``error`` for any other file, and EnvironmentFailure if its content does not fit into the memory left.
     """
     try:
         bound = 2 * _unpacked(path) + _SLACK
         with at_most(bound), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd bytes in the file: the value read, or the error, is enough
+            if not numbers:
+                return _without_numbers(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError as cause:
         raise error(f"{path.name}: no such file") from cause
@@ -46,9 +50,9 @@ def load_torch(path: Path, error: type[SurvfuseError], mapped: bool = False) -> 
         raise error(f"{path.name}: requests more memory than its content needs") from cause
 
 
-def read_tensor(path: Path, error: type[SurvfuseError], mapped: bool = False) -> Tensor:
+def read_tensor(path: Path, error: type[SurvfuseError], mapped: bool = False, numbers: bool = True) -> Tensor:
     """The one dense tensor in a torch file, read as ``load_torch`` reads it; raises ``error`` for anything else."""
-    value = load_torch(path, error, mapped)
+    value = load_torch(path, error, mapped, numbers)
     if not isinstance(value, Tensor):
         raise error(f"{path.name}: expected a tensor, found {type(value).__name__}")
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
@@ -63,6 +67,17 @@ def stored_plainly(path: Path) -> bool:
             return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
     except NOT_AN_ARCHIVE:
         return False
+
+
+def _without_numbers(path: Path) -> object:
+    """The content of a torch file but for the tensors' numbers; raises EOFError if it ends before those of one do."""
+    with skip_data(), path.open("rb") as file:
+        value = torch.load(file, map_location="cpu", weights_only=True)
+        left = path.stat().st_size - file.tell() - 8  # in torch's older format, the numbers behind how many they are
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    if dense and left < value.untyped_storage().nbytes() and not zipfile.is_zipfile(path):
+        raise EOFError
+    return value
 
 
 def _unpacked(path: Path) -> int:

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 
 
 def wait_asleep() -> None:
@@ -20,9 +21,33 @@ def one_thread() -> Iterator[None]:
     """torch computes on one thread: for small operations, whose threads would mostly wait for each other."""
     import torch
 
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """torch, and the linear algebra of numpy and scipy, compute on ``number`` threads within the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        with _linear_algebra_on(number):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _linear_algebra_on(number: int) -> AbstractContextManager[object]:
+    """A context in which BLAS uses ``number`` threads; threadpoolctl comes with the extra for training."""
+    if find_spec("threadpoolctl") is None:
+        return nullcontext()
+    import threadpoolctl
+
+    limits: AbstractContextManager[object] = threadpoolctl.threadpool_limits(number)
+    return limits

@@ -50,7 +50,8 @@ def tile_features(
             elif sound.any():
                 features[torch.from_numpy(order[batch][sound]).to(encoder.device)] = encoder(tiles[sound])
             if limit is not None and number < 2 and encoder.device.type == "cuda":
-                torch.cuda.synchronize()  # otherwise a batch that follows no other would seem to take no time
+                # Otherwise a batch that follows no other would seem to take no time.
+                torch.cuda.synchronize(encoder.device)
             took, started = elapsed() - started, elapsed()
             # The first batch also starts the device: it stands for the second one, and for none after that.
             slowest = max(slowest, took) if number > 1 else took

@@ -57,6 +57,16 @@ class Encoder:
         other.precision = torch.float32
         return other
 
+    def in_smaller_batches(self, halvings: int) -> "Encoder":
+        """This encoder, of the same network, with a batch halved so many times on a GPU.
+
+        On a CPU the batch stays: it takes little of the memory, and its size decides the last bits of features.
+        """
+        other = copy.copy(self)
+        if self.device.type != "cpu":
+            other.batch = max(1, self.batch >> halvings)
+        return other
+
     def __call__(self, tiles: Tensor) -> Tensor:
         """Features [B, D], float32 on the device, of ``tiles`` [B, px, px, 3], uint8 RGB on the CPU.
 
@@ -83,7 +93,7 @@ class Encoder:
         pixels = tiles.to(self.device, non_blocking=True)
         copied = torch.cuda.Event(blocking=True) if self.device.type == "cuda" else None
         if copied is not None:
-            copied.record()
+            copied.record(torch.cuda.current_stream(self.device))
         pixels = (pixels.permute(0, 3, 1, 2).float() * self._factor + self._offset).contiguous(
             memory_format=self._layout
         )

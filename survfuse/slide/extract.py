@@ -90,7 +90,7 @@ def extract(
             raise error(f"{spec.name} gives NaN or infinite features in float32, at {tile[0]}, {tile[1]} first")
         stage(
             "features",
-            f"{count(len(features), 'tile')} × {spec.dimension} by {spec.name} in {precision} on {device.type}",
+            f"{count(len(features), 'tile')} × {spec.dimension} by {spec.name} in {precision} on {device}",
         )
     return Extracted(features, origins, grid, slide.mpp, ready.precision != torch.float32)
 

@@ -3,8 +3,9 @@
 Each keeps its own patients, seed, dropout and best epoch, so the result is the same as if it were fitted alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -47,13 +48,14 @@ def fit_networks(
     patients. Raises InputError if a member's inner loss is never finite.
     """
     fitting = FittedTogether(family, sizes, members, times, events, optimisation, device)
-    drawn = fixed = None
+    drawn: Iterator[Sampled | None] = repeat(None)
+    fixed = None
     if "slide" in family.modalities:
         assert bags is not None
-        drawn = TileSampler(bags, optimisation.tiles, seed, device)
+        drawn = TileSampler(bags, optimisation.tiles, seed, device).epochs(optimisation.epochs)
         fixed = TileSampler(bags, 4 * optimisation.tiles, seed, device)(0)
     for epoch in progress(range(1, optimisation.epochs + 1), optimisation.epochs, f"{family.name}, epoch"):
-        fitting.step(drawn(epoch) if drawn is not None else None)
+        fitting.step(next(drawn))
         if not fitting.keep_best(epoch, fixed):
             break
     return fitting.results()

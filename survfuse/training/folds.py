@@ -36,6 +36,12 @@ class Split:
         return f"{self.repeat}-{self.fold}-{self.number}"
 
     @property
+    def scored(self) -> Rows:
+        """The patients whom its members score: all but those that they are fitted to."""
+        rows: Rows = np.union1d(self.inner, self.held_out)
+        return rows
+
+    @property
     def fold_key(self) -> FoldKey:
         """The outer fold that the split belongs to."""
         return self.repeat, self.fold

@@ -17,7 +17,6 @@ from survfuse.runtime.log import count, counted, stage
 from survfuse.slide.encoders import load_encoder
 from survfuse.slide.settings import SlideSettings
 from survfuse.survival.metrics import concordance
-from survfuse.training.executor import Executor, LocalExecutor
 from survfuse.training.freeze import freeze
 from survfuse.training.held_out import ensemble_stacks, held_out
 from survfuse.training.held_out_table import write_held_out
@@ -27,6 +26,7 @@ from survfuse.training.provenance import NOTICES, purpose, result_facts, trainin
 from survfuse.training.state import TrainingState, members_folder
 from survfuse.training.trainer import Trainer
 from survfuse.training.training_data import TrainingData, training_data
+from survfuse.workers.executor import Executor, LocalExecutor
 
 
 def check_out(out: Path, work: Path) -> None:
@@ -87,7 +87,9 @@ def train(
         if weights is not None:
             load_encoder(settings.encoder, weights, torch.device("cpu"))  # an unusable file fails before training
         members = Trainer(data, state, where).members()
-        _write(data, state, members, settings, out, work, weights, draws, where.device, name)
+        # This machine may have no device of the cluster's kind.
+        device = where.device if where.is_here else torch.device("cpu")
+        _write(data, state, members, settings, out, work, weights, draws, device, name)
     state.clear()
     stage("written", str(out))
 

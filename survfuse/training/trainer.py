@@ -4,15 +4,16 @@ What follows from the members' risks (weights, scales, calibration, the bundle, 
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from survfuse.runtime.log import count, progress, stage
-from survfuse.training.executor import Executor
-from survfuse.training.fit_unit import fit_unit
+from survfuse.training.fit_work import fitted
 from survfuse.training.member import TrainedMember
 from survfuse.training.state import TrainingState
 from survfuse.training.training_data import TrainingData
 from survfuse.training.work_units import WorkUnit, work_units
+from survfuse.workers.executor import Executor
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Trainer:
         total, left = _members(every), _members(missing)
         if left < total:
             stage("resumed", f"{count(total - left, 'member')} of {total} already trained")
-        results = self.executor.results(fit_unit, self.data, missing)
-        for _, members in progress(results, left, "training", lambda result: len(result[1])):
-            self.state.write(members)
-            stage("trained", _summary(members))
+        with closing(fitted(self.executor, self.data, missing)) as results:
+            for _, members in progress(results, left, "training", lambda result: len(result[1])):
+                self.state.write(members)
+                stage("trained", _summary(members))
         return [member for unit in every for member in self.state.read(unit)]
 
 

@@ -1,10 +1,11 @@
 """What a cohort is under a protocol: its tables, splits and widths, and each member's inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from survfuse.cohort.category_check import without_own_values
@@ -19,7 +20,7 @@ from survfuse.networks.families import Family, families_of, family_number
 from survfuse.networks.sizes import Sizes
 from survfuse.runtime.arrays import Floats
 from survfuse.runtime.errors import InputError
-from survfuse.runtime.log import stage
+from survfuse.runtime.log import progress, stage
 from survfuse.tasks.modalities import Combination, all_combinations
 from survfuse.tasks.task import VECTOR
 from survfuse.training.fit_cox import COMPONENTS
@@ -28,7 +29,7 @@ from survfuse.training.folds import FoldKey, Split, nested_splits
 from survfuse.training.input_maps import ClinicalMap, ComponentMap, InputMaps, choose_genes, varying
 from survfuse.training.member import Prepared
 from survfuse.training.protocol import NONE, Protocol
-from survfuse.training.tile_clusters import TileClusters
+from survfuse.training.tile_clusters import TileClusters, fit_centres, in_one_pass
 from survfuse.training.variables_shown import show_variables
 
 _MOST_WEIGHTS = 10**8  # of one network; training holds many at once
@@ -123,15 +124,29 @@ class TrainingData:
             self._inputs[split.name] = inputs
         return self._inputs[split.name]
 
-    def clusters(self, split: Split) -> TileClusters:
-        """Tile clusters of a split's fold, by all of its training patients: clustering sees no outcome."""
-        if split.fold_key not in self._clusters:
-            assert self.cohort.bags is not None
-            training = np.union1d(split.fitted, split.inner)
-            seed = int(np.random.SeedSequence([self.protocol.seed, *split.fold_key]).generate_state(1)[0])
-            clusters = TileClusters.fit(self.cohort.bags, training, self.sizes.clusters, seed)
-            self._clusters[split.fold_key] = clusters
+    def clusters(self, split: Split, device: torch.device) -> TileClusters:
+        """Tile clusters of a split's fold, as ``read_slides`` finds them."""
+        self.read_slides([split.fold_key], device)
         return self._clusters[split.fold_key]
+
+    def read_slides(self, folds: Iterable[FoldKey], device: torch.device) -> None:
+        """Find the tile clusters of ``folds``, unless they are known, by reading every slide once for all of them.
+
+        A fold's clusters are of all of its training patients' tiles: clustering sees no outcome. ``device`` is that of
+        its linear models.
+        """
+        missing = [key for key in dict.fromkeys(folds) if key not in self._clusters]
+        if not missing:
+            return
+        bags = self.cohort.bags
+        assert bags is not None
+        splits = [[split for split in self.splits if split.fold_key == key] for key in missing]
+        centres = []
+        for key, own in progress(zip(missing, splits, strict=True), len(missing), "clustering"):
+            training = np.union1d(own[0].fitted, own[0].inner)
+            seed = int(np.random.SeedSequence([self.protocol.seed, *key]).generate_state(1)[0])
+            centres.append(fit_centres(bags, training, self.sizes.clusters, seed))
+        self._clusters.update(zip(missing, in_one_pass(bags, centres, splits, device), strict=True))
 
     def _expression_map(self, split: Split) -> ComponentMap | None:
         if self.rna is None or self.expression is None:
