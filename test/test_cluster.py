@@ -359,3 +359,22 @@ def test_the_only_worker_is_killed_and_then_the_command_ended(slides, alone, tmp
     assert found and found.items() <= alone.items()
     # What ended while the command did is there, though the command did not learn of it.
     assert 0 < states(tmp_path).count("extracted") <= len(found) and states(tmp_path)[-1] == "not reached"
+
+
+def test_a_node_of_rays_own_test_cluster_is_killed(slides, alone, tmp_path, monkeypatch):
+    """Three nodes that share this machine's address and files: also where no hosts can be made."""
+    for name, value in (TOKEN | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}).items():
+        monkeypatch.setenv(name, value)
+    from ray.cluster_utils import Cluster as Nodes
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        others = [nodes.add_node(num_cpus=1) for _ in range(2)]
+        process = begin(["extract", slides, "--out", tmp_path, *FINE, "--cluster", nodes.address])
+        wait_until(lambda: any((tmp_path / FEATURES).glob("*.h5")))
+        nodes.remove_node(others[1], allow_graceful=False)
+        _, err = process.communicate(timeout=240)
+    finally:
+        nodes.shutdown()
+    assert process.returncode == 0 and " died: " in err
+    assert features(tmp_path) == alone and states(tmp_path) == ["extracted"] * SLIDES
