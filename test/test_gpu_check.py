@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import os
 import re
 import subprocess
 from argparse import Namespace
@@ -423,7 +424,11 @@ def test_checks_whose_imports_are_not_installed_are_skipped_by_name(monkeypatch)
     [("PY=python3.13", "python3.13"), ("VENV=/nowhere", "python3"), ("PY=.venv/x", ".venv/x")],
 )
 def test_make_takes_the_python_that_is_named_else_whichever_there_is(given, python):
-    ended = subprocess.run(["make", "-n", "gpu-check", given], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+    }  # as in `make test`
+    command = ["make", "--no-print-directory", "-n", "gpu-check", given]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, env=environment)
     assert ended.stdout.strip() == f"{python} benchmarks/gpu.py", ended.stderr
 
 
