@@ -5,7 +5,7 @@ masks beside them as <slide>_mask.tif or .mha; features are written to <slide>.h
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +34,8 @@ from survfuse.slide.settings import SlideSettings
 from survfuse.slide.suffixes import SLIDE_SUFFIXES
 from survfuse.tasks.registry import DEFAULT
 from survfuse.tasks.task import Task
-from survfuse.workers.executor import Executor
+from survfuse.workers.executor import Executor, seen_by_workers
 from survfuse.workers.shard import Shard, part_of
-from survfuse.workers.shared_folder import SharedFolder, shared_folder
 from survfuse.workers.work import Ended
 
 _MINUTE = 60.0  # seconds between lines of progress where workers do not print their own
@@ -117,7 +116,7 @@ def extract_slides(
         if todo:
             folder.mkdir(parents=True, exist_ok=True)
             discard_partial(folder, {features_path(folder, slide).name for slide in todo})
-            with _seen_by_all(folder, executor) as shared:
+            with seen_by_workers(executor, folder) as shared:
                 work = ExtractWork(folder, settings, weights, digest, previews, len(todo), shared)
                 with closing(_extracted(work, todo, executor)) as extracted:
                     for slide, record, failure in extracted:
@@ -129,10 +128,6 @@ def extract_slides(
     _summarise(source, len(own), len(todo), failed, extraction)
     every = len(own) == len(slides) or all(features_path(folder, slide).exists() for slide in slides)
     return every and not failures
-
-
-def _seen_by_all(folder: Path, executor: Executor) -> AbstractContextManager[SharedFolder | None]:
-    return shared_folder(folder) if executor.is_remote else nullcontext()
 
 
 def _extracted(

@@ -68,6 +68,10 @@ class FeatureFile:
         return self.header.dtype
 
     @property
+    def _copy_path(self) -> Path:
+        return self.cache / f"{self.key}.npy"
+
+    @property
     def unchecked_bytes(self) -> int:
         """How many bytes must be read to check the features; 0 once they are known to be finite."""
         return 0 if self.checked else self.header.bytes
@@ -108,7 +112,7 @@ class FeatureFile:
 
         What cannot be read is left to whoever uses the features.
         """
-        copy = self.cache / f"{self.key}.npy"
+        copy = self._copy_path
         with suppress(OSError), (copy if copy.exists() else self.path).open("rb", buffering=0) as file:
             piece = memoryview(bytearray(_PIECE))
             while file.readinto(piece):
@@ -131,7 +135,7 @@ class FeatureFile:
 
     def _map(self) -> Tensor:
         if self.header.copied:
-            copy = self.cache / f"{self.key}.npy"
+            copy = self._copy_path
             if not copy.exists():
                 self._copy(copy)
             self.checked = True

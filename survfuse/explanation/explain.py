@@ -1,7 +1,7 @@
 """A bundle's explanations of a case, a folder of cases or a cohort: a folder of files for each case."""
 
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,9 @@ from survfuse.prediction.predictor import Predictor, announce
 from survfuse.prediction.score_work import blocks, check_several
 from survfuse.prediction.sources import UnusableCase, cache_folder, cases_in
 from survfuse.runtime.log import count, progress, stage
-from survfuse.workers.executor import Executor, executor
+from survfuse.workers.executor import Executor, each_result, executor, seen_by_workers
 from survfuse.workers.settings import Cluster
 from survfuse.workers.shard import Shard
-from survfuse.workers.shared_folder import shared_folder
 
 
 def explain(
@@ -86,7 +85,8 @@ def _explained_elsewhere(
     executor: Executor, work: ExplainWork, places: Sequence[int]
 ) -> dict[int, Prediction | UnusableCase]:
     """What becomes of the case at each of ``places``; raises what ended one that is not the case's fault."""
-    with shared_folder(work.root) if executor.is_remote else nullcontext() as shared:
-        work = replace(work, shared=shared)
-        with closing(executor.results(work, places)) as results:
-            return {each.item: each.last.checked() for each in progress(results, len(places), "explaining")}
+    with (
+        seen_by_workers(executor, work.root) as shared,
+        closing(each_result(executor, replace(work, shared=shared), places)) as results,
+    ):
+        return dict(progress(results, len(places), "explaining"))

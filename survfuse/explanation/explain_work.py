@@ -41,7 +41,7 @@ class ExplainWork:
     def start(self, device: "torch.device") -> Callable[[int, int], Prediction | UnusableCase]:
         """Load the bundle and its networks."""
         if self.shared is not None:
-            self.shared.check(self.model)
+            self.shared.check()
         check_seen(self.model)
         with recorded(show=False):
             explainer = Explainer(Predictor(load(self.model), str(device)))

@@ -1,6 +1,6 @@
 """What a worker does with a block of cases: their predictions."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from survfuse.prediction.side_by_side import cases_together, scored
 from survfuse.prediction.sources import Cases, UnusableCase
 from survfuse.runtime.errors import InputError
 from survfuse.runtime.log import progress, recorded
-from survfuse.workers.executor import Executor
+from survfuse.workers.executor import Executor, each_result
 from survfuse.workers.settings import Cluster
 from survfuse.workers.shard import Shard
 from survfuse.workers.shared_folder import check_seen
@@ -76,18 +76,10 @@ def scored_elsewhere(
 ) -> list[Outcome]:
     """What becomes of the cases at ``places``, block by block, in their order; raises what ended a block."""
     found: dict[int, list[Outcome]] = {}
-    with closing(_outcomes(executor, work, places)) as outcomes:
+    with closing(each_result(executor, work, places)) as outcomes:
         for block, own in progress(outcomes, sum(map(len, places)), "scoring", _size):
             found[block[0]] = own
     return [_received(outcome, bundle) for block in places for outcome in found[block[0]]]
-
-
-def _outcomes(
-    executor: Executor, work: ScoreWork, places: Sequence[Sequence[int]]
-) -> Generator[tuple[Sequence[int], list[Outcome]], None, None]:
-    with closing(executor.results(work, places)) as results:
-        for ended in results:
-            yield ended.item, ended.last.checked()
 
 
 def _size(ended: tuple[Sequence[int], list[Outcome]]) -> int:

@@ -19,26 +19,25 @@ def wait_asleep() -> None:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """torch computes on one thread: for small operations, whose threads would mostly wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with _torch_on(1):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
     """torch, and the linear algebra of numpy and scipy, compute on ``number`` threads within the block."""
+    with _torch_on(number), _linear_algebra_on(number):
+        yield
+
+
+@contextmanager
+def _torch_on(number: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
-        with _linear_algebra_on(number):
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
 

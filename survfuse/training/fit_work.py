@@ -1,7 +1,6 @@
 """What a worker does with a unit of training: its trained members."""
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ from survfuse.training.fit_unit import fit_unit, read_slides
 from survfuse.training.member import TrainedMember
 from survfuse.training.training_data import TrainingData
 from survfuse.training.work_units import WorkUnit
-from survfuse.workers.executor import Executor
+from survfuse.workers.executor import Executor, each_result
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,7 @@ class FitWork:
 def fitted(
     executor: Executor, data: TrainingData, units: Sequence[WorkUnit]
 ) -> Generator[tuple[WorkUnit, list[TrainedMember]], None, None]:
-    """Each of ``units`` with its members when it ends; raises what ended one without them. To be closed."""
+    """Each of ``units`` with its members when it ends, as ``each_result`` gives them."""
     if executor.is_here:
         read_slides(data, units, executor.device)
-    with closing(executor.results(FitWork(data), units)) as results:
-        for ended in results:
-            yield ended.item, ended.last.checked()
+    return each_result(executor, FitWork(data), units)

@@ -1,14 +1,16 @@
 """Where a work's items are done: in this process, in one process for each GPU, or on a cluster."""
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from survfuse.runtime.errors import EnvironmentFailure
 from survfuse.runtime.log import recorded
 from survfuse.workers.schedule import Schedule
 from survfuse.workers.settings import Cluster
+from survfuse.workers.shared_folder import SharedFolder, shared_folder
 from survfuse.workers.work import Ended, Item, Result, Work, attempted
 
 if TYPE_CHECKING:
@@ -123,6 +125,20 @@ class ClusterExecutor:
         if items:
             with self._ray.crew(work, len(items)) as crew:
                 yield from Schedule(crew, items)
+
+
+def each_result(
+    executor: Executor, work: Work[Item, Result], items: Sequence[Item]
+) -> Generator[tuple[Item, Result], None, None]:
+    """Each item with its result when it ends; raises what ended one without any. To be closed, as in ``Executor``."""
+    with closing(executor.results(work, items)) as results:
+        for ended in results:
+            yield ended.item, ended.last.checked()
+
+
+def seen_by_workers(executor: Executor, folder: Path) -> AbstractContextManager[SharedFolder | None]:
+    """A context in which workers on other machines can tell whether they see ``folder``; None if there are none."""
+    return shared_folder(folder) if executor.is_remote else nullcontext()
 
 
 @contextmanager
