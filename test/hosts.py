@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _NETWORK = "10.77.0"
 _PORT = 6379
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}  # of the nodes and of those who connect
+AT_WORK = b"_Actor.run"  # in the title of a worker's process
 _MEMORY = Path("/sys/fs/cgroup/memory")  # the controller of control groups, version 1
 
 
@@ -78,6 +79,10 @@ class Host:
     def workers(self) -> list[int]:
         """Of the processes in which this project's work is done."""
         return [pid for pid in self.pids() if b"_Actor" in command_line(pid)]
+
+    def is_at_work(self) -> bool:
+        """Whether one of them has an item, by the title that Ray gives it."""
+        return any(AT_WORK in command_line(pid) for pid in self.workers())
 
     def kill(self) -> None:
         """End every process of the host at once, as a power cut does."""

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import MASK, ROOT, SLIDE, TINY
 from hosts import (
+    AT_WORK,
     TOKEN,
     Host,
     address_of,
@@ -32,7 +33,7 @@ from hosts import (
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]
 
-SLIDES = 6
+SLIDES = 8  # time enough for the slower of two workers to begin
 FINE = ["--mpp", "0.5", "--device", "cpu"]  # 40 tiles and more a slide, so that there is time to disturb it
 FEATURES = Path("features/features")
 
@@ -189,18 +190,18 @@ def test_bundle_predictions_and_explanations_of_two_nodes_are_those_of_one_proce
 
 def test_a_node_that_is_killed_costs_nothing_but_its_slides_in_work(cluster, slides, alone, tmp_path):
     process = begin(["extract", slides, "--out", tmp_path, *FINE, *cluster.options], cluster.head)
-    wait_until(lambda: any((tmp_path / FEATURES).glob("*.h5")))
+    wait_until(lambda: all(host.is_at_work() for host in cluster.others))
     cluster.others[1].kill()
     _, err = process.communicate(timeout=240)
+    renewed(cluster, cluster.others[1])
     assert process.returncode == 0
     assert f"the worker on {cluster.others[1].name} died" in err
     assert features(tmp_path) == alone and states(tmp_path) == ["extracted"] * SLIDES
-    renewed(cluster, cluster.others[1])
 
 
 def test_a_worker_that_is_killed_is_started_again(cluster, slides, alone, tmp_path):
     process = begin(["extract", slides, "--out", tmp_path, *FINE, *cluster.options], cluster.head)
-    wait_until(lambda: any((tmp_path / FEATURES).glob("*.h5")))
+    wait_until(lambda: all(host.is_at_work() for host in cluster.others))
     (pid,) = cluster.others[0].workers()
     os.kill(pid, signal.SIGKILL)
     _, err = process.communicate(timeout=240)
@@ -254,7 +255,7 @@ def test_a_full_disk_ends_the_run_and_a_larger_one_completes_it(cluster, slides,
 
 def test_a_slow_node_delays_nothing_but_its_own_slide(cluster, slides, alone, tmp_path):
     process = begin(["extract", slides, "--out", tmp_path, *FINE, *cluster.options], cluster.head)
-    wait_until(lambda: any((tmp_path / FEATURES).glob("*.h5")))
+    wait_until(lambda: all(host.is_at_work() for host in cluster.others))
     (pid,) = cluster.others[1].workers()
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: len(list((tmp_path / FEATURES).glob("*.h5"))) == SLIDES - 1)
@@ -371,7 +372,7 @@ def test_a_node_of_rays_own_test_cluster_is_killed(slides, alone, tmp_path, monk
     try:
         others = [nodes.add_node(num_cpus=1) for _ in range(2)]
         process = begin(["extract", slides, "--out", tmp_path, *FINE, "--cluster", nodes.address])
-        wait_until(lambda: any((tmp_path / FEATURES).glob("*.h5")))
+        wait_until(lambda: sum(AT_WORK in command_line(path.name) for path in Path("/proc").glob("[0-9]*")) == 2)
         nodes.remove_node(others[1], allow_graceful=False)
         _, err = process.communicate(timeout=240)
     finally:
